@@ -1,0 +1,58 @@
+# `make train` and `make test` are enough on a fresh machine: both create the environment first.
+# pip's own settings are honoured (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, ...), so a machine that offers
+# a CPU wheel of the pinned torch takes that one.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+PIP_FLAGS ?= -qq
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TORCH := $(shell sed -n 's/^\(torch==[^ ;#]*\).*/\1/p' constraints.txt)
+
+# -qq prints errors only
+PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_FLAGS) -c constraints.txt
+PIP_FAILED = { echo "error: pip could not install $(1); for its full output: make install PIP_FLAGS=" >&2; exit 1; }
+CHECK_PYTHON := import sys; v = sys.version_info[:2]; \
+	sys.exit(None if (3, 11) <= v < (3, 14) else "error: rlora needs Python >=3.11,<3.14, but %s is %d.%d; %s" % (sys.argv[1], *v, sys.argv[2]))
+
+.DEFAULT_GOAL := help
+.PHONY: help install train test lint format clean
+
+help:  ## Show this list
+	@echo 'usage: make TARGET [ARGS="..."] [PYTHON=$(PYTHON)] [VENV=$(VENV)]'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+install: $(STAMP)  ## Create the environment in VENV with the pinned versions
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "error: '$(PYTHON)' not found; name a Python >=3.11,<3.14, as in make install PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c '$(CHECK_PYTHON)' $(PYTHON) 'choose another, as in make install PYTHON=python3.12'
+	@test -n '$(TORCH)' || { echo "error: constraints.txt has no line torch==VERSION" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
+	@$(BIN)/python -c '$(CHECK_PYTHON)' $(BIN)/python 'remove $(VENV) and run make install again'
+	@echo "installing $(TORCH)"
+	@$(PIP_INSTALL) '$(TORCH)' || $(call PIP_FAILED,$(TORCH))
+	@echo "installing rlora and its dependencies"
+	@$(PIP_INSTALL) -e '.[dev]' || $(call PIP_FAILED,rlora)
+	@touch $@
+
+train: install  ## Run train.py, as in make train ARGS="adapter=rlora task=mnli"
+	$(BIN)/python train.py $(ARGS)
+
+test: install lint  ## Lint, then run the tests, as in make test ARGS="-k hadamard"
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: install  ## Check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install  ## Apply the formatter and the safe fixes
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove caches and build products; VENV and outputs/ stay
+	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -path ./.git -prune -o -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +

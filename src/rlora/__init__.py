@@ -1,0 +1,1 @@
+"""Fine-tune pretrained transformers with few-parameter adapters and compare them fairly."""
