@@ -1,0 +1,33 @@
+"""BitFit: Ben Zaken, Goldberg and Ravfogel, "BitFit: Simple Parameter-efficient Fine-tuning", ACL 2022 (short)."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from rlora.adapters.base import Adapter, Method, Site
+from rlora.ops.random import RandomSource
+
+
+@dataclass(frozen=True)
+class BitFit(Method):
+    """Train every bias of the backbone in place, those of the normalisation layers included."""
+
+    def build(self, sites: Sequence[Site], source: RandomSource) -> list[Adapter]:
+        """No updates."""
+        return []
+
+    def trained_in_backbone(self, model: nn.Module) -> Iterable[str]:
+        """The parameters that modules hold as their `bias`.
+
+        Raises:
+            ValueError: the backbone has no biases (as LLaMA).
+        """
+        names = [
+            f"{name}.bias"
+            for name, module in model.named_modules()
+            if isinstance(getattr(module, "bias", None), nn.Parameter)
+        ]
+        if not names:
+            raise ValueError("adapter=bitfit trains biases, and this backbone has none: choose another adapter")
+        return names

@@ -1,0 +1,151 @@
+"""An adapter on disk: safetensors of what trained, nothing that the seed brings back, and a readable card."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as dump_tensors
+from torch import Tensor
+
+from rlora.adapters.adapter_set import AdapterSet
+from rlora.adapters.base import Method
+
+FORMAT = 1
+CARD, ADAPTER, HEAD = "adapter.json", "adapter.safetensors", "head.safetensors"
+FREE = {"dropout", "targets"}  # dropout acts in training only; the names of the tensors say what was adapted
+
+
+def describe_method(method: Method) -> dict[str, Any]:
+    """A method and its options as plain values."""
+    return {"name": type(method).__name__, **(asdict(method) if hasattr(method, "__dataclass_fields__") else {})}  # type: ignore[call-overload]
+
+
+def save(adapters: AdapterSet, directory: Path, *, backbone: Mapping[str, str], extra: Mapping[str, Any]) -> int:
+    """Write an adapter directory, whole or not at all; an older one is replaced.
+
+    Args:
+        adapters: What to save: the trained tensors in float32, adapter and head in a file each.
+        directory: Where to.
+        backbone: "source" and "fingerprint" of what it was trained on.
+        extra: Further plain values for the card, such as the config.
+
+    Returns:
+        Size of the adapter's tensor file in bytes, the head apart.
+    """
+    report = adapters.report()
+    card = {
+        "format": FORMAT,
+        "method": describe_method(adapters.method),
+        "seed": adapters.seed,
+        "random_structure": adapters.digest,
+        "backbone": dict(backbone),
+        "parameters": {"adapter": report.adapter, "head": report.head, "backbone": report.backbone},
+        "sites": {name: [a.site.out_features, a.site.in_features] for name, a in adapters.adapters.items()},
+        "rlora": version("rlora"),
+        **extra,
+    }
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = directory.with_name(f".{directory.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        unfinished.mkdir()
+        tensors = dump_tensors(_plain(adapters.adapter_parameters()))
+        (unfinished / ADAPTER).write_bytes(tensors)
+        (unfinished / HEAD).write_bytes(dump_tensors(_plain(adapters.head_parameters())))
+        (unfinished / CARD).write_text(json.dumps(card, indent=2) + "\n")
+        shutil.rmtree(directory, ignore_errors=True)
+        unfinished.rename(directory)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return len(tensors)
+
+
+def read_card(directory: Path) -> dict[str, Any]:
+    """Read the card of an adapter directory.
+
+    Raises:
+        ValueError: not an adapter directory, or of another format.
+    """
+    try:
+        card = json.loads((directory / CARD).read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{directory} is not an adapter directory: it has no {CARD}") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{directory / CARD} cannot be read: {error}") from error
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        raise ValueError(f"{directory / CARD} is not of format {FORMAT}, the one this version reads")
+    return card
+
+
+def load(adapters: AdapterSet, directory: Path, *, fingerprint: str, head: bool = True) -> None:
+    """Fill an injected model from an adapter directory; on any refusal the model is left as it was.
+
+    Args:
+        adapters: The same method, options and seed, injected into the same backbone.
+        directory: As `save` wrote it.
+        fingerprint: Of the backbone at hand.
+        head: Whether to load the head too.
+
+    Raises:
+        ValueError: truncated or foreign file, another backbone, another random structure, other names or shapes.
+    """
+    card = read_card(directory)
+    _refuse_foreign(card, adapters, directory, fingerprint)
+    pairs = _matched(directory / ADAPTER, adapters.adapter_parameters())
+    if head:
+        pairs += _matched(directory / HEAD, adapters.head_parameters())
+    with torch.no_grad():
+        for parameter, tensor in pairs:
+            parameter.copy_(tensor)
+
+
+def _refuse_foreign(card: Mapping[str, Any], adapters: AdapterSet, directory: Path, fingerprint: str) -> None:
+    trained_on = card.get("backbone", {})
+    if trained_on.get("fingerprint") != fingerprint:
+        raise ValueError(
+            f"{directory} was trained on another backbone ({trained_on.get('source')}, fingerprint "
+            f"{str(trained_on.get('fingerprint'))[:12]}; here {fingerprint[:12]}): load that one with model="
+        )
+    saved, here = dict(card.get("method", {})), json.loads(json.dumps(describe_method(adapters.method)))
+    other = sorted(key for key in saved.keys() | here.keys() if saved.get(key) != here.get(key) and key not in FREE)
+    if other:
+        changes = ", ".join(f"{key}: saved {saved.get(key)!r}, here {here.get(key)!r}" for key in other)
+        raise ValueError(f"{directory} was trained with other options of its method ({changes}): use the saved ones")
+    if card.get("random_structure") != adapters.digest:
+        raise ValueError(
+            f"{directory} has another random structure than the one regenerated here (seed {card.get('seed')} there, "
+            f"{adapters.seed} here): use its seed and targets"
+        )
+
+
+def _plain(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in parameters.items()}
+
+
+def _matched(path: Path, parameters: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Pair each parameter with its tensor in the file, all of them or none."""
+    try:
+        tensors = load_tensors(path.read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist: the adapter directory is not complete") from None
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or cut short ({error}): save or copy it again") from error
+    if set(tensors) != set(parameters):
+        missing, foreign = sorted(set(parameters) - set(tensors)), sorted(set(tensors) - set(parameters))
+        raise ValueError(f"{path} does not fit: it lacks {missing[:3]} and holds unknown {foreign[:3]}")
+    for name, tensor in tensors.items():
+        if tensor.shape != parameters[name].shape:
+            raise ValueError(
+                f"{path}: {name} has shape {tuple(tensor.shape)}, the model needs {tuple(parameters[name].shape)}"
+            )
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{path}: {name} holds numbers that are not finite")
+    return [(parameters[name], tensors[name]) for name in sorted(tensors)]

@@ -1,0 +1,22 @@
+"""Full fine-tuning, the upper baseline of the comparison."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from rlora.adapters.base import Adapter, Method, Site
+from rlora.ops.random import RandomSource
+
+
+@dataclass(frozen=True)
+class Full(Method):
+    """Train every parameter of the backbone in place; no layer gets an update of its own."""
+
+    def build(self, sites: Sequence[Site], source: RandomSource) -> list[Adapter]:
+        """No updates."""
+        return []
+
+    def trained_in_backbone(self, model: nn.Module) -> Iterable[str]:
+        """All parameters."""
+        return [name for name, _ in model.named_parameters()]

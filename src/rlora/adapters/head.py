@@ -1,0 +1,16 @@
+"""Head-only training (linear probing), the lower baseline of the comparison."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlora.adapters.base import Adapter, Method, Site
+from rlora.ops.random import RandomSource
+
+
+@dataclass(frozen=True)
+class Head(Method):
+    """Train the task's head alone; the backbone stays as it is."""
+
+    def build(self, sites: Sequence[Site], source: RandomSource) -> list[Adapter]:
+        """No updates."""
+        return []

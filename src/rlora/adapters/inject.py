@@ -1,0 +1,110 @@
+"""Put a method's updates into a model: `inject` is the only way in."""
+
+from collections.abc import Iterable
+from typing import cast
+
+from torch import Tensor, nn
+
+from rlora.adapters.adapter_set import AdapterSet, structure_digest
+from rlora.adapters.base import Adapter, Method, Site
+from rlora.adapters.families import roles_of
+from rlora.adapters.linear import AdaptedLinear
+from rlora.adapters.targets import Target, find_targets
+from rlora.ops.random import RandomSource
+
+
+def inject(
+    model: nn.Module,
+    method: Method,
+    *,
+    seed: int = 0,
+    head: Iterable[str] = (),
+) -> AdapterSet:
+    """Freeze a model and put the method's updates into it, in place.
+
+    After it exactly these train: the updates' parameters, the backbone parameters the method itself trains (`full`,
+    `bitfit`), and the head.
+
+    Args:
+        model: A transformers model, or any module whose blocks lie in an nn.ModuleList.
+        method: The method with its options, for instance `LoRA(rank=8)`.
+        seed: Seed of all random structure and start values; the global generators are not touched.
+        head: Names of the parameters that train in full beside the adapter.
+
+    Returns:
+        The adapters together: parameters, merging, state, report.
+
+    Raises:
+        ValueError: a target matches nothing, or an option does not fit a layer.
+        RuntimeError: the model carries adapters already.
+    """
+    if any(isinstance(module, AdaptedLinear) for module in model.modules()):
+        raise RuntimeError("the model carries adapters already: load the backbone anew")
+    original = dict(model.named_parameters())
+    head_names = list(head)
+    trained = [name for name in method.trained_in_backbone(model) if name not in set(head_names)]
+    targets = find_targets(model, method.targets, roles_of(model)) if method.targets else []
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    sites = [_site(model, target, prefix) for target in targets]
+    adapters = method.build(sites, RandomSource(seed, device=_meta_or_cpu(model)))
+    digest = structure_digest(adapters)
+    model.requires_grad_(False)
+    for name in (*trained, *head_names):
+        original[name].requires_grad_(True)
+    wrappers = _wrap(model, targets, adapters)
+    return AdapterSet(
+        model=model,
+        method=method,
+        seed=seed,
+        digest=digest,
+        adapters={site.name: adapter for site, adapter in zip(sites, adapters, strict=True)},
+        wrappers=wrappers,
+        backbone={name: original[name] for name in original if name not in set(head_names)},
+        trained_in_backbone=trained,
+        head={name: original[name] for name in head_names},
+    )
+
+
+def _meta_or_cpu(model: nn.Module) -> str:
+    parameter = next(model.parameters(), None)
+    return "meta" if parameter is not None and parameter.device.type == "meta" else "cpu"
+
+
+def _rows(module: nn.Module, target: Target) -> tuple[int, int]:
+    out_features = _shape(module)[0]
+    index, count = target.block or (0, 1)
+    if out_features % count:
+        raise ValueError(f"{target.module} has {out_features} rows, which do not split into {count} equal blocks")
+    size = out_features // count
+    return index * size, (index + 1) * size
+
+
+def _shape(module: nn.Module) -> tuple[int, int]:
+    if isinstance(module, nn.Linear):
+        return module.out_features, module.in_features
+    weight = cast(Tensor, module.weight)
+    return weight.shape[1], weight.shape[0]  # Conv1D stores W transposed
+
+
+def _site(model: nn.Module, target: Target, prefix: str) -> Site:
+    module = model.get_submodule(target.module)
+    start, stop = _rows(module, target)
+    name = target.module.removeprefix(prefix) + (f"[{target.label}]" if target.label else "")
+    return Site(name, stop - start, _shape(module)[1])
+
+
+def _wrap(model: nn.Module, targets: list[Target], adapters: list[Adapter]) -> list[AdaptedLinear]:
+    by_module: dict[str, list[tuple[Target, Adapter]]] = {}
+    for target, adapter in zip(targets, adapters, strict=True):
+        by_module.setdefault(target.module, []).append((target, adapter))
+    wrappers = []
+    for name, members in by_module.items():
+        base = model.get_submodule(name)
+        updates = [(*_rows(base, target), adapter) for target, adapter in members]
+        for _, _, adapter in updates:
+            adapter.to(cast(Tensor, base.weight).device)
+        wrapper = AdaptedLinear(base, updates)
+        wrapper.train(base.training)
+        model.set_submodule(name, wrapper)
+        wrappers.append(wrapper)
+    return wrappers

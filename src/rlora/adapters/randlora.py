@@ -1,0 +1,102 @@
+"""RandLoRA: Albert et al., "RandLoRA: Full-rank parameter-efficient fine-tuning", ICLR 2025, arXiv 2502.00987."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rlora.adapters.base import Adapter, RankedMethod, Regenerated, Site, constant_parameter, cut_to, require_choice
+from rlora.ops.random import RandomSource
+
+BASES = ("uniform", "normal", "binary", "sparse", "very_sparse")
+SCALINGS = ("alpha/r", "alpha/(r sqrt(n))")
+
+
+@dataclass(frozen=True)
+class RandLoRA(RankedMethod):
+    """Train the coefficients of a full-rank sum of random low-rank products (equation 3).
+
+        dW = s sum_{j=1..n} B_j diag(lambda_j) A diag(gamma_j),   n = ceil(m / r),  m = min(in, out),  M = max(in, out)
+
+    for out >= in, and its transpose otherwise. A (r, m) and the B_j (M, r) are frozen, of unit standard deviation, one
+    set for the whole model, cut to each layer. Trained: lambda (n, r), starting at 0, and gamma (n, m), starting at
+    1/m: n (r + m) parameters a layer, fewer as r grows.
+
+    Args:
+        rank: r, in 1..min(in, out).
+        alpha: Numerator of the scale.
+        dropout: On the update's input.
+        targets: Which layers are adapted.
+        basis: Law of the entries of A and B: "uniform", "normal", "binary" (signs), "sparse" (a third non-zero) or
+            "very_sparse" (one in sqrt(m)); each of unit standard deviation.
+        scaling: s = "alpha/r" (as in PEFT, where alpha = 20 r) or "alpha/(r sqrt(n))" (the paper's code, alpha = 2 r).
+    """
+
+    basis: str = "uniform"
+    scaling: str = "alpha/r"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice("adapter.basis", self.basis, BASES)
+        require_choice("adapter.scaling", self.scaling, SCALINGS)
+
+    def build(self, sites: Sequence[Site], source: RandomSource) -> list[Adapter]:
+        """One shared set of bases, two coefficient matrices a site."""
+        self.check_rank(sites)
+        bases = RandLoRABases(sites, self, source.of("shared"))
+        return [RandLoRALayer(site, self, bases, source) for site in sites]
+
+
+def shape_of(site: Site, rank: int) -> tuple[int, int, int]:
+    """(M, m, n): the larger side, the smaller side, and the number of products that makes the sum full rank."""
+    large, small = max(site.out_features, site.in_features), min(site.out_features, site.in_features)
+    return large, small, math.ceil(small / rank)
+
+
+class RandLoRABases(Regenerated):
+    """The frozen bases all layers share: A (r, max m) and B (max M, max n, r)."""
+
+    A: Tensor
+    B: Tensor
+
+    def __init__(self, sites: Sequence[Site], method: RandLoRA, source: RandomSource) -> None:
+        super().__init__()
+        shapes = [shape_of(site, method.rank) for site in sites]
+        large, small, products = (max(sizes) for sizes in zip(*shapes, strict=True))
+        self.regenerate("A", draw_basis(source, "A", (method.rank, small), method.basis, small))
+        self.regenerate("B", draw_basis(source, "B", (large, products, method.rank), method.basis, small))
+
+
+def draw_basis(source: RandomSource, tag: str, shape: Sequence[int], law: str, m: int) -> Tensor:
+    """Independent entries of mean 0 and standard deviation 1 under one of the laws in `BASES`."""
+    if law == "uniform":
+        return source.uniform(tag, shape, math.sqrt(3))
+    if law == "normal":
+        return source.normal(tag, shape)
+    if law == "binary":
+        return source.signs(tag, shape)
+    density = 1 / 3 if law == "sparse" else 1 / math.sqrt(m)
+    return source.sparse_signs(tag, shape, density) / math.sqrt(density)
+
+
+class RandLoRALayer(Adapter):
+    """dW = s sum_j B_j diag(lambda_j) A diag(gamma_j); lambda and gamma are trained."""
+
+    def __init__(self, site: Site, method: RandLoRA, bases: RandLoRABases, source: RandomSource) -> None:
+        super().__init__(site, method.dropout)
+        large, small, products = shape_of(site, method.rank)
+        self.transposed = site.out_features < site.in_features
+        self.scale = method.scale / (1.0 if method.scaling == "alpha/r" else math.sqrt(products))
+        self.large, self.small = large, small
+        self.bases = bases
+        self.lambda_ = constant_parameter(source, (products, method.rank), 0.0)
+        self.gamma = constant_parameter(source, (products, small), 1 / small)
+
+    def delta(self) -> Tensor:
+        """The sum as one product: [s B_j diag(lambda_j)]_j (M, n r) times [A diag(gamma_j)]_j (n r, m)."""
+        products, rank = self.lambda_.shape
+        b = cut_to((self.large, products, rank), self.bases.B) * (self.scale * self.lambda_)
+        a = cut_to((rank, self.small), self.bases.A) * self.gamma[:, None, :]
+        delta = b.flatten(1) @ a.flatten(0, 1)
+        return delta.mT if self.transposed else delta

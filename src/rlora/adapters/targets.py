@@ -1,0 +1,114 @@
+"""Which linear layers an adapter goes to."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from rlora.adapters.base import Targets
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a family calls one projection, such as the query of its attention.
+
+    Args:
+        pattern: Regular expression the end of the module's name matches.
+        block: (index, count) where the projection is one of `count` equal row blocks of a fused one.
+    """
+
+    pattern: str
+    block: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """One place to adapt: a module, and the row block of it (None: all rows) with the block's label."""
+
+    module: str
+    label: str = ""
+    block: tuple[int, int] | None = None
+
+
+def is_linear(module: nn.Module) -> bool:
+    """nn.Linear and its subclasses, or Hugging Face's Conv1D (recognised by name: this package needs torch alone)."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def block_linears(model: nn.Module) -> list[str]:
+    """Names of the linear layers inside the transformer blocks, which are the elements of an nn.ModuleList.
+
+    Poolers and heads lie outside, so they are never adapted.
+    """
+
+    def walk(module: nn.Module, prefix: str, inside: bool) -> Iterator[str]:
+        for name, child in module.named_children():
+            path = f"{prefix}{name}"
+            if inside and is_linear(child):
+                yield path
+            else:
+                yield from walk(child, f"{path}.", inside or isinstance(module, nn.ModuleList))
+
+    return list(walk(model, "", False))
+
+
+def find_targets(model: nn.Module, targets: Targets, roles: Mapping[str, Role]) -> list[Target]:
+    """Resolve a target selection against a model.
+
+    Args:
+        model: The backbone, not yet adapted.
+        targets: "all-linear", a regular expression for the whole name, or a list of roles and name suffixes.
+        roles: The family's roles; {} where it has none.
+
+    Returns:
+        Targets in the order of the model, each once.
+
+    Raises:
+        ValueError: an entry matches nothing; the candidates are listed.
+    """
+    names = block_linears(model)
+    if isinstance(targets, str):
+        found = [Target(name) for name in names] if targets == "all-linear" else _by_expression(names, targets)
+        if not found:
+            raise ValueError(_no_match(targets, names, roles))
+        return found
+    found = []
+    for entry in targets:
+        matches = _by_role(names, entry, roles[entry]) if entry in roles else _by_suffix(names, entry)
+        if not matches:
+            raise ValueError(_no_match(entry, names, roles))
+        found += matches
+    if not found:
+        raise ValueError(f"adapter.targets is empty: {_candidates(names, roles)}")
+    whole = {target.module for target in found if target.block is None}
+    unique = [t for t in dict.fromkeys(found) if t.block is None or t.module not in whole]
+    order = {name: position for position, name in enumerate(names)}
+    return sorted(unique, key=lambda t: (order[t.module], t.block or (0, 1)))
+
+
+def _by_expression(names: Sequence[str], expression: str) -> list[Target]:
+    try:
+        pattern = re.compile(expression)
+    except re.error as error:
+        raise ValueError(f"adapter.targets={expression!r} is not a valid regular expression: {error}") from None
+    return [Target(name) for name in names if pattern.fullmatch(name)]
+
+
+def _by_role(names: Sequence[str], label: str, role: Role) -> list[Target]:
+    pattern = re.compile(rf"(?:.*\.)?{role.pattern}")
+    return [Target(name, label if role.block else "", role.block) for name in names if pattern.fullmatch(name)]
+
+
+def _by_suffix(names: Sequence[str], suffix: str) -> list[Target]:
+    return [Target(name) for name in names if name == suffix or name.endswith(f".{suffix}")]
+
+
+def _no_match(entry: str, names: Sequence[str], roles: Mapping[str, Role]) -> str:
+    return f"adapter.targets: {entry!r} matches no linear layer of the backbone's blocks; {_candidates(names, roles)}"
+
+
+def _candidates(names: Sequence[str], roles: Mapping[str, Role]) -> str:
+    present = [role for role in roles if _by_role(names, role, roles[role])]
+    suffixes = dict.fromkeys(re.sub(r"^.*?\.\d+\.", "", name) for name in names)
+    return f"choose among the roles {', '.join(present) or '(none)'}, the suffixes {', '.join(suffixes)}, or all-linear"

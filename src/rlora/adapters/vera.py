@@ -1,0 +1,65 @@
+"""VeRA: Kopiczko et al., "VeRA: Vector-based Random Matrix Adaptation", ICLR 2024, arXiv 2310.11454."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rlora.adapters.base import Adapter, RankedMethod, Regenerated, Site, constant_parameter, cut_to
+from rlora.ops.random import RandomSource
+
+
+@dataclass(frozen=True)
+class VeRA(RankedMethod):
+    """Train two scaling vectors around one frozen random pair: dW = s diag(b) B diag(d) A (equation 2), s = alpha / r.
+
+    A (r, in) and B (out, r) are drawn once for the whole model, at its largest shapes, and cut to each layer; entries
+    uniform with Kaiming's bound sqrt(6 / fan_in). Trained: d (r,), starting at `d_start`, and b (out,), starting at 0.
+    The paper has no scale: alpha = rank gives s = 1. The rank may exceed min(in, out), as the paper's 1024 does.
+
+    Args:
+        rank: r, at least 1.
+        alpha: Numerator of the scale.
+        dropout: On the update's input.
+        targets: Which layers are adapted.
+        d_start: Start value of d (0.1 in the paper).
+    """
+
+    d_start: float = 0.1
+
+    def build(self, sites: Sequence[Site], source: RandomSource) -> list[Adapter]:
+        """One shared pair, two vectors a site."""
+        bases = VeRABases(sites, self.rank, source.of("shared"))
+        return [VeRALayer(site, self, bases, source) for site in sites]
+
+
+class VeRABases(Regenerated):
+    """The frozen pair all layers share: A (r, max in) and B (max out, r)."""
+
+    A: Tensor
+    B: Tensor
+
+    def __init__(self, sites: Sequence[Site], rank: int, source: RandomSource) -> None:
+        super().__init__()
+        widest, tallest = max(site.in_features for site in sites), max(site.out_features for site in sites)
+        self.regenerate("A", source.uniform("A", (rank, widest), math.sqrt(6 / widest)))
+        self.regenerate("B", source.uniform("B", (tallest, rank), math.sqrt(6 / rank)))
+
+
+class VeRALayer(Adapter):
+    """dW = s diag(b) B diag(d) A; b and d are trained."""
+
+    def __init__(self, site: Site, method: VeRA, bases: VeRABases, source: RandomSource) -> None:
+        super().__init__(site, method.dropout)
+        self.scale = method.scale
+        self.bases = bases
+        self.d = constant_parameter(source, (method.rank,), method.d_start)
+        self.b = constant_parameter(source, (site.out_features,), 0.0)
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """(s diag(b) B, diag(d) A)."""
+        rank = len(self.d)
+        b = cut_to((self.site.out_features, rank), self.bases.B)
+        a = cut_to((rank, self.site.in_features), self.bases.A)
+        return self.scale * self.b[:, None] * b, self.d[:, None] * a

@@ -1,0 +1,1 @@
+"""Pure functions on tensors: portable random structure and the Walsh-Hadamard transform."""
