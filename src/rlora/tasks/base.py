@@ -1,0 +1,86 @@
+"""The task protocol: data, head, loss, decoding and scores of one problem, independent of any model or trainer."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchmetrics import MetricCollection
+
+
+class Task(ABC):
+    """One problem to learn.
+
+    Attributes:
+        name: The task's name; equals the stem of its YAML file.
+        monitor: The metric, without its stage, by which checkpoints are chosen.
+        mode: ``"max"`` or ``"min"``: the direction in which ``monitor`` improves.
+        trained_modules: Last path components of the backbone's submodules that are trained in full (the head).
+    """
+
+    name: str
+    monitor: str
+    mode: str
+    trained_modules: tuple[str, ...]
+
+    @abstractmethod
+    def head(self) -> dict[str, Any]:
+        """Return what the backbone needs to build its head: ``kind`` and ``num_labels``."""
+
+    @abstractmethod
+    def setup(self, processor: Any, *, seed: int, cache_dir: Path) -> None:
+        """Read, split and preprocess the data; a second call with the same arguments does nothing.
+
+        Args:
+            processor: The backbone's processor, for text a Hugging Face tokenizer.
+            seed: The run's seed, which orders the training batches and changes no split.
+            cache_dir: Folder in which the preprocessed data is kept between runs.
+        """
+
+    @property
+    @abstractmethod
+    def num_train_examples(self) -> int:
+        """Number of training examples, known after ``setup``."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the inputs and labels of all splits in use, known after ``setup``."""
+
+    @abstractmethod
+    def train_loader(self, *, rank: int = 0, world_size: int = 1) -> DataLoader[Any]:
+        """Return the loader of the training batches; its ``batch_sampler`` has ``set_epoch(epoch)``."""
+
+    @abstractmethod
+    def validation_loaders(self, *, rank: int = 0, world_size: int = 1) -> dict[str, DataLoader[Any]]:
+        """Return the loaders on which choices are made, by name."""
+
+    @abstractmethod
+    def test_loaders(self, *, rank: int = 0, world_size: int = 1) -> dict[str, DataLoader[Any]]:
+        """Return the loaders on which the result is reported, by name."""
+
+    def predict_loaders(self, *, rank: int = 0, world_size: int = 1) -> dict[str, DataLoader[Any]]:
+        """Return the loaders of unlabelled official test splits, by name; empty where the task has none."""
+        return {}
+
+    @abstractmethod
+    def loss(self, outputs: Any, batch: dict[str, Tensor]) -> Tensor:
+        """Return the mean loss of a batch, a float32 scalar."""
+
+    @abstractmethod
+    def decode(self, outputs: Any) -> Tensor:
+        """Return one prediction per example (B,): class ids int64, or scores float32."""
+
+    @abstractmethod
+    def new_metrics(self) -> MetricCollection:
+        """Return a fresh collection of the task's metrics, without a prefix."""
+
+    @abstractmethod
+    def write_predictions(self, directory: Path, loader_name: str, predictions: Sequence[float | int]) -> Path:
+        """Write a split's predictions, in the split's order, and return the file."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Return plain JSON facts for the run record: sizes, split convention, source, metric names."""

@@ -1,0 +1,147 @@
+"""The GLUE benchmark: nine tasks, each one a YAML file that says how its files are laid out.
+
+Source: Wang et al., "GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Language Understanding", ICLR 2019.
+"""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rlora.tasks.examples import Examples
+from rlora.tasks.hub import location, read_hub
+from rlora.tasks.text import TextClassification
+from rlora.tasks.tsv import class_label, read_tsv, score_label
+
+log = logging.getLogger(__name__)
+
+DATA_VARIABLE = "RLORA_DATA"
+
+
+@dataclass(kw_only=True, eq=False)
+class GLUE(TextClassification):
+    """A GLUE task read from the official files or from the hub.
+
+    The data is looked for under ``path`` (the GLUE root or the task's own folder), then under
+    ``$RLORA_DATA/glue/<folder>``, then on the Hugging Face hub.
+
+    Attributes:
+        folder: Name of the task's folder in the official release.
+        subset: Name of its subset on the hub.
+        text: Columns of the text fields in the files, by header name or by position from 0.
+        label: Column of the label, likewise.
+        header: Whether the labelled files have a header.
+        hub_text: Columns of the text fields on the hub; None if they are called as in the files.
+        train: ``file`` and ``hub`` split of the training set.
+        dev: The same of each labelled development set, by the name of its test loader.
+        unlabelled: The same of each unlabelled test set, and its ``submission`` file, by the name of its loader.
+        unlabelled_text: Columns of the text fields in the unlabelled files; None if as in the labelled ones.
+        groups: Those of the text columns that keep rows together when validation is split from train.
+        incomplete_rows: ``error`` or ``skip``.
+
+    Raises:
+        ValueError: A setting contradicts another.
+    """
+
+    folder: str
+    subset: str
+    text: Sequence[str | int]
+    label: str | int
+    header: bool = True
+    hub_text: Sequence[str] | None = None
+    train: Mapping[str, str]
+    dev: Mapping[str, Mapping[str, str]]
+    unlabelled: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    unlabelled_text: Sequence[str | int] | None = None
+    groups: Sequence[str | int] | None = None
+    incomplete_rows: str = "error"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.labels is None) == (self.score_range is None):
+            raise ValueError(f"{self.name} needs either task.labels or task.score_range, and not both.")
+        if self.incomplete_rows not in ("error", "skip"):
+            raise ValueError(
+                f"task.incomplete_rows={self.incomplete_rows} is unknown; set task.incomplete_rows to error or skip."
+            )
+        if "test" not in self.dev:
+            raise ValueError(f"task.dev has {sorted(self.dev)} but needs the set 'test'; add task.dev.test.")
+        if stray := [column for column in self.groups or () if column not in self.text]:
+            raise ValueError(f"task.groups names {stray}, which are not in task.text={list(self.text)}.")
+
+    def group_fields(self) -> Sequence[int] | None:
+        """Return the positions of ``groups`` among the text fields."""
+        return None if self.groups is None else [list(self.text).index(column) for column in self.groups]
+
+    def file_name(self, loader_name: str) -> str:
+        """Return the submission's file name for an unlabelled test set."""
+        return self.unlabelled.get(loader_name, {}).get("submission", super().file_name(loader_name))
+
+    def source(self) -> dict[str, str]:
+        """Return the directory, or the hub id with its revision."""
+        directory = self._directory()
+        if directory is None:
+            return {"source": "hub", "location": location(self.subset)}
+        return {"source": "directory", "location": str(directory)}
+
+    def read(self) -> dict[str, Examples]:
+        """Return the official training set as ``train`` and the development sets under their test names."""
+        directory = self._directory()
+        parts = {"train": self.train, **self.dev}
+        return {name: self._read_part(directory, part, labelled=True) for name, part in parts.items()}
+
+    def read_unlabelled(self) -> dict[str, Examples]:
+        """Return the unlabelled test sets; of a directory those whose file is there."""
+        directory = self._directory()
+        found = {
+            name: part
+            for name, part in self.unlabelled.items()
+            if directory is None or (directory / part["file"]).is_file()
+        }
+        return {name: self._read_part(directory, part, labelled=False) for name, part in found.items()}
+
+    def _read_part(self, directory: Path | None, part: Mapping[str, str], *, labelled: bool) -> Examples:
+        if directory is None:
+            columns = [str(column) for column in self.hub_text or self.text]
+            return read_hub(
+                self.subset, part["hub"], text=columns, labelled=labelled, incomplete_rows=self.incomplete_rows
+            )
+        if self.labels is not None:
+            parse_label = class_label(self.labels)
+        else:
+            low, high = self.score_range or (0.0, 0.0)
+            parse_label = score_label(low, high)
+        return read_tsv(
+            directory / part["file"],
+            text=self.text if labelled else self.unlabelled_text or self.text,
+            label=self.label if labelled else None,
+            # The unlabelled files have a header even where, as in CoLA, the labelled ones have none.
+            header=self.header or not labelled,
+            parse_label=parse_label,
+            incomplete_rows=self.incomplete_rows,
+        )
+
+    def _missing(self, directory: Path) -> str | None:
+        """Return the first needed file that ``directory`` lacks."""
+        needed = [self.train["file"], *(part["file"] for part in self.dev.values())]
+        return next((name for name in needed if not (directory / name).is_file()), None)
+
+    def _directory(self) -> Path | None:
+        """Return the folder that holds the files, or None for the hub."""
+        if self.path is not None:
+            root = Path(self.path).expanduser()
+            directory = root / self.folder if (root / self.folder).is_dir() else root
+            if missing := self._missing(directory):
+                raise ValueError(
+                    f"task.path={self.path} has no {directory / missing}; give the GLUE root that holds "
+                    f"{self.folder}/, or that folder itself, with all its files."
+                )
+            return directory
+        if root_name := os.environ.get(DATA_VARIABLE):
+            directory = Path(root_name).expanduser() / "glue" / self.folder
+            missing = self._missing(directory)
+            if missing is None:
+                return directory
+            log.info("There is no %s; %s is taken from the hub.", directory / missing, self.name)
+        return None

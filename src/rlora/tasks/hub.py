@@ -1,0 +1,66 @@
+"""GLUE from the Hugging Face hub, at a pinned revision and without remote code."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from huggingface_hub import constants
+
+from rlora.hub import hub_answers
+from rlora.tasks.examples import Examples
+
+HUB_ID = "nyu-mll/glue"
+HUB_REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
+
+
+def location(subset: str) -> str:
+    """Return id, revision and subset in one word, for the run record."""
+    return f"{HUB_ID}@{HUB_REVISION}/{subset}"
+
+
+def load_split(subset: str, split: str) -> Any:
+    """Load one split of a GLUE subset.
+
+    Args:
+        subset: Subset name, for example ``cola``.
+        split: Split name, for example ``validation_matched``.
+
+    Raises:
+        ValueError: The hub cannot be reached and no copy is cached.
+    """
+    import datasets
+
+    if not hub_answers():  # then only the local cache is asked, instead of retrying for half a minute
+        datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        return datasets.load_dataset(HUB_ID, subset, split=split, revision=HUB_REVISION)
+    except Exception as error:  # network errors come from five libraries with no common base
+        raise ValueError(
+            f"{HUB_ID} ({subset}, {split}) could not be loaded from the Hugging Face hub ({type(error).__name__}); "
+            "set task.path or the environment variable RLORA_DATA to a directory that holds the GLUE files."
+        ) from error
+
+
+def read_hub(
+    subset: str, split: str, *, text: Sequence[str], labelled: bool, incomplete_rows: str = "error"
+) -> Examples:
+    """Read the examples of one split.
+
+    Args:
+        subset: Subset name.
+        split: Split name.
+        text: Columns of the text fields.
+        labelled: Whether the split's labels are known.
+        incomplete_rows: ``error`` or ``skip``, for labelled rows with an empty text.
+
+    Raises:
+        ValueError: The hub cannot be reached, or a row has an empty text or no label.
+    """
+    data = load_split(subset, split)
+    texts = list(zip(*(list(data[column]) for column in text), strict=True))
+    if not labelled:
+        return Examples(texts)
+    labels = list(data["label"])
+    rows = [row for row, fields in enumerate(texts) if all(field and field.strip() for field in fields)]
+    if len(rows) < len(texts) and incomplete_rows == "error":
+        raise ValueError(f"{location(subset)}, {split}: {len(texts) - len(rows)} rows have an empty text.")
+    return Examples(texts, labels).take(rows)

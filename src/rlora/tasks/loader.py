@@ -1,0 +1,106 @@
+"""Tokenised splits as padded batches."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from rlora.tasks.tokenise import Tokens
+
+
+@dataclass(frozen=True)
+class EncodedSplit(Dataset[dict[str, Any]]):
+    """Tokenised examples of one split with their labels.
+
+    Attributes:
+        tokens: Tokens of N examples.
+        labels: Class ids int64 or scores float32 (N,), or None.
+    """
+
+    tokens: Tokens
+    labels: NDArray[np.generic] | None
+
+    def __len__(self) -> int:
+        return len(self.tokens.offsets) - 1
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        span = slice(self.tokens.offsets[index], self.tokens.offsets[index + 1])
+        row: dict[str, Any] = {"input_ids": self.tokens.input_ids[span], "index": index}
+        if self.tokens.token_type_ids is not None:
+            row["token_type_ids"] = self.tokens.token_type_ids[span]
+        if self.labels is not None:
+            row["labels"] = self.labels[index]
+        return row
+
+
+@dataclass(frozen=True)
+class Padding:
+    """Collates rows into a batch padded to its longest row.
+
+    Attributes:
+        token: Id that fills ``input_ids``.
+        token_type: Id that fills ``token_type_ids``.
+        left: Whether the padding stands before the text.
+    """
+
+    token: int
+    token_type: int = 0
+    left: bool = False
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> "Padding":
+        """Return the padding of a tokenizer; one without a padding token fills with its end-of-text token.
+
+        Raises:
+            ValueError: The tokenizer has neither.
+        """
+        token = tokenizer.pad_token_id
+        if token is None:
+            token = tokenizer.eos_token_id
+        if token is None:
+            raise ValueError(
+                f"{type(tokenizer).__name__} has no padding and no end-of-text token; choose another model."
+            )
+        return cls(int(token), int(tokenizer.pad_token_type_id), tokenizer.padding_side == "left")
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Return ``input_ids``, ``attention_mask``, maybe ``token_type_ids`` (B, T), ``labels`` and ``index`` (B,)."""
+        width = max(len(row["input_ids"]) for row in rows)
+        batch = {"input_ids": self._pad([row["input_ids"] for row in rows], width, self.token)}
+        batch["attention_mask"] = self._pad([np.ones(len(row["input_ids"])) for row in rows], width, 0)
+        if "token_type_ids" in rows[0]:
+            batch["token_type_ids"] = self._pad([row["token_type_ids"] for row in rows], width, self.token_type)
+        if "labels" in rows[0]:
+            batch["labels"] = torch.from_numpy(np.stack([row["labels"] for row in rows]))
+        batch["index"] = torch.tensor([row["index"] for row in rows], dtype=torch.int64)
+        return batch
+
+    def _pad(self, rows: list[NDArray[Any]], width: int, fill: int) -> Tensor:
+        padded = np.full((len(rows), width), fill, dtype=np.int64)
+        for target, row in zip(padded, rows, strict=True):
+            if self.left:
+                target[width - len(row) :] = row
+            else:
+                target[: len(row)] = row
+        return torch.from_numpy(padded)
+
+
+def make_loader(
+    split: EncodedSplit, sampler: Sampler[list[int]], padding: Padding, *, num_workers: int, seed: int
+) -> DataLoader[Any]:
+    """Return a loader over ``split``; with workers they persist, and with CUDA the batches are pinned."""
+    return DataLoader(
+        split,
+        batch_sampler=sampler,
+        collate_fn=padding,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        # Without its own generator every new iteration draws from the global one, and an additional validation
+        # pass would change the dropout of the training steps after it.
+        generator=torch.Generator().manual_seed(seed),
+    )

@@ -1,0 +1,38 @@
+"""Prediction files in the layout of the GLUE submission: ``index`` and ``prediction``, tab-separated."""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def format_prediction(
+    value: float | int, labels: Sequence[str] | None, limits: tuple[float, float] | None = None
+) -> str:
+    """Return a class id as its label name, or a score clipped to ``limits`` with three decimals.
+
+    Raises:
+        ValueError: The class id has no name, or the score is not a number.
+    """
+    if labels is None:
+        if math.isnan(value):
+            raise ValueError("A predicted score is not a number; the model has diverged, lower the learning rate.")
+        low, high = limits or (-math.inf, math.inf)
+        return f"{min(max(float(value), low), high):.3f}"
+    if not 0 <= int(value) < len(labels):
+        raise ValueError(f"Predicted class {value} is outside 0..{len(labels) - 1} of task.labels={list(labels)}.")
+    return labels[int(value)]
+
+
+def write_table(path: Path, predictions: Sequence[str]) -> Path:
+    """Write one line per prediction, numbered from 0, so that the file is either whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.write("index\tprediction\n")
+            file.writelines(f"{index}\t{prediction}\n" for index, prediction in enumerate(predictions))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,300 @@
+"""Classification or regression of one text or a pair of texts: everything but reading the raw data."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader
+from torchmetrics import Metric, MetricCollection
+
+from rlora.tasks.base import Task
+from rlora.tasks.examples import Examples, fingerprint
+from rlora.tasks.loader import EncodedSplit, Padding, make_loader
+from rlora.tasks.predictions import format_prediction, write_table
+from rlora.tasks.sampler import EvalBatchSampler, TrainBatchSampler
+from rlora.tasks.splits import few_shot, group_rows, grouped_split
+from rlora.tasks.tokenise import cached_tokens, tokenizer_identity
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What ``setup`` leaves behind."""
+
+    key: tuple[str, int, str]
+    splits: dict[str, EncodedSplit]
+    fingerprint: str
+    encode: Any
+    padding: Padding
+
+
+@dataclass(kw_only=True, eq=False)
+class TextClassification(Task):
+    """Sequence classification, or regression where ``labels`` is None.
+
+    By default the official development set is the test set, and every choice is made on a part of train in which no
+    text of the remaining training rows occurs.
+
+    Attributes:
+        name: Task name.
+        metrics: Metrics by name, updated with ``decode``'s predictions and the labels.
+        monitor: The metric by which checkpoints are chosen.
+        mode: ``max`` or ``min``.
+        labels: Label names in id order, or None for regression.
+        score_range: Smallest and largest score of a regression task.
+        batch_size: Training examples per step and process.
+        eval_batch_size: Examples per batch without gradients.
+        max_length: Most tokens of an example.
+        num_workers: Loader processes.
+        validation: ``train`` (a part of train) or ``dev`` (the official development set, then the test set too).
+        validation_fraction: Share of train that becomes validation.
+        validation_max: Most rows of it.
+        split_seed: Seed of that split, not the run's: runs over several seeds share their splits.
+        shots: Rows per class of train and of validation in the few-shot protocol, or None.
+        sample_seed: Seed of the few-shot sample.
+        path: Where the data lies, or None for the task's own search order.
+        trained_modules: Backbone submodules trained in full.
+
+    Raises:
+        ValueError: A setting is out of range or has no meaning for this task.
+    """
+
+    name: str
+    metrics: Mapping[str, Metric]
+    monitor: str
+    mode: str = "max"
+    labels: Sequence[str] | None = None
+    score_range: Sequence[float] | None = None
+    batch_size: int = 32
+    eval_batch_size: int = 64
+    max_length: int = 128
+    num_workers: int = 0
+    validation: str = "train"
+    validation_fraction: float = 0.05
+    validation_max: int = 2000
+    split_seed: int = 0
+    shots: int | None = None
+    sample_seed: int = 13
+    path: str | Path | None = None
+    trained_modules: tuple[str, ...] = ("classifier", "score")
+    _ready: _Ready | None = field(default=None, init=False, repr=False)
+    _unlabelled: dict[str, EncodedSplit] | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.trained_modules = tuple(self.trained_modules)
+        for key in ("batch_size", "eval_batch_size", "max_length", "validation_max"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"task.{key}={getattr(self, key)} must be at least 1.")
+        for key in ("num_workers", "split_seed", "sample_seed"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"task.{key}={getattr(self, key)} must not be negative.")
+        if self.validation not in ("train", "dev"):
+            raise ValueError(f"task.validation={self.validation} is unknown; set task.validation to train or dev.")
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(f"task.validation_fraction={self.validation_fraction} must lie between 0 and 1.")
+        if self.mode not in ("max", "min"):
+            raise ValueError(f"task.mode={self.mode} is unknown; set task.mode to max or min.")
+        if self.monitor not in self.metrics:
+            raise ValueError(f"task.monitor={self.monitor} is no metric of {self.name}; use {sorted(self.metrics)}.")
+        if self.shots is not None and self.shots < 1:
+            raise ValueError(f"task.shots={self.shots} must be at least 1, or null for the whole training set.")
+        if self.shots is not None and self.labels is None:
+            raise ValueError(
+                f"task.shots={self.shots} draws rows per class, but {self.name} is a regression task without classes; "
+                "set task.shots=null."
+            )
+
+    # What a family of tasks adds.
+
+    @abstractmethod
+    def read(self) -> dict[str, Examples]:
+        """Return ``train``, ``test``, maybe ``validation`` and further splits whose names start with ``test``."""
+
+    @abstractmethod
+    def source(self) -> dict[str, str]:
+        """Return where the data came from: ``source`` (directory, hub or package) and ``location``."""
+
+    def read_unlabelled(self) -> dict[str, Examples]:
+        """Return the unlabelled splits by loader name."""
+        return {}
+
+    def group_fields(self) -> Sequence[int] | None:
+        """Return the positions of the text fields that bind rows together in the split, or None for all."""
+        return None
+
+    def file_name(self, loader_name: str) -> str:
+        """Return the name of a loader's prediction file."""
+        return f"{loader_name}.tsv"
+
+    # The protocol.
+
+    @property
+    def num_labels(self) -> int:
+        """Number of classes, 1 for regression."""
+        return 1 if self.labels is None else len(self.labels)
+
+    def head(self) -> dict[str, Any]:
+        """Return the kind of the head and its number of outputs."""
+        return {"kind": "regression" if self.labels is None else "classification", "num_labels": self.num_labels}
+
+    def setup(self, processor: Any, *, seed: int, cache_dir: Path) -> None:
+        """Read, split and tokenise; see the protocol.
+
+        Raises:
+            ValueError: The data is missing or malformed, or a setting does not fit it.
+        """
+        if processor.model_max_length < self.max_length:
+            raise ValueError(
+                f"task.max_length={self.max_length} is more than the {processor.model_max_length} tokens of the "
+                "model; lower task.max_length."
+            )
+        identity = tokenizer_identity(processor)
+        key = (identity, seed, str(cache_dir))
+        if self._ready is not None and self._ready.key == key:
+            return
+        encode = partial(self._encode, tokenizer=processor, identity=identity, folder=Path(cache_dir) / "tokens")
+        examples = self._divide(self.read())
+        splits = {name: encode(split) for name, split in examples.items()}
+        self._ready = _Ready(key, splits, fingerprint(examples), encode, Padding.of(processor))
+        self._unlabelled = None
+
+    @property
+    def num_train_examples(self) -> int:
+        """Number of training examples."""
+        return len(self._setup_done().splits["train"])
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the texts and labels of train, validation and test."""
+        return self._setup_done().fingerprint
+
+    def train_loader(self, *, rank: int = 0, world_size: int = 1) -> DataLoader[Any]:
+        """Return shuffled batches of similar length; ``batch_sampler`` has ``set_epoch`` and ``skip``."""
+        ready = self._setup_done()
+        split, seed = ready.splits["train"], ready.key[1]
+        lengths = split.tokens.lengths
+        sampler = TrainBatchSampler(lengths, self.batch_size, seed=seed, rank=rank, world_size=world_size)
+        return make_loader(split, sampler, ready.padding, num_workers=self.num_workers, seed=seed)
+
+    def validation_loaders(self, *, rank: int = 0, world_size: int = 1) -> dict[str, DataLoader[Any]]:
+        """Return the validation set under ``validation``."""
+        return self._eval_loaders({"validation": self._setup_done().splits["validation"]}, rank, world_size)
+
+    def test_loaders(self, *, rank: int = 0, world_size: int = 1) -> dict[str, DataLoader[Any]]:
+        """Return the test set under ``test``, and further ones under names that start with it."""
+        splits = self._setup_done().splits
+        return self._eval_loaders({k: v for k, v in splits.items() if k.startswith("test")}, rank, world_size)
+
+    def predict_loaders(self, *, rank: int = 0, world_size: int = 1) -> dict[str, DataLoader[Any]]:
+        """Return the unlabelled official test sets, read when first asked for."""
+        return self._eval_loaders(self._unlabelled_splits(), rank, world_size)
+
+    def loss(self, outputs: Any, batch: dict[str, Tensor]) -> Tensor:
+        """Return the mean cross entropy, or the mean squared error of regression, in float32.
+
+        Args:
+            outputs: Has ``logits`` (B, num_labels).
+            batch: Has ``labels`` (B,).
+
+        Raises:
+            ValueError: The logits have another width, or a label is out of range.
+        """
+        logits, labels = outputs.logits.float(), batch["labels"]
+        if logits.shape[-1] != self.num_labels:
+            raise ValueError(
+                f"The model gives {logits.shape[-1]} logits but task {self.name} has {self.num_labels} labels; "
+                "load the model with the head that the task asks for."
+            )
+        if self.labels is None:
+            return functional.mse_loss(logits.squeeze(-1), labels.float())
+        # On an accelerator the look at the values would stop the pipeline at every step; ``setup`` has checked them.
+        if labels.device.type == "cpu" and bool(((labels < 0) | (labels >= self.num_labels)).any()):
+            raise ValueError(
+                f"A label of the batch is outside 0..{self.num_labels - 1}; correct task.labels or the data."
+            )
+        return functional.cross_entropy(logits, labels)
+
+    def decode(self, outputs: Any) -> Tensor:
+        """Return the most probable class (B,) int64, or the score (B,) float32."""
+        logits = outputs.logits
+        return logits.squeeze(-1).float() if self.labels is None else logits.argmax(dim=-1)
+
+    def new_metrics(self) -> MetricCollection:
+        """Return fresh copies of the task's metrics."""
+        return MetricCollection({name: metric.clone() for name, metric in self.metrics.items()})
+
+    def write_predictions(self, directory: Path, loader_name: str, predictions: Sequence[float | int]) -> Path:
+        """Write ``index`` and ``prediction`` (a label name, or a score clipped to its range) per row.
+
+        Raises:
+            ValueError: No such loader, a wrong number of predictions, or a prediction without a label.
+        """
+        splits = {**self._setup_done().splits, **self._unlabelled_splits()}
+        if loader_name not in splits:
+            raise ValueError(f"{self.name} has no split {loader_name!r}; use one of {sorted(splits)}.")
+        if len(predictions) != len(splits[loader_name]):
+            raise ValueError(
+                f"{len(predictions)} predictions for the {len(splits[loader_name])} rows of {self.name} {loader_name}; "
+                "give one per row, in the order of batch['index']."
+            )
+        limits = (self.score_range[0], self.score_range[1]) if self.score_range else None
+        lines = [format_prediction(value, self.labels, limits) for value in predictions]
+        return write_table(Path(directory) / self.file_name(loader_name), lines)
+
+    def describe(self) -> dict[str, Any]:
+        """Return split sizes, the validation convention, the few-shot sample, the source and the metrics."""
+        splits = self._setup_done().splits
+        return {
+            "name": self.name,
+            "rows": {name: len(split) for name, split in splits.items()},
+            "validation": "dev" if self.validation == "dev" else "train-split",
+            "split_seed": self.split_seed,
+            "shots": self.shots,
+            "sample_seed": None if self.shots is None else self.sample_seed,
+            "max_length": self.max_length,
+            "labels": None if self.labels is None else list(self.labels),
+            "metrics": list(self.metrics),
+            **self.source(),
+        }
+
+    def _setup_done(self) -> _Ready:
+        if self._ready is None:
+            raise RuntimeError(f"Task {self.name} has no data yet; call setup() first.")
+        return self._ready
+
+    def _divide(self, read: dict[str, Examples]) -> dict[str, Examples]:
+        train, splits = read["train"], dict(read)
+        if self.shots is not None:
+            splits["train"], splits["validation"] = few_shot(train, self.shots, self.sample_seed)
+        elif self.validation == "train" and "validation" not in read:
+            fields = range(len(train.texts[0])) if self.group_fields() is None else self.group_fields()
+            size = max(1, min(round(self.validation_fraction * len(train)), self.validation_max))
+            rest, chosen = grouped_split(group_rows(train.texts, list(fields or ())), size, self.split_seed)
+            splits["train"], splits["validation"] = train.take(rest), train.take(chosen)
+        if self.validation == "dev":
+            splits["validation"] = read["test"]
+        return splits
+
+    def _encode(self, examples: Examples, *, tokenizer: Any, identity: str, folder: Path) -> EncodedSplit:
+        labels = examples.label_array(None if self.labels is None else len(self.labels))
+        tokens = cached_tokens(
+            examples, tokenizer, identity=identity, max_length=self.max_length, label=self.name, cache_dir=folder
+        )
+        return EncodedSplit(tokens, labels)
+
+    def _unlabelled_splits(self) -> dict[str, EncodedSplit]:
+        if self._unlabelled is None:
+            encode = self._setup_done().encode
+            self._unlabelled = {name: encode(examples) for name, examples in self.read_unlabelled().items()}
+        return self._unlabelled
+
+    def _eval_loaders(self, splits: dict[str, EncodedSplit], rank: int, world: int) -> dict[str, DataLoader[Any]]:
+        ready, loaders = self._setup_done(), {}
+        for name, split in splits.items():
+            sampler = EvalBatchSampler(split.tokens.lengths, self.eval_batch_size, rank=rank, world_size=world)
+            loaders[name] = make_loader(split, sampler, ready.padding, num_workers=self.num_workers, seed=ready.key[1])
+        return loaders

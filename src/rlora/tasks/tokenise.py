@@ -1,0 +1,167 @@
+"""Texts to token ids once, kept on disk between runs.
+
+One safetensors file holds a split: all token ids in a row and where each example starts. It is written under a
+temporary name and renamed when whole; a checksum tells a damaged file from a good one.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from rlora.tasks.examples import Examples
+
+log = logging.getLogger(__name__)
+
+CACHE_FORMAT = 1
+CHUNK = 2000  # texts per call of the tokenizer: often enough for a moving bar, rarely enough to cost nothing
+SHOW_PROGRESS_FROM = 20_000  # rows, a second or two
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of N examples, laid end to end.
+
+    Attributes:
+        input_ids: Ids of all examples (L,), int32.
+        offsets: Start of each example and the end of the last (N + 1,), int64.
+        token_type_ids: Segment of each token (L,), uint8, or None where the tokenizer gives none.
+    """
+
+    input_ids: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    token_type_ids: NDArray[np.uint8] | None = None
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Number of tokens of each example (N,)."""
+        return np.diff(self.offsets)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays by name, without the absent one."""
+        named: dict[str, NDArray[Any]] = {"input_ids": self.input_ids, "offsets": self.offsets}
+        return named if self.token_type_ids is None else {**named, "token_type_ids": self.token_type_ids}
+
+    def checksum(self) -> str:
+        """Return a CRC-32 over all arrays."""
+        crc = 0
+        for _, array in sorted(self.arrays().items()):
+            crc = zlib.crc32(array.tobytes(), crc)
+        return f"{crc:08x}"
+
+
+def tokenizer_identity(tokenizer: Any) -> str:
+    """Return the SHA-256 (hex) of everything that decides which ids a text becomes."""
+    facts: dict[str, Any] = {
+        "class": type(tokenizer).__name__,
+        "inputs": list(tokenizer.model_input_names),
+        "truncation_side": tokenizer.truncation_side,
+    }
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        facts["backend"] = json.loads(backend.to_str())
+        # State of the last call, not of the tokenizer: it would change the digest once a text has been tokenised.
+        facts["backend"].pop("truncation", None)
+        facts["backend"].pop("padding", None)
+    else:
+        facts["vocabulary"] = tokenizer.get_vocab()
+        facts["settings"] = {key: str(value) for key, value in tokenizer.init_kwargs.items()}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def tokenise(examples: Examples, tokenizer: Any, *, max_length: int, label: str) -> Tokens:
+    """Tokenise examples of one or two text fields, cut to ``max_length`` tokens, with the special tokens.
+
+    Args:
+        examples: N examples.
+        tokenizer: A Hugging Face tokenizer.
+        max_length: Most tokens of an example; of a pair the longer text is cut first.
+        label: What the progress bar shows.
+    """
+    from rich.progress import Progress
+
+    ids: list[NDArray[np.int32]] = []
+    types: list[NDArray[np.uint8]] = []
+    lengths = [0]
+    hidden = len(examples) < SHOW_PROGRESS_FROM
+    with Progress(disable=hidden, transient=True) as bar:
+        job = bar.add_task(f"Tokenising {label}", total=len(examples))
+        for start in range(0, len(examples), CHUNK):
+            rows = examples.texts[start : start + CHUNK]
+            fields = [list(column) for column in zip(*rows, strict=True)]
+            encoded = tokenizer(*fields, truncation=True, max_length=max_length, return_attention_mask=False)
+            lengths.extend(len(row) for row in encoded["input_ids"])
+            ids.append(np.concatenate([np.asarray(row, dtype=np.int32) for row in encoded["input_ids"]]))
+            if "token_type_ids" in encoded:
+                types.append(np.concatenate([np.asarray(row, dtype=np.uint8) for row in encoded["token_type_ids"]]))
+            bar.advance(job, len(rows))
+    return Tokens(
+        np.concatenate(ids) if ids else np.zeros(0, dtype=np.int32),
+        np.cumsum(lengths, dtype=np.int64),
+        np.concatenate(types) if types else None,
+    )
+
+
+def cached_tokens(
+    examples: Examples, tokenizer: Any, *, identity: str, max_length: int, label: str, cache_dir: Path
+) -> Tokens:
+    """Return the tokens of ``examples`` from the cache, or tokenise and cache them.
+
+    The key covers the texts, the tokenizer, ``max_length`` and the file format, not the labels.
+
+    Args:
+        examples: N examples.
+        tokenizer: A Hugging Face tokenizer.
+        identity: Its ``tokenizer_identity``.
+        max_length: Most tokens of an example.
+        label: Task and split, for the file name and the progress bar.
+        cache_dir: Folder of the cache files.
+    """
+    key = f"{CACHE_FORMAT}|{examples.text_digest}|{identity}|{max_length}"
+    path = cache_dir / f"{label}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+    if path.exists():
+        try:
+            return _load(path, len(examples))
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            log.warning("The token cache %s is damaged (%s); it is built again.", path, error)
+    tokens = tokenise(examples, tokenizer, max_length=max_length, label=label)
+    try:
+        _save(tokens, path)
+    except OSError as error:
+        log.warning("The token cache %s could not be written (%s); the run goes on without it.", path, error)
+    return tokens
+
+
+def _load(path: Path, rows: int) -> Tokens:
+    with safe_open(path, framework="numpy") as file:
+        names = file.keys()
+        types = file.get_tensor("token_type_ids") if "token_type_ids" in names else None
+        tokens = Tokens(file.get_tensor("input_ids"), file.get_tensor("offsets"), types)
+        checksum = (file.metadata() or {}).get("checksum")
+    if len(tokens.offsets) != rows + 1 or tokens.checksum() != checksum:
+        raise ValueError("its contents do not match its checksum")
+    return tokens
+
+
+def _save(tokens: Tokens, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = save(tokens.arrays(), metadata={"checksum": tokens.checksum()})
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=".part")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)

@@ -1,0 +1,110 @@
+"""Tab-separated files without quoting, read strictly: a bad row is named by file and line."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rlora.tasks.examples import Examples
+
+log = logging.getLogger(__name__)
+
+ParseLabel = Callable[[str], int | float]
+
+
+def class_label(labels: Sequence[str]) -> ParseLabel:
+    """Return a function from a label name to its id, which raises ValueError with what was expected."""
+    ids = {name: index for index, name in enumerate(labels)}
+
+    def parse(text: str) -> int:
+        if text not in ids:
+            raise ValueError(f"label {text!r}, expected one of {list(labels)}")
+        return ids[text]
+
+    return parse
+
+
+def score_label(low: float, high: float) -> ParseLabel:
+    """Return a function from text to a score in ``[low, high]``, which raises ValueError with what was expected."""
+
+    def parse(text: str) -> float:
+        try:
+            score = float(text)
+        except ValueError:
+            score = float("nan")
+        if not low <= score <= high:
+            raise ValueError(f"score {text!r}, expected a number from {low:g} to {high:g}")
+        return score
+
+    return parse
+
+
+def _position(column: str | int, header: list[str] | None, width: int, path: Path) -> int:
+    if isinstance(column, str):
+        if header is None or column not in header:
+            found = "no header" if header is None else f"the columns {header}"
+            raise ValueError(f"{path}, line 1: has {found}, expected a column {column!r} (task.text, task.label).")
+        return header.index(column)
+    if not 0 <= column < width:
+        raise ValueError(f"{path}, line 1: has {width} columns, expected a column at position {column} (from 0).")
+    return column
+
+
+def read_tsv(
+    path: Path,
+    *,
+    text: Sequence[str | int],
+    label: str | int | None,
+    header: bool,
+    parse_label: ParseLabel,
+    incomplete_rows: str = "error",
+) -> Examples:
+    """Read the examples of a file.
+
+    Args:
+        path: The file, UTF-8 with or without a byte order mark, lines ended by LF or CRLF.
+        text: Columns of the text fields, by header name or by position from 0.
+        label: Column of the label, or None for an unlabelled file.
+        header: Whether the first line names the columns.
+        parse_label: Turns the label's text into an id or a score.
+        incomplete_rows: ``error``, or ``skip``: rows with a wrong number of columns or an empty text are left out of
+            labelled files, with a warning that counts them, and kept with what they have in unlabelled ones.
+
+    Raises:
+        ValueError: A row is malformed, a column is absent, or there are no rows.
+    """
+    texts: list[tuple[str, ...]] = []
+    labels: list[int | float] = []
+    skipped = 0
+    with path.open(encoding="utf-8-sig", errors="replace", newline="\n") as file:
+        first = file.readline().rstrip("\r\n").split("\t")
+        if not header:
+            file.seek(0)
+        width = len(first)
+        columns = [_position(column, first if header else None, width, path) for column in text]
+        target = None if label is None else _position(label, first if header else None, width, path)
+        for number, line in enumerate(file, start=2 if header else 1):
+            cells = line.rstrip("\r\n").split("\t")
+            problem = None if len(cells) == width else f"{len(cells)} columns, expected {width}"
+            row = tuple(cells[column] if column < len(cells) else "" for column in columns)
+            if problem is None and not all(field.strip() for field in row):
+                problem = f"an empty text column, expected text in columns {list(text)}"
+            if problem is not None and incomplete_rows == "error":
+                raise ValueError(f"{path}, line {number}: {problem}; correct the file under task.path.")
+            if problem is not None and target is not None:
+                skipped += 1
+                continue
+            texts.append(row)
+            if target is not None:
+                labels.append(_label(cells[target], parse_label, path, number))
+    if skipped:
+        log.warning("%s: %d incomplete rows are left out (task.incomplete_rows=skip).", path, skipped)
+    if not texts:
+        raise ValueError(f"{path} holds no rows; give a complete file under task.path.")
+    return Examples(texts, None if target is None else labels)
+
+
+def _label(text: str, parse: ParseLabel, path: Path, number: int) -> int | float:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise ValueError(f"{path}, line {number}: {error}; correct the file or task.labels.") from None

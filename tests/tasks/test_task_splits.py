@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from rlora.tasks.examples import Examples, fingerprint
+from rlora.tasks.splits import few_shot_rows, group_rows, grouped_split
+
+
+def test_groups_are_transitive_and_normalised():
+    texts = [("A man", "x"), ("a  MAN ", "y"), ("z", "Y"), ("q", "r"), ("r", "s")]
+    groups = group_rows(texts, [0, 1])
+    assert len(set(groups[:3])) == 1
+    assert groups[3] == groups[4] != groups[0]
+    assert len(set(group_rows(texts, [0]))) == 4
+
+
+def test_grouped_split_is_whole_seeded_and_sized():
+    groups = np.array([row // 3 for row in range(900)])
+    rest, chosen = grouped_split(groups, 90, seed=0)
+    assert len(chosen) == 90
+    assert sorted([*rest, *chosen]) == list(range(900))
+    assert not set(groups[rest]) & set(groups[chosen])
+    assert (grouped_split(groups, 90, seed=0)[1] == chosen).all()
+    assert (grouped_split(groups, 90, seed=1)[1] != chosen).any()
+
+
+def test_a_giant_group_stays_in_train():
+    groups = np.array([0] * 60 + list(range(1, 941)))
+    for seed in range(5):
+        assert 0 not in groups[grouped_split(groups, 100, seed)[1]]
+
+
+def test_no_validation_possible():
+    with pytest.raises(ValueError, match=r"task\.validation=dev"):
+        grouped_split(np.zeros(50, dtype=np.int64), 5, 0)
+
+
+def test_few_shot_is_balanced_disjoint_and_seeded():
+    labels = [row % 3 for row in range(99)]
+    train, validation = few_shot_rows(labels, 8, 13)
+    assert not set(train) & set(validation)
+    assert [sorted(labels[row] for row in rows) for rows in (train, validation)] == [sorted([0, 1, 2] * 8)] * 2
+    assert few_shot_rows(labels, 8, 13) == (train, validation) != few_shot_rows(labels, 8, 21)
+    with pytest.raises(ValueError, match=r"task\.shots=17 needs 34 .* class \d has 33; set task\.shots to at most 16"):
+        few_shot_rows(labels, 17, 13)
+
+
+def test_digests_tell_fields_and_labels_apart():
+    assert Examples([("ab", "c")]).text_digest != Examples([("a", "bc")]).text_digest
+    first, second = Examples([("a",)], [0]), Examples([("a",)], [1])
+    assert first.text_digest == second.text_digest
+    assert fingerprint({"train": first}) != fingerprint({"train": second}) != fingerprint({"test": second})
