@@ -1,0 +1,83 @@
+"""Collects what the run record tells about training."""
+
+import time
+from typing import Any
+
+import lightning as L
+from torch import Tensor
+
+from rlora.records import Training
+
+
+class Recorder(L.Callback):
+    """Keep scores by epoch, throughput and time; its state travels with checkpoints, so a resumed run has it all."""
+
+    def __init__(self) -> None:
+        self.history: list[dict[str, float]] = []
+        self.examples = 0
+        self.tokens: Tensor | int = 0  # stays on the device: no synchronisation in the step
+        self.step_seconds = 0.0
+        self.seconds = 0.0
+        self._epoch_started = self._fit_started = self._validation_started = self._validation_seconds = 0.0
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._fit_started = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the epoch's clock."""
+        self._epoch_started = time.perf_counter()
+        self._validation_seconds = 0.0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count examples and real tokens."""
+        self.examples += len(batch["labels"])
+        if "attention_mask" in batch:
+            self.tokens = self.tokens + batch["attention_mask"].sum()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Validation does not count as training time."""
+        self._validation_started = time.perf_counter()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """See `on_validation_start`."""
+        self._validation_seconds += time.perf_counter() - self._validation_started
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Close the epoch."""
+        tokens = int(self.tokens)  # waits for the device
+        now = time.perf_counter()
+        self.tokens = tokens
+        self.step_seconds += now - self._epoch_started - self._validation_seconds
+        self.seconds += now - self._fit_started
+        self._fit_started = now
+        scores = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.endswith("_step")}
+        scores = {k.removesuffix("_epoch"): v for k, v in scores.items()}
+        self.history.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **scores})
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run goes on from."""
+        names = ("history", "examples", "step_seconds", "seconds")
+        return {name: getattr(self, name) for name in names} | {"tokens": int(self.tokens)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint's state."""
+        for name, value in state_dict.items():
+            setattr(self, name, value)
+
+    def training(self, monitor: str, mode: str) -> Training:
+        """The record's part on training; the best epoch is the first with the best monitored score."""
+        scored = [row for row in self.history if monitor in row]
+        choose = max if mode == "max" else min
+        best = choose(scored, key=lambda row: row[monitor]) if scored else None
+        return Training(
+            epochs=len(self.history),
+            steps=int(self.history[-1]["step"]) if self.history else 0,
+            seconds=self.seconds,
+            examples_per_second=self.examples / self.step_seconds if self.step_seconds else 0.0,
+            tokens_per_second=int(self.tokens) / self.step_seconds if self.step_seconds else 0.0,
+            best_epoch=int(best["epoch"]) if best else None,
+            history=self.history,
+        )

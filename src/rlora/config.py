@@ -1,0 +1,107 @@
+"""Configs: building objects from them, showing them, flattening them, and saying what is wrong with them."""
+
+import difflib
+import inspect
+import re
+from typing import Any
+
+from hydra.errors import (
+    CompactHydraException,
+    ConfigCompositionException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.tree import Tree
+
+
+def build(node: Any, *args: Any, **runtime: Any) -> Any:
+    """Build the object a config node names by `_target_`: the one place that instantiates.
+
+    Runtime objects go straight to the constructor, untouched by the config system.
+
+    Args:
+        node: A mapping with `_target_`; nested ones are built too and containers become plain.
+        *args: Positional runtime arguments.
+        **runtime: Facts known only at run time, such as the number of labels.
+
+    Raises:
+        ValueError: the constructor does not take the node's options.
+    """
+    factory = instantiate(node, _partial_=True, _convert_="all")
+    try:
+        inspect.signature(factory).bind(*args, **runtime)
+    except TypeError as error:
+        raise ValueError(f"{node['_target_']} does not take these options: {error}") from None
+    return factory(*args, **runtime)
+
+
+def plain(config: Any) -> Any:
+    """A config as plain dicts, lists and values, resolved."""
+    return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+
+
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys to leaves, for loggers whose nested dicts would clash with sweep parameters."""
+    if isinstance(config, dict) and config:
+        return {key: value for name, inner in config.items() for key, value in flat(inner, f"{prefix}{name}.").items()}
+    return {prefix.removesuffix("."): config}
+
+
+def show(config: dict[str, Any], console: Console, choices: dict[str, str]) -> None:
+    """Print the composed config as a tree, each group with the option chosen."""
+    tree = Tree("[bold]config")
+    for key, value in config.items():
+        title = f"[bold]{key}[/] = {choices[key]}" if key in choices else f"[bold]{key}[/]"
+        if isinstance(value, dict) and value:
+            branch = tree.add(title)
+            for name, leaf in flat(value).items():
+                branch.add(f"{name}: {leaf}")
+        else:
+            tree.add(f"{title}: {value}")
+    console.print(tree)
+
+
+def explain(error: Exception, keys: list[str]) -> str:
+    """One sentence for an error of the config system, with the nearest valid names.
+
+    Args:
+        error: What Hydra or OmegaConf raised.
+        keys: All keys of the default config, for suggestions.
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return f"{group}={name} is unknown: {_nearest(name, list(error.options))}"
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown and isinstance(error, ConfigCompositionException):
+        return (
+            f"{unknown[1]} is not a key of the config: {_nearest(unknown[1], keys)} (+{unknown[1]}=... adds a new one)"
+        )
+    if isinstance(error, OverrideParseException):
+        return f"{text}: quote words that hold special characters, as in 'key=\"a b\"'"
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        return f"{text}: {' '.join(str(error.__cause__).split())}"
+    return text
+
+
+def is_config_error(error: BaseException) -> bool:
+    """Whether the config system raised it."""
+    return isinstance(error, CompactHydraException | OmegaConfBaseException)
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    last = word.rpartition(".")[2]
+    close += [key for key in known if key.rpartition(".")[2] == last and key not in close][:3]
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"choose one of {', '.join(sorted(known)[:40])}"
+
+
+def key_names(config: DictConfig) -> list[str]:
+    """All dotted keys of a config."""
+    return list(flat(OmegaConf.to_container(config, resolve=False)))

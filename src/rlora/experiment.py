@@ -1,0 +1,317 @@
+"""A run, from the composed config to the record: compose -> train -> test -> write."""
+
+import datetime
+import logging
+import os
+import sys
+import time
+import traceback
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import transformers
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning.pytorch.loggers import CSVLogger, Logger
+from omegaconf import DictConfig
+from rich.console import Console
+
+from rlora import restore
+from rlora.adapters import AdapterSet, files, inject
+from rlora.callbacks.recorder import Recorder
+from rlora.config import build, flat, plain, show
+from rlora.environment import environment
+from rlora.models.backbone import Backbone
+from rlora.module import FineTuning
+from rlora.records import Parameters, Record, Run, write_atomically, write_record
+from rlora.summary import print_summary
+from rlora.tasks.base import Task
+
+log = logging.getLogger(__name__)
+UNHELPFUL = (
+    ".*does not have many workers.*",
+    ".*Checkpoint directory .* exists.*",
+    ".*Experiment logs directory .* exists.*",
+    ".*custom batch sampler.*",
+    ".*isinstance.treespec.*",
+    ".*You defined a `validation_step` but have no.*",
+)
+GROUPS = ("task", "model", "adapter", "regularizer")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What Hydra tells about a job beside its config.
+
+    Args:
+        directory: Where the run writes.
+        choices: Group to option.
+        words: The overrides on the command line.
+        multirun: Whether it is one of several.
+    """
+
+    directory: Path
+    choices: dict[str, str]
+    words: list[str]
+    multirun: bool = False
+
+
+def hydra_job() -> Job:
+    """The job Hydra is running now."""
+    hydra = HydraConfig.get()
+    choices = {str(group): str(option) for group, option in hydra.runtime.choices.items() if option is not None}
+    choices = {group: option for group, option in choices.items() if not group.startswith("hydra/")}
+    multirun = hydra.mode == RunMode.MULTIRUN
+    return Job(Path(hydra.runtime.output_dir), choices, list(hydra.overrides.task), multirun)
+
+
+def run(config: DictConfig, job: Job) -> float | None:
+    """Run one job and return its monitored score on the validation split, for a sweeper to optimise.
+
+    On failure the traceback is left in error.log, and no results.json.
+    """
+    console = Console()
+    try:
+        record = Experiment(plain(config), job, console).run()
+    except BaseException:
+        job.directory.mkdir(parents=True, exist_ok=True)
+        (job.directory / "error.log").write_text(traceback.format_exc())
+        raise
+    print_summary(record, console)
+    return record.scores.get(record.monitor)
+
+
+class Experiment:
+    """One run's parts, built in order, and what is done with them."""
+
+    def __init__(self, config: dict[str, Any], job: Job, console: Console) -> None:
+        self.job, self.console = job, console
+        self.started, self.clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
+        self.saved: restore.Saved | None = None
+        self.choices = job.choices
+        if config["ckpt_path"] is not None:
+            self.saved = restore.find_saved(config["ckpt_path"], resume=config["train"])
+            resume = self.saved.checkpoint is not None and config["train"]
+            config, self.choices = restore.bring(config, job.choices, self.saved, job.words, resume=resume)
+        self.config = config
+        check(config, job)
+        saved_config = yaml.safe_dump({"choices": self.choices, **config}, sort_keys=False)
+        write_atomically(job.directory / restore.CONFIG, saved_config.encode())
+        if config["print_config"]:
+            show(config, console, self.choices)
+
+    def run(self) -> Record:
+        """Train if asked to, test, predict, and write what is left of it."""
+        quieten()
+        config = self.config
+        L.seed_everything(config["seed"], workers=True, verbose=False)
+        self.task: Task = build(config["task"])
+        self.backbone: Backbone = build(config["model"], **self.task.head(), seed=config["seed"])
+        self.task.setup(self.backbone.tokenizer, seed=config["seed"], cache_dir=Path(config["paths"]["cache"]))
+        self.adapters: AdapterSet = inject(
+            self.backbone.net,
+            build(config["adapter"]),
+            seed=config["seed"],
+            head=self.backbone.head_parameters(self.task.trained_modules),
+        )
+        self.module = self._module()
+        self.recorder = Recorder()
+        failed = True
+        try:
+            self.trainer = self._trainer()
+            scores = self._train() if config["train"] else {}
+            if not config["train"]:
+                self._load_for_evaluation()
+            record = self._finish(scores)
+            failed = False
+        finally:
+            _close_wandb(failed)
+        return record
+
+    def _module(self) -> FineTuning:
+        config = self.config
+        identity = {
+            "backbone": self.backbone.fingerprint,
+            "random_structure": self.adapters.digest,
+            "method": repr(files.describe_method(self.adapters.method)),
+        }
+        module = FineTuning(
+            adapters=self.adapters,
+            task=self.task,
+            regularizer=build(config["regularizer"]),
+            optimizer=lambda groups: build(config["optimizer"], groups),
+            scheduler=lambda optimizer, total_steps: build(config["scheduler"], optimizer, total_steps=total_steps),
+            seed=config["seed"],
+            identity=identity,
+            run_config={"choices": self.choices, **config},
+        )
+        if config["compile"]:
+            module.net.compile()
+        return module
+
+    def _trainer(self) -> L.Trainer:
+        monitor = f"validation/{self.task.monitor}"
+        callbacks: list[L.Callback] = [self.recorder]
+        for node in (self.config["callbacks"] or {}).values():
+            watched = {"monitor": monitor, "mode": self.task.mode} if "monitor" in node else {}
+            callbacks.append(build({k: v for k, v in node.items() if k not in watched}, **watched))
+        loggers: list[Logger] = [build(node) for node in (self.config["logger"] or {}).values()]
+        for logger in loggers:
+            if isinstance(logger, CSVLogger):
+                continue  # config.yaml says it already
+            logger.log_hyperparams({**flat(self.config), **{k: self.choices.get(k, "") for k in GROUPS}})
+        trainer: L.Trainer = build(self.config["trainer"], logger=loggers, callbacks=callbacks)
+        return trainer
+
+    def _train(self) -> dict[str, float]:
+        """Fit, return to the best epoch, and save the adapter; gives the best epoch's validation scores."""
+        checkpoint = self.saved.checkpoint if self.saved else None
+        if self.saved and self.saved.adapter:
+            self._load_adapter(self.saved.adapter)  # a start, not a resumption: optimizer and epochs begin anew
+        if checkpoint:
+            self._check_unfinished(checkpoint)
+        self.trainer.fit(self.module, ckpt_path=checkpoint, weights_only=True)
+        if self.trainer.interrupted:
+            raise KeyboardInterrupt
+        best = self.trainer.checkpoint_callback.best_model_path if self.trainer.checkpoint_callback else ""  # type: ignore[attr-defined]
+        training = self.recorder.training(f"validation/{self.task.monitor}", self.task.mode)
+        if not best:
+            return {k: v for k, v in training.history[-1].items() if k.startswith("validation")}
+        state = restore.read_checkpoint(Path(best))
+        self.module.on_load_checkpoint(state)
+        self.module.load_state_dict(state["state_dict"])
+        row = next(row for row in training.history if row["epoch"] == training.best_epoch)
+        return {key: value for key, value in row.items() if key.startswith("validation")}
+
+    def _check_unfinished(self, checkpoint: Path) -> None:
+        state = restore.read_checkpoint(checkpoint)
+        epochs, limit = state["epoch"] + 1, self.config["trainer"]["max_epochs"]
+        if limit is not None and 0 <= limit <= epochs:
+            raise ValueError(
+                f"ckpt_path={self.config['ckpt_path']} has trained {epochs} of trainer.max_epochs={limit} epochs: "
+                "set trainer.max_epochs higher to go on, or train=false to evaluate it"
+            )
+
+    def _load_for_evaluation(self) -> None:
+        saved = self.saved
+        if saved is None:
+            log.warning("train=false without ckpt_path: the untrained model is evaluated")
+        elif saved.adapter:
+            self._load_adapter(saved.adapter)
+        elif saved.checkpoint:
+            state = restore.read_checkpoint(saved.checkpoint)
+            self.module.on_load_checkpoint(state)
+            self.module.load_state_dict(state["state_dict"])
+
+    def _load_adapter(self, directory: Path) -> None:
+        same_task = self.saved is not None and self.saved.config["choices"].get("task") == self.choices.get("task")
+        if not same_task and not self.config["train"]:
+            raise ValueError(
+                f"{directory} was trained on task={self.saved.config['choices'].get('task')}, its head does not answer "  # type: ignore[union-attr]
+                f"task={self.choices.get('task')}: leave task= out, or train=true to start from the adapter"
+            )
+        if not same_task:
+            log.info("the saved head belongs to another task: the adapter is loaded, the head starts anew")
+        files.load(self.adapters, directory, fingerprint=self.backbone.fingerprint, head=same_task)
+
+    def _finish(self, scores: dict[str, float]) -> Record:
+        config, directory = self.config, self.job.directory
+        size = self._save_adapter() if config["train"] else None
+        if config["test"]:
+            self.trainer.test(self.module, verbose=False)
+            scores |= {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("test")}
+        if config["predict"]:
+            self._predict()
+        record = self._record(scores, size)
+        for logger in self.trainer.loggers:
+            logger.log_metrics({f"final/{key}": value for key, value in record.scores.items()})
+            logger.log_metrics({k: float(v) for k, v in flat(asdict(record.parameters), "parameters/").items()})
+            logger.finalize("success")
+        if self.trainer.is_global_zero:
+            write_record(record, directory)
+        return record
+
+    def _save_adapter(self) -> int | None:
+        if not self.trainer.is_global_zero:
+            return None
+        source = {"source": self.backbone.source, "fingerprint": self.backbone.fingerprint}
+        extra = {"config": self.module.run_config}
+        return files.save(self.adapters, self.job.directory / "adapter", backbone=source, extra=extra)
+
+    def _predict(self) -> None:
+        outputs = self.trainer.predict(self.module) or []
+        names = self.module.loader_names["predict"]
+        if not names:
+            raise ValueError(f"predict=true, but task={self.task.name} has no unlabelled test split here")
+        for name, batches in zip(names, outputs if len(names) > 1 else [outputs], strict=True):
+            index = torch.cat([rows for rows, _ in batches])
+            values = torch.cat([predicted for _, predicted in batches])[index.argsort()]
+            file = self.task.write_predictions(self.job.directory / "predictions", name, values.tolist())
+            log.info("predictions: %s", file)
+
+    def _record(self, scores: dict[str, float], size: int | None) -> Record:
+        config, report, monitor = self.config, self.adapters.report(), f"validation/{self.task.monitor}"
+        return Record(
+            run=Run(
+                **{group: self.choices.get(group, "") for group in GROUPS},
+                seed=config["seed"],
+                directory=str(self.job.directory),
+                started=self.started.isoformat(timespec="seconds"),
+                seconds=time.perf_counter() - self.clock,
+                command=self.job.words,
+                trained=config["train"],
+                from_checkpoint=config["ckpt_path"],
+            ),
+            parameters=Parameters(report.adapter, report.head, report.backbone, report.percent),
+            scores=scores,
+            monitor=monitor,
+            training=self.recorder.training(monitor, self.task.mode),
+            environment=environment(self.trainer.strategy.root_device, str(self.trainer.precision)),
+            data={**self.task.describe(), "fingerprint": self.task.fingerprint},
+            backbone={
+                "source": self.backbone.source,
+                "fingerprint": self.backbone.fingerprint,
+                "random_structure": self.adapters.digest,
+            },
+            adapter_file_bytes=size,
+            config=self.module.run_config,
+        )
+
+
+def check(config: dict[str, Any], job: Job) -> None:
+    """Refuse settings that cannot work together, before anything heavy is loaded.
+
+    Raises:
+        ValueError: one sentence on what to change.
+    """
+    seed = config["seed"]
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed!r} must be a whole number in 0..{2**32 - 1}")
+    devices = config["trainer"].get("devices", 1)
+    launched = any(name in os.environ for name in ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS"))
+    if job.multirun and devices not in (1, "1") and not launched:
+        raise ValueError(
+            f"a multirun with trainer.devices={devices} would run the whole sweep once a process: use one device, or "
+            "start the processes with torchrun or Slurm"
+        )
+
+
+def quieten() -> None:
+    """Keep advice of the libraries, which a user can do nothing about, off the console."""
+    transformers.utils.logging.disable_progress_bar()
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for text in UNHELPFUL:
+        warnings.filterwarnings("ignore", text)
+
+
+def _close_wandb(failed: bool) -> None:
+    """End the W&B run of this job, or the next one of a multirun would join it."""
+    wandb = sys.modules.get("wandb")  # not imported here: most runs do without
+    if wandb is not None and wandb.run is not None:
+        wandb.finish(exit_code=1 if failed else 0)

@@ -1,0 +1,1 @@
+"""Backbones: pretrained transformers from the hub, a directory, a package, or at random."""

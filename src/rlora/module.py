@@ -1,0 +1,187 @@
+"""The training loop's content: batch -> backbone with adapters -> task loss -> regularizer -> log."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+from torchmetrics import MetricCollection
+
+from rlora.adapters import AdapterSet
+from rlora.regularizers.base import Regularizer
+from rlora.tasks.base import Task
+
+Batch = dict[str, Tensor]
+
+
+def step_seed(*parts: int) -> int:
+    """Seed of one training step's dropout, a pure function of (seed, epoch, batch, rank), so that resuming is exact."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1
+
+
+class FineTuning(L.LightningModule):
+    """Fine-tune an adapted backbone on a task under a regularizer.
+
+    Only what trains enters the optimizer and the checkpoints.
+
+    Args:
+        adapters: What `inject` gave for the backbone.
+        task: A task that is set up.
+        regularizer: Changes the loss, or leaves it.
+        optimizer: Makes the optimizer from the groups of trained parameters.
+        scheduler: Makes the learning-rate schedule from optimizer and total_steps.
+        seed: Seed of dropout.
+        identity: Plain facts that a checkpoint must share with a model to be loaded into it.
+        run_config: The resolved config, stored in checkpoints.
+    """
+
+    def __init__(
+        self,
+        *,
+        adapters: AdapterSet,
+        task: Task,
+        regularizer: Regularizer,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        scheduler: Callable[..., LRScheduler],
+        seed: int,
+        identity: dict[str, Any],
+        run_config: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.net = adapters.model.train()  # loaded in evaluation mode, which would leave its dropout off
+        self.regularizer = regularizer
+        self.adapter_set, self.task, self.seed = adapters, task, seed
+        self._make_optimizer, self._make_scheduler = optimizer, scheduler
+        self.identity, self.run_config = identity, run_config
+        self.loader_names: dict[str, list[str]] = {}
+        self.metrics = nn.ModuleDict()
+        regularizer.prepare(self.parameter_groups(), task.num_train_examples)
+
+    def parameter_groups(self) -> dict[str, dict[str, nn.Parameter]]:
+        """What trains, by group and stable name."""
+        return {"adapter": self.adapter_set.adapter_parameters(), "head": self.adapter_set.head_parameters()}
+
+    # data
+
+    def train_dataloader(self) -> DataLoader:
+        """This rank's share of the training batches, from where a restored run stopped."""
+        loader = self.task.train_loader(rank=self.trainer.global_rank, world_size=self.trainer.world_size)
+        loader.batch_sampler.set_epoch(self.trainer.current_epoch)  # type: ignore[union-attr]
+        if self.trainer.fit_loop.restarted_mid_epoch:
+            done = self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
+            loader.batch_sampler.skip(done)  # type: ignore[union-attr]
+        return loader
+
+    def val_dataloader(self) -> list[DataLoader]:
+        """The validation split."""
+        return self._evaluation_loaders("validation", self.task.validation_loaders)
+
+    def test_dataloader(self) -> list[DataLoader]:
+        """The test splits."""
+        return self._evaluation_loaders("test", self.task.test_loaders)
+
+    def predict_dataloader(self) -> list[DataLoader]:
+        """The unlabelled splits."""
+        return self._evaluation_loaders("predict", self.task.predict_loaders)
+
+    def _evaluation_loaders(self, stage: str, make: Callable[..., dict[str, DataLoader]]) -> list[DataLoader]:
+        loaders = make(rank=self.trainer.global_rank, world_size=self.trainer.world_size)
+        self.loader_names[stage] = list(loaders)
+        for name in loaders:
+            if stage != "predict" and name not in self.metrics:
+                self.metrics[name] = self.task.new_metrics().clone(prefix=f"{name}/").to(self.device)
+        return list(loaders.values())
+
+    # steps
+
+    def forward(self, batch: Batch) -> Any:
+        """Run the backbone on a batch; the task's own keys stay out."""
+        return self.net(**{key: value for key, value in batch.items() if key not in ("labels", "index")})
+
+    def on_train_epoch_start(self) -> None:
+        """Tell the sampler which epoch's order to take."""
+        self.trainer.train_dataloader.batch_sampler.set_epoch(self.current_epoch)  # type: ignore[union-attr]
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed the step's dropout."""
+        torch.manual_seed(step_seed(self.seed, self.current_epoch, batch_idx, self.global_rank))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One batch's objective."""
+        with self.regularizer.perturbed():
+            loss = self.task.loss(self(batch), batch)
+        objective = self.regularizer.objective(loss)
+        size = len(batch["labels"])
+        self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, prog_bar=True, batch_size=size)
+        return objective
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Score one batch."""
+        self._evaluate("validation", batch, dataloader_idx)
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Score one batch."""
+        self._evaluate("test", batch, dataloader_idx)
+
+    def _evaluate(self, stage: str, batch: Batch, dataloader_idx: int) -> None:
+        name = self.loader_names[stage][dataloader_idx]
+        outputs = self(batch)
+        loss = self.task.loss(outputs, batch)
+        metrics: MetricCollection = self.metrics[name]  # type: ignore[assignment]
+        metrics.update(self.task.decode(outputs), batch["labels"])
+        options: dict[str, Any] = {
+            "on_step": False,
+            "on_epoch": True,
+            "add_dataloader_idx": False,
+            "batch_size": len(batch["labels"]),
+        }
+        self.log(f"{name}/loss", loss, sync_dist=self.trainer.world_size > 1, **options)
+        self.log_dict(metrics, prog_bar=stage == "validation", **options)
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> tuple[Tensor, Tensor]:
+        """Rows' positions and predictions."""
+        return batch["index"].cpu(), self.task.decode(self(batch)).cpu()
+
+    # optimization
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Optimizer over what trains, schedule over optimizer steps."""
+        optimizer = self._make_optimizer(self.parameter_groups())
+        total = int(self.trainer.estimated_stepping_batches)
+        scheduler = self._make_scheduler(optimizer, total_steps=total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # checkpoints
+
+    def _kept(self) -> set[str]:
+        """Keys of state_dict that a checkpoint holds: the trained parameters and the regularizer's state."""
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        return {key for key in self.state_dict() if key in trained or key.startswith("regularizer.")}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Drop what is frozen; add what a load has to agree with."""
+        kept = self._kept()
+        checkpoint["state_dict"] = {key: v for key, v in checkpoint["state_dict"].items() if key in kept}
+        checkpoint["rlora"] = {"identity": self.identity, "config": self.run_config}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a foreign checkpoint, then fill in the frozen part from the model itself, so that loading is strict.
+
+        Raises:
+            ValueError: it belongs to another backbone, adapter or random structure.
+        """
+        saved = checkpoint.get("rlora", {}).get("identity", {})
+        other = [key for key in self.identity if saved.get(key) != self.identity[key]]
+        if other:
+            told = "; ".join(f"{key}: saved {saved.get(key)}, here {self.identity[key]}" for key in other)
+            raise ValueError(f"the checkpoint belongs to another run and cannot be loaded ({told})")
+        state, kept = checkpoint["state_dict"], self._kept()
+        if set(state) != kept:
+            differing = sorted(set(state) ^ kept)[:3]
+            raise ValueError(f"the checkpoint does not hold what trains here; it differs in {', '.join(differing)}")
+        checkpoint["state_dict"] = {key: state.get(key, value) for key, value in self.state_dict().items()}

@@ -1,0 +1,139 @@
+"""The run record, results.json: one schema, one writer, one reader; standard library only."""
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+FILE = "results.json"
+
+
+@dataclass
+class Run:
+    """What was run: the choices of the command line, and how it ended."""
+
+    task: str
+    model: str
+    adapter: str
+    regularizer: str
+    seed: int
+    directory: str
+    started: str
+    seconds: float
+    command: list[str]
+    trained: bool
+    from_checkpoint: str | None = None
+
+
+@dataclass
+class Parameters:
+    """How many numbers train: by the adapter, by the head beside it; and how many the backbone has."""
+
+    adapter: int
+    head: int
+    backbone: int
+    percent: float
+
+
+@dataclass
+class Training:
+    """The training itself; seconds are wall time of fitting, validation included."""
+
+    epochs: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    examples_per_second: float = 0.0
+    tokens_per_second: float = 0.0
+    best_epoch: int | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass
+class Environment:
+    """Where and with what it ran; memory in MiB."""
+
+    host: str
+    platform: str
+    device: str
+    precision: str
+    threads: int
+    peak_memory_mib: float
+    peak_device_memory_mib: float | None
+    git_commit: str | None
+    git_dirty: bool | None
+    versions: dict[str, str]
+
+
+@dataclass
+class Record:
+    """All that a finished run leaves in numbers.
+
+    Args:
+        scores: Final scores by "<stage>/<metric>".
+        monitor: The score the best epoch was chosen by.
+        data: The task's facts: splits, sizes, convention, source, fingerprint.
+        backbone: Its source and fingerprint.
+        adapter_file_bytes: Size of adapter.safetensors, the head apart; None where nothing was saved.
+        config: The resolved config.
+    """
+
+    run: Run
+    parameters: Parameters
+    scores: dict[str, float]
+    monitor: str
+    training: Training
+    environment: Environment
+    data: dict[str, Any]
+    backbone: dict[str, str]
+    adapter_file_bytes: int | None
+    config: dict[str, Any]
+    schema: int = SCHEMA
+
+
+def write_record(record: Record, directory: Path) -> Path:
+    """Write results.json at once or not at all, so that its presence means a finished run."""
+    return write_atomically(directory / FILE, (json.dumps(asdict(record), indent=2) + "\n").encode())
+
+
+def read_record(path: Path) -> Record:
+    """Read results.json, given itself or its run directory.
+
+    Raises:
+        ValueError: no record, unreadable, or of another schema.
+    """
+    path = path / FILE if path.is_dir() else path
+    try:
+        raw = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist: the run did not finish, or this is not a run directory") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as a run record: {error}") from error
+    schema = raw.get("schema") if isinstance(raw, dict) else None
+    if schema != SCHEMA:
+        raise ValueError(f"{path} has record schema {schema}, this version reads schema {SCHEMA}")
+    parts = {"run": Run, "parameters": Parameters, "training": Training, "environment": Environment}
+    try:
+        return Record(**{key: parts[key](**value) if key in parts else value for key, value in raw.items()})
+    except TypeError as error:
+        known = ", ".join(item.name for item in fields(Record))
+        raise ValueError(f"{path} does not hold a record's fields ({known}): {error}") from error
+
+
+def write_atomically(path: Path, content: bytes) -> Path:
+    """Write a file so that a reader finds the old one, the new one or none, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path

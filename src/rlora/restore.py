@@ -1,0 +1,138 @@
+"""What `ckpt_path` names: a run folder, its adapter folder or a .ckpt file; and the config that comes back with it."""
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from rlora.adapters import files
+
+CONFIG = "config.yaml"
+BROUGHT = ("model", "task", "adapter", "seed", "regularizer")  # what an evaluation takes from the saved config
+RESUMED = (*BROUGHT, "optimizer", "scheduler", "trainer")  # what going on with a training takes besides
+OF_THE_MACHINE = {"accelerator", "devices", "num_nodes", "strategy", "default_root_dir"}  # stay as they are here
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A saved model.
+
+    Args:
+        path: As it was given.
+        adapter: Its adapter folder, if it has one.
+        checkpoint: Its Lightning checkpoint, if it has one.
+        config: The resolved config it was trained with, with the groups' `choices`.
+    """
+
+    path: Path
+    adapter: Path | None
+    checkpoint: Path | None
+    config: dict[str, Any]
+
+
+def find_saved(path: str, *, resume: bool) -> Saved:
+    """Look at what lies under a path.
+
+    Args:
+        path: Run folder, adapter folder or .ckpt file.
+        resume: Whether training goes on from it (then a run folder gives its last checkpoint) or it is evaluated (then
+            its adapter folder, or the best checkpoint of a run that did not finish).
+
+    Raises:
+        ValueError: nothing loadable lies there.
+    """
+    place = Path(path).expanduser()
+    if place.is_file():
+        return Saved(place, None, place, read_checkpoint(place)["rlora"]["config"])
+    if (place / files.CARD).is_file():
+        return Saved(place, place, None, files.read_card(place)["config"])
+    if not (place / CONFIG).is_file():
+        raise ValueError(
+            f"ckpt_path={path} is neither a run folder (with {CONFIG}), nor an adapter folder (with {files.CARD}), "
+            "nor a .ckpt file"
+        )
+    config = yaml.safe_load((place / CONFIG).read_text())
+    adapter, last = place / "adapter", place / "checkpoints" / "last.ckpt"
+    best = place / "checkpoints" / "best.ckpt"
+    if resume and last.is_file():
+        return Saved(place, None, last, config)
+    if not resume and (adapter / files.CARD).is_file():
+        return Saved(place, adapter, None, config)
+    if not resume and best.is_file():
+        return Saved(place, None, best, config)
+    needed = "checkpoints/last.ckpt to go on from" if resume else "adapter folder and no checkpoint"
+    raise ValueError(f"ckpt_path={path} holds no {needed}: that run stopped before its first epoch ended")
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a Lightning checkpoint of this project, refusing anything but tensors and plain values.
+
+    Raises:
+        ValueError: damaged, or of another project.
+    """
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is damaged, cut short, or no checkpoint: {str(error).splitlines()[0]}") from error
+    if not isinstance(checkpoint, dict) or "rlora" not in checkpoint:
+        raise ValueError(f"{path} is a checkpoint, but not of this project")
+    return checkpoint
+
+
+def bring(
+    config: dict[str, Any], choices: dict[str, str], saved: Saved, words: Sequence[str], *, resume: bool
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Lay the saved sections under the words of the command line.
+
+    A group named on the command line (`task=rte`) is taken as composed; single keys (`task.batch_size=8`) are laid over
+    the saved section; everything else in these sections is as it was saved.
+
+    Args:
+        config: The composed config, plain.
+        choices: Group to option, as composed.
+        saved: What `ckpt_path` named.
+        words: The overrides on the command line.
+        resume: Whether training goes on, so that its settings come back too.
+
+    Returns:
+        The config to run and the choices to name it by.
+    """
+    keys = [word.lstrip("+~").partition("=")[0] for word in words]
+    merged, named = dict(config), dict(choices)
+    for section in RESUMED if resume else BROUGHT:
+        if section not in saved.config or section in keys:
+            continue
+        merged[section] = _overlaid(section, config, saved.config[section], keys)
+        if section in saved.config.get("choices", {}):
+            named[section] = saved.config["choices"][section]
+    return merged, named
+
+
+def _overlaid(section: str, config: dict[str, Any], saved: Any, keys: Sequence[str]) -> Any:
+    if not isinstance(saved, dict):
+        return saved
+    result = dict(saved)
+    if section == "trainer":
+        result |= {key: value for key, value in config[section].items() if key in OF_THE_MACHINE}
+    for key in keys:
+        head, *path = key.split(".")
+        if head == section and path:
+            _set(result, path, _get(config[section], path))
+    return result
+
+
+def _get(tree: Any, path: Sequence[str]) -> Any:
+    for part in path:
+        tree = tree[part]
+    return tree
+
+
+def _set(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for part in path[:-1]:
+        tree[part] = dict(tree.get(part) or {})
+        tree = tree[part]
+    tree[path[-1]] = value

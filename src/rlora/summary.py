@@ -1,0 +1,34 @@
+"""The small table at the end of a run."""
+
+from rich.console import Console
+from rich.table import Table
+
+from rlora.records import Record
+
+
+def print_summary(record: Record, console: Console) -> None:
+    """Print what was trained, how well it scored, what it cost and where it lies."""
+    run, parameters, training = record.run, record.parameters, record.training
+    table = Table(title=f"{run.adapter} on {run.task} ({run.model}, seed {run.seed})", show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    table.add_row("trained by the adapter", f"{parameters.adapter:,} ({parameters.percent:.3g} % of the backbone)")
+    table.add_row("trained in the head", f"{parameters.head:,}")
+    for name, score in record.scores.items():
+        if not name.endswith("/loss"):
+            table.add_row(name, f"{score:.4f}")
+    if training.epochs:
+        speed = f"{training.examples_per_second:.0f} examples/s, {training.tokens_per_second:.0f} tokens/s"
+        table.add_row("training", f"{training.epochs} epochs in {training.seconds:.1f} s, {speed}")
+    table.add_row("whole run", f"{run.seconds:.1f} s")
+    table.add_row("peak memory", _memory(record))
+    if record.adapter_file_bytes is not None:
+        table.add_row("adapter file", f"{record.adapter_file_bytes / 1e6:.3f} MB")
+    table.add_row("run", run.directory)
+    console.print(table)
+
+
+def _memory(record: Record) -> str:
+    device = record.environment.peak_device_memory_mib
+    host = f"{record.environment.peak_memory_mib:,.0f} MiB"
+    return host if device is None else f"{host}, {device:,.0f} MiB on {record.environment.device}"
