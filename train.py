@@ -1,14 +1,17 @@
 """Train and evaluate: python train.py adapter=rlora task=mnli."""
 
+import errno
 import os
 import sys
 import traceback
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
-from rlora.config import explain, is_config_error, key_names
+from rlora.config import explain, hydra_job, is_config_error, key_names
 
+CONF = Path(__file__).parent / "conf"
 ASKED_FOR_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 EXPECTED = (ValueError, OSError)  # what wrong input raises; anything else is a fault of ours and shows its traceback
 
@@ -18,13 +21,34 @@ def job(config: DictConfig) -> float | None:
     """Run one job; Hydra calls it with the composed config."""
     from rlora import experiment  # heavy: a mistyped word is answered without it
 
-    return experiment.run(config, experiment.hydra_job())
+    return experiment.run(config, hydra_job())
 
 
-def default_keys() -> list[str]:
-    """All keys of the default config, to suggest from."""
+def chosen_groups() -> dict[str, str]:
+    """The groups named on the command line, such as adapter=lora."""
+    words = (word.partition("=") for word in sys.argv[1:])
+    return {group: option for group, _, option in words if option and (CONF / group).is_dir()}
+
+
+def tell_config_error(error: Exception) -> str:
+    """One sentence on a wrong word, with the nearest valid ones under the groups chosen."""
+    groups = chosen_groups()
+    swept = {group for group, option in groups.items() if "," in option}
+    known = [f"{g}={o}" for g, o in groups.items() if (CONF / g / f"{o}.yaml").is_file()]
     with hydra.initialize(version_base="1.3", config_path="conf"):
-        return key_names(hydra.compose("train"))
+        keys = key_names(hydra.compose("train", known))
+    return explain(error, keys, swept)
+
+
+def tell(error: Exception) -> str:
+    """One sentence on what went wrong."""
+    if is_config_error(error):
+        return tell_config_error(error)
+    if not isinstance(error, EXPECTED):
+        traceback.print_exception(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"the disk is full ({error.filename or 'while writing the run'}): free some of it or set paths.outputs"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def main() -> None:
@@ -37,11 +61,7 @@ def main() -> None:
     except Exception as error:
         if ASKED_FOR_TRACEBACK:
             raise
-        if is_config_error(error):
-            sys.exit(f"error: {explain(error, default_keys())}")
-        if not isinstance(error, EXPECTED):
-            traceback.print_exc()
-        sys.exit(f"error: {' '.join(str(error).split()) or type(error).__name__}")
+        sys.exit(f"error: {tell(error)}")
 
 
 if __name__ == "__main__":

@@ -3,19 +3,24 @@
 import difflib
 import inspect
 import re
+from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import (
     CompactHydraException,
     ConfigCompositionException,
     MissingConfigException,
     OverrideParseException,
 )
-from hydra.utils import instantiate
+from hydra.types import RunMode
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.tree import Tree
+
+from rlora.job import Job
 
 
 def build(node: Any, *args: Any, **runtime: Any) -> Any:
@@ -31,12 +36,13 @@ def build(node: Any, *args: Any, **runtime: Any) -> Any:
     Raises:
         ValueError: the constructor does not take the node's options.
     """
-    factory = instantiate(node, _partial_=True, _convert_="all")
-    try:
-        inspect.signature(factory).bind(*args, **runtime)
-    except TypeError as error:
-        raise ValueError(f"{node['_target_']} does not take these options: {error}") from None
-    return factory(*args, **runtime)
+    parameters = inspect.signature(get_object(node["_target_"])).parameters
+    takes_any = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values())
+    unknown = [key for key in node if not str(key).startswith("_") and key not in parameters]
+    if unknown and not takes_any:
+        allowed = ", ".join(name for name in parameters if name not in runtime)
+        raise ValueError(f"{node['_target_']} has no option {', '.join(map(str, unknown))}: it takes {allowed}")
+    return instantiate(node, _partial_=True, _convert_="all")(*args, **runtime)
 
 
 def plain(config: Any) -> Any:
@@ -65,18 +71,25 @@ def show(config: dict[str, Any], console: Console, choices: dict[str, str]) -> N
     console.print(tree)
 
 
-def explain(error: Exception, keys: list[str]) -> str:
+def explain(error: Exception, keys: list[str], swept: set[str]) -> str:
     """One sentence for an error of the config system, with the nearest valid names.
 
     Args:
         error: What Hydra or OmegaConf raised.
-        keys: All keys of the default config, for suggestions.
+        keys: All keys of the config, for suggestions.
+        swept: The groups that the command line sweeps over several options.
     """
     text = " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"{group}={name} is unknown: {_nearest(name, list(error.options))}"
     unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown and unknown[1].partition(".")[0] in swept:
+        group = unknown[1].partition(".")[0]
+        return (
+            f"{unknown[1]} is not a key of every {group} swept here: only keys that all of them have can be set beside "
+            f"{group}=a,b; set this one in its own YAML or recipe, or sweep that {group} alone"
+        )
     if unknown and isinstance(error, ConfigCompositionException):
         return (
             f"{unknown[1]} is not a key of the config: {_nearest(unknown[1], keys)} (+{unknown[1]}=... adds a new one)"
@@ -105,3 +118,12 @@ def _nearest(word: str, known: list[str]) -> str:
 def key_names(config: DictConfig) -> list[str]:
     """All dotted keys of a config."""
     return list(flat(OmegaConf.to_container(config, resolve=False)))
+
+
+def hydra_job() -> Job:
+    """The job Hydra is running now."""
+    hydra = HydraConfig.get()
+    choices = {str(group): str(option) for group, option in hydra.runtime.choices.items() if option is not None}
+    choices = {group: option for group, option in choices.items() if not group.startswith("hydra/")}
+    multirun = hydra.mode == RunMode.MULTIRUN
+    return Job(Path(hydra.runtime.output_dir), choices, list(hydra.overrides.task), multirun)

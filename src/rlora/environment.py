@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from rlora.records import Environment
 
@@ -57,3 +58,8 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process or the first of several: the one that prints and writes."""
+    return getattr(rank_zero_only, "rank", 0) == 0

@@ -1,73 +1,37 @@
 """A run, from the composed config to the record: compose -> train -> test -> write."""
 
+import contextlib
 import datetime
 import logging
-import os
 import sys
 import time
 import traceback
-import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-import transformers
 import yaml
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from lightning.pytorch.loggers import CSVLogger, Logger
 from omegaconf import DictConfig
 from rich.console import Console
 
 from rlora import restore
 from rlora.adapters import AdapterSet, files, inject
+from rlora.callbacks.checkpoint import AtomicCheckpointIO
 from rlora.callbacks.recorder import Recorder
 from rlora.config import build, flat, plain, show
-from rlora.environment import environment
+from rlora.console import print_summary, quieten
+from rlora.environment import environment, is_first_process
+from rlora.job import Job, check
 from rlora.models.backbone import Backbone
 from rlora.module import FineTuning
 from rlora.records import Parameters, Record, Run, write_atomically, write_record
-from rlora.summary import print_summary
 from rlora.tasks.base import Task
 
 log = logging.getLogger(__name__)
-UNHELPFUL = (
-    ".*does not have many workers.*",
-    ".*Checkpoint directory .* exists.*",
-    ".*Experiment logs directory .* exists.*",
-    ".*custom batch sampler.*",
-    ".*isinstance.treespec.*",
-    ".*You defined a `validation_step` but have no.*",
-)
 GROUPS = ("task", "model", "adapter", "regularizer")
-
-
-@dataclass(frozen=True)
-class Job:
-    """What Hydra tells about a job beside its config.
-
-    Args:
-        directory: Where the run writes.
-        choices: Group to option.
-        words: The overrides on the command line.
-        multirun: Whether it is one of several.
-    """
-
-    directory: Path
-    choices: dict[str, str]
-    words: list[str]
-    multirun: bool = False
-
-
-def hydra_job() -> Job:
-    """The job Hydra is running now."""
-    hydra = HydraConfig.get()
-    choices = {str(group): str(option) for group, option in hydra.runtime.choices.items() if option is not None}
-    choices = {group: option for group, option in choices.items() if not group.startswith("hydra/")}
-    multirun = hydra.mode == RunMode.MULTIRUN
-    return Job(Path(hydra.runtime.output_dir), choices, list(hydra.overrides.task), multirun)
 
 
 def run(config: DictConfig, job: Job) -> float | None:
@@ -79,10 +43,12 @@ def run(config: DictConfig, job: Job) -> float | None:
     try:
         record = Experiment(plain(config), job, console).run()
     except BaseException:
-        job.directory.mkdir(parents=True, exist_ok=True)
-        (job.directory / "error.log").write_text(traceback.format_exc())
+        with contextlib.suppress(OSError):  # the disk may be full, which is then the error to tell
+            job.directory.mkdir(parents=True, exist_ok=True)
+            (job.directory / "error.log").write_text(traceback.format_exc())
         raise
-    print_summary(record, console)
+    if is_first_process():
+        print_summary(record, console)
     return record.scores.get(record.monitor)
 
 
@@ -100,10 +66,11 @@ class Experiment:
             config, self.choices = restore.bring(config, job.choices, self.saved, job.words, resume=resume)
         self.config = config
         check(config, job)
-        saved_config = yaml.safe_dump({"choices": self.choices, **config}, sort_keys=False)
-        write_atomically(job.directory / restore.CONFIG, saved_config.encode())
-        if config["print_config"]:
-            show(config, console, self.choices)
+        if is_first_process():
+            saved_config = yaml.safe_dump({"choices": self.choices, **config}, sort_keys=False)
+            write_atomically(job.directory / restore.CONFIG, saved_config.encode())
+            if config["print_config"]:
+                show(config, console, self.choices)
 
     def run(self) -> Record:
         """Train if asked to, test, predict, and write what is left of it."""
@@ -165,7 +132,9 @@ class Experiment:
             if isinstance(logger, CSVLogger):
                 continue  # config.yaml says it already
             logger.log_hyperparams({**flat(self.config), **{k: self.choices.get(k, "") for k in GROUPS}})
-        trainer: L.Trainer = build(self.config["trainer"], logger=loggers, callbacks=callbacks)
+        trainer: L.Trainer = build(
+            self.config["trainer"], logger=loggers, callbacks=callbacks, plugins=[AtomicCheckpointIO()]
+        )
         return trainer
 
     def _train(self) -> dict[str, float]:
@@ -174,23 +143,25 @@ class Experiment:
         if self.saved and self.saved.adapter:
             self._load_adapter(self.saved.adapter)  # a start, not a resumption: optimizer and epochs begin anew
         if checkpoint:
-            self._check_unfinished(checkpoint)
+            state = restore.read_checkpoint(checkpoint)
+            self._check_unfinished(state)
+            self.module.go_on_from(state)
         self.trainer.fit(self.module, ckpt_path=checkpoint, weights_only=True)
         if self.trainer.interrupted:
             raise KeyboardInterrupt
-        best = self.trainer.checkpoint_callback.best_model_path if self.trainer.checkpoint_callback else ""  # type: ignore[attr-defined]
-        training = self.recorder.training(f"validation/{self.task.monitor}", self.task.mode)
-        if not best:
-            return {k: v for k, v in training.history[-1].items() if k.startswith("validation")}
-        state = restore.read_checkpoint(Path(best))
-        self.module.on_load_checkpoint(state)
-        self.module.load_state_dict(state["state_dict"])
-        row = next(row for row in training.history if row["epoch"] == training.best_epoch)
+        row = self.recorder.history[-1]
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")  # no checkpoints: the last epoch it is
+        if best:
+            epoch = self._load_checkpoint(Path(best))
+            row = next(row for row in self.recorder.history if row["epoch"] == epoch)
+        self.recorder.best_epoch = int(row["epoch"])
         return {key: value for key, value in row.items() if key.startswith("validation")}
 
-    def _check_unfinished(self, checkpoint: Path) -> None:
-        state = restore.read_checkpoint(checkpoint)
-        epochs, limit = state["epoch"] + 1, self.config["trainer"]["max_epochs"]
+    def _check_unfinished(self, state: dict[str, Any]) -> None:
+        epochs, limit = (
+            state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"],
+            self.config["trainer"]["max_epochs"],
+        )
         if limit is not None and 0 <= limit <= epochs:
             raise ValueError(
                 f"ckpt_path={self.config['ckpt_path']} has trained {epochs} of trainer.max_epochs={limit} epochs: "
@@ -204,9 +175,14 @@ class Experiment:
         elif saved.adapter:
             self._load_adapter(saved.adapter)
         elif saved.checkpoint:
-            state = restore.read_checkpoint(saved.checkpoint)
-            self.module.on_load_checkpoint(state)
-            self.module.load_state_dict(state["state_dict"])
+            self._load_checkpoint(saved.checkpoint)
+
+    def _load_checkpoint(self, path: Path) -> int:
+        """Load the weights of a checkpoint and return its epoch."""
+        state = restore.read_checkpoint(path)
+        self.module.on_load_checkpoint(state)
+        self.module.load_state_dict(state["state_dict"])
+        return int(state["epoch"])
 
     def _load_adapter(self, directory: Path) -> None:
         same_task = self.saved is not None and self.saved.config["choices"].get("task") == self.choices.get("task")
@@ -270,7 +246,7 @@ class Experiment:
             parameters=Parameters(report.adapter, report.head, report.backbone, report.percent),
             scores=scores,
             monitor=monitor,
-            training=self.recorder.training(monitor, self.task.mode),
+            training=self.recorder.training(),
             environment=environment(self.trainer.strategy.root_device, str(self.trainer.precision)),
             data={**self.task.describe(), "fingerprint": self.task.fingerprint},
             backbone={
@@ -281,33 +257,6 @@ class Experiment:
             adapter_file_bytes=size,
             config=self.module.run_config,
         )
-
-
-def check(config: dict[str, Any], job: Job) -> None:
-    """Refuse settings that cannot work together, before anything heavy is loaded.
-
-    Raises:
-        ValueError: one sentence on what to change.
-    """
-    seed = config["seed"]
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed={seed!r} must be a whole number in 0..{2**32 - 1}")
-    devices = config["trainer"].get("devices", 1)
-    launched = any(name in os.environ for name in ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS"))
-    if job.multirun and devices not in (1, "1") and not launched:
-        raise ValueError(
-            f"a multirun with trainer.devices={devices} would run the whole sweep once a process: use one device, or "
-            "start the processes with torchrun or Slurm"
-        )
-
-
-def quieten() -> None:
-    """Keep advice of the libraries, which a user can do nothing about, off the console."""
-    transformers.utils.logging.disable_progress_bar()
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for text in UNHELPFUL:
-        warnings.filterwarnings("ignore", text)
 
 
 def _close_wandb(failed: bool) -> None:

@@ -59,6 +59,7 @@ class FineTuning(L.LightningModule):
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
         self.identity, self.run_config = identity, run_config
         self.loader_names: dict[str, list[str]] = {}
+        self.start = (0, 0)  # epoch, and batches of it that are done
         self.metrics = nn.ModuleDict()
         regularizer.prepare(self.parameter_groups(), task.num_train_examples)
 
@@ -69,13 +70,22 @@ class FineTuning(L.LightningModule):
     # data
 
     def train_dataloader(self) -> DataLoader:
-        """This rank's share of the training batches, from where a restored run stopped."""
+        """This rank's share of the training batches, from where a resumed run goes on."""
         loader = self.task.train_loader(rank=self.trainer.global_rank, world_size=self.trainer.world_size)
-        loader.batch_sampler.set_epoch(self.trainer.current_epoch)  # type: ignore[union-attr]
-        if self.trainer.fit_loop.restarted_mid_epoch:
-            done = self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
-            loader.batch_sampler.skip(done)  # type: ignore[union-attr]
+        epoch, batches = self.start
+        loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        loader.batch_sampler.skip(batches)  # type: ignore[union-attr]
         return loader
+
+    def go_on_from(self, checkpoint: dict[str, Any]) -> None:
+        """Start the batches where a checkpoint stopped; Lightning asks for them before it restores its own counters."""
+        loop = checkpoint["loops"]["fit_loop"]
+        epochs = loop["epoch_progress"]["current"]
+        inside = epochs["processed"] < epochs["ready"]
+        self.start = (
+            epochs["processed"],
+            loop["epoch_loop.batch_progress"]["current"]["processed"] if inside else 0,
+        )
 
     def val_dataloader(self) -> list[DataLoader]:
         """The validation split."""
@@ -102,10 +112,6 @@ class FineTuning(L.LightningModule):
     def forward(self, batch: Batch) -> Any:
         """Run the backbone on a batch; the task's own keys stay out."""
         return self.net(**{key: value for key, value in batch.items() if key not in ("labels", "index")})
-
-    def on_train_epoch_start(self) -> None:
-        """Tell the sampler which epoch's order to take."""
-        self.trainer.train_dataloader.batch_sampler.set_epoch(self.current_epoch)  # type: ignore[union-attr]
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed the step's dropout."""

@@ -18,11 +18,15 @@ class Recorder(L.Callback):
         self.tokens: Tensor | int = 0  # stays on the device: no synchronisation in the step
         self.step_seconds = 0.0
         self.seconds = 0.0
+        self.world_size = 1
+        self.best_epoch: int | None = None  # the epoch whose weights are kept; set when training has ended
         self._epoch_started = self._fit_started = self._validation_started = self._validation_seconds = 0.0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock."""
-        self._fit_started = time.perf_counter()
+        """Count the processes and start the clocks; one resumed within an epoch gets no `on_train_epoch_start`."""
+        self._fit_started = self._epoch_started = time.perf_counter()
+        self._validation_seconds = 0.0
+        self.world_size = trainer.world_size
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the epoch's clock."""
@@ -67,17 +71,15 @@ class Recorder(L.Callback):
         for name, value in state_dict.items():
             setattr(self, name, value)
 
-    def training(self, monitor: str, mode: str) -> Training:
-        """The record's part on training; the best epoch is the first with the best monitored score."""
-        scored = [row for row in self.history if monitor in row]
-        choose = max if mode == "max" else min
-        best = choose(scored, key=lambda row: row[monitor]) if scored else None
+    def training(self) -> Training:
+        """The record's part on training."""
+        rate = self.world_size / self.step_seconds if self.step_seconds else 0.0
         return Training(
             epochs=len(self.history),
             steps=int(self.history[-1]["step"]) if self.history else 0,
             seconds=self.seconds,
-            examples_per_second=self.examples / self.step_seconds if self.step_seconds else 0.0,
-            tokens_per_second=int(self.tokens) / self.step_seconds if self.step_seconds else 0.0,
-            best_epoch=int(best["epoch"]) if best else None,
+            examples_per_second=self.examples * rate,
+            tokens_per_second=int(self.tokens) * rate,
+            best_epoch=self.best_epoch,
             history=self.history,
         )

@@ -1,9 +1,22 @@
-"""The small table at the end of a run."""
+"""What the console shows of a run, and what it does not."""
 
+import logging
+import warnings
+
+import transformers
 from rich.console import Console
 from rich.table import Table
 
 from rlora.records import Record
+
+UNHELPFUL = (
+    ".*does not have many workers.*",
+    ".*Checkpoint directory .* exists.*",
+    ".*Experiment logs directory .* exists.*",
+    ".*custom batch sampler.*",
+    ".*isinstance.treespec.*",
+    ".*You defined a `validation_step` but have no.*",
+)
 
 
 def print_summary(record: Record, console: Console) -> None:
@@ -32,3 +45,12 @@ def _memory(record: Record) -> str:
     device = record.environment.peak_device_memory_mib
     host = f"{record.environment.peak_memory_mib:,.0f} MiB"
     return host if device is None else f"{host}, {device:,.0f} MiB on {record.environment.device}"
+
+
+def quieten() -> None:
+    """Keep advice of the libraries, which a user can do nothing about, off the console."""
+    transformers.utils.logging.disable_progress_bar()
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for text in UNHELPFUL:
+        warnings.filterwarnings("ignore", text)
