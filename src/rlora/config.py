@@ -42,7 +42,12 @@ def build(node: Any, *args: Any, **runtime: Any) -> Any:
     if unknown and not takes_any:
         allowed = ", ".join(name for name in parameters if name not in runtime)
         raise ValueError(f"{node['_target_']} has no option {', '.join(map(str, unknown))}: it takes {allowed}")
-    return instantiate(node, _partial_=True, _convert_="all")(*args, **runtime)
+    factory = instantiate(node, _partial_=True, _convert_="all")
+    try:
+        inspect.signature(factory).bind(*args, **runtime)
+    except TypeError as error:
+        raise ValueError(f"{node['_target_']} lacks an option: {error}") from None
+    return factory(*args, **runtime)
 
 
 def plain(config: Any) -> Any:
@@ -81,7 +86,7 @@ def explain(error: Exception, keys: list[str], swept: set[str]) -> str:
     """
     text = " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.rpartition("/")
+        group, _, name = error.missing_cfg_file.partition("/")
         return f"{group}={name} is unknown: {_nearest(name, list(error.options))}"
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown and unknown[1].partition(".")[0] in swept:

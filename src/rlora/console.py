@@ -15,6 +15,9 @@ UNHELPFUL = (
     ".*Experiment logs directory .* exists.*",
     ".*custom batch sampler.*",
     ".*isinstance.treespec.*",
+    ".*number of training batches .* is smaller than the logging interval.*",
+    ".*The dirpath has changed from.*",  # BestCheckpoint moves the best epoch along
+    ".*will save all targets and predictions in the buffer.*",
     ".*You defined a `validation_step` but have no.*",
 )
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import datetime
+import json
 import logging
+import shutil
 import sys
 import time
 import traceback
@@ -13,6 +15,7 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 from omegaconf import DictConfig
 from rich.console import Console
@@ -27,7 +30,7 @@ from rlora.environment import environment, is_first_process
 from rlora.job import Job, check
 from rlora.models.backbone import Backbone
 from rlora.module import FineTuning
-from rlora.records import Parameters, Record, Run, write_atomically, write_record
+from rlora.records import FILE, Parameters, Record, Run, write_atomically, write_record
 from rlora.tasks.base import Task
 
 log = logging.getLogger(__name__)
@@ -66,11 +69,20 @@ class Experiment:
             config, self.choices = restore.bring(config, job.choices, self.saved, job.words, resume=resume)
         self.config = config
         check(config, job)
+        self._clear_old_results()
         if is_first_process():
             saved_config = yaml.safe_dump({"choices": self.choices, **config}, sort_keys=False)
             write_atomically(job.directory / restore.CONFIG, saved_config.encode())
             if config["print_config"]:
                 show(config, console, self.choices)
+
+    def _clear_old_results(self) -> None:
+        """Nothing of an earlier run in this folder may look like this one's result."""
+        for name in (FILE, "error.log"):
+            (self.job.directory / name).unlink(missing_ok=True)
+        adapter = self.job.directory / "adapter"
+        if self.config["train"] and not (self.saved and self.saved.adapter == adapter):
+            shutil.rmtree(adapter, ignore_errors=True)
 
     def run(self) -> Record:
         """Train if asked to, test, predict, and write what is left of it."""
@@ -80,6 +92,8 @@ class Experiment:
         self.task: Task = build(config["task"])
         self.backbone: Backbone = build(config["model"], **self.task.head(), seed=config["seed"])
         self.task.setup(self.backbone.tokenizer, seed=config["seed"], cache_dir=Path(config["paths"]["cache"]))
+        if config["predict"] and not self.task.predict_loaders():
+            raise ValueError(f"predict=true, but task={self.task.name} has no unlabelled test split here: leave it out")
         self.adapters: AdapterSet = inject(
             self.backbone.net,
             build(config["adapter"]),
@@ -105,7 +119,7 @@ class Experiment:
         identity = {
             "backbone": self.backbone.fingerprint,
             "random_structure": self.adapters.digest,
-            "method": repr(files.describe_method(self.adapters.method)),
+            "method": json.dumps(files.fixed_options(self.adapters.method)),
         }
         module = FineTuning(
             adapters=self.adapters,
@@ -118,22 +132,27 @@ class Experiment:
             run_config={"choices": self.choices, **config},
         )
         if config["compile"]:
-            module.net.compile()
+            module.net.compile(backend="inductor" if config["compile"] is True else config["compile"])
         return module
 
     def _trainer(self) -> L.Trainer:
         monitor = f"validation/{self.task.monitor}"
         callbacks: list[L.Callback] = [self.recorder]
-        for node in (self.config["callbacks"] or {}).values():
+        for node in (self.config.get("callbacks") or {}).values():
             watched = {"monitor": monitor, "mode": self.task.mode} if "monitor" in node else {}
             callbacks.append(build({k: v for k, v in node.items() if k not in watched}, **watched))
-        loggers: list[Logger] = [build(node) for node in (self.config["logger"] or {}).values()]
+        keeps = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+        loggers: list[Logger] = [build(node) for node in (self.config.get("logger") or {}).values()]
         for logger in loggers:
             if isinstance(logger, CSVLogger):
                 continue  # config.yaml says it already
             logger.log_hyperparams({**flat(self.config), **{k: self.choices.get(k, "") for k in GROUPS}})
         trainer: L.Trainer = build(
-            self.config["trainer"], logger=loggers, callbacks=callbacks, plugins=[AtomicCheckpointIO()]
+            self.config["trainer"],
+            logger=loggers,
+            callbacks=callbacks,
+            plugins=[AtomicCheckpointIO()],
+            enable_checkpointing=keeps,
         )
         return trainer
 
@@ -146,9 +165,10 @@ class Experiment:
             state = restore.read_checkpoint(checkpoint)
             self._check_unfinished(state)
             self.module.go_on_from(state)
-        self.trainer.fit(self.module, ckpt_path=checkpoint, weights_only=True)
-        if self.trainer.interrupted:
-            raise KeyboardInterrupt
+        try:
+            self.trainer.fit(self.module, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from None
         row = self.recorder.history[-1]
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")  # no checkpoints: the last epoch it is
         if best:
@@ -222,8 +242,6 @@ class Experiment:
     def _predict(self) -> None:
         outputs = self.trainer.predict(self.module) or []
         names = self.module.loader_names["predict"]
-        if not names:
-            raise ValueError(f"predict=true, but task={self.task.name} has no unlabelled test split here")
         for name, batches in zip(names, outputs if len(names) > 1 else [outputs], strict=True):
             index = torch.cat([rows for rows, _ in batches])
             values = torch.cat([predicted for _, predicted in batches])[index.argsort()]

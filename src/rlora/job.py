@@ -39,6 +39,12 @@ def check(config: dict[str, Any], job: Job) -> None:
             f"a multirun with trainer.devices={devices} would run the whole sweep once a process: use one device, or "
             "start the processes with torchrun or Slurm"
         )
+    dtype, precision = config["model"].get("dtype", "float32"), str(config["trainer"].get("precision"))
+    if dtype != "float32" and not precision.endswith("mixed"):
+        raise ValueError(
+            f"model.dtype={dtype} needs mixed precision, for what trains stays in float32: set trainer=bf16 or "
+            f"trainer.precision=bf16-mixed, not {precision}"
+        )
     if config["predict"] and devices not in (1, "1"):
         raise ValueError(
             "predict=true needs trainer.devices=1: evaluate the run with train=false ckpt_path=<run folder>"

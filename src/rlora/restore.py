@@ -47,15 +47,16 @@ def find_saved(path: str, *, resume: bool) -> Saved:
     """
     place = Path(path).expanduser()
     if place.is_file():
-        return Saved(place, None, place, read_checkpoint(place)["rlora"]["config"])
+        return Saved(place, None, place, _checked(read_checkpoint(place)["rlora"].get("config"), place))
     if (place / files.CARD).is_file():
-        return Saved(place, place, None, files.read_card(place)["config"])
+        card = files.read_card(place)
+        return Saved(place, place, None, _checked(card.get("config"), place / files.CARD))
     if not (place / CONFIG).is_file():
         raise ValueError(
             f"ckpt_path={path} is neither a run folder (with {CONFIG}), nor an adapter folder (with {files.CARD}), "
             "nor a .ckpt file"
         )
-    config = yaml.safe_load((place / CONFIG).read_text())
+    config = _read_config(place / CONFIG)
     adapter, last = place / "adapter", place / "checkpoints" / "last.ckpt"
     best = place / "checkpoints" / "best.ckpt"
     if resume and last.is_file():
@@ -68,6 +69,19 @@ def find_saved(path: str, *, resume: bool) -> Saved:
     raise ValueError(f"ckpt_path={path} holds no {needed}: that run stopped before its first epoch ended")
 
 
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        return _checked(yaml.safe_load(path.read_text()), path)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _checked(config: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(config, dict) or "choices" not in config:
+        raise ValueError(f"{path} holds no config of a run, so ckpt_path cannot bring model, task and adapter back")
+    return config
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a Lightning checkpoint of this project, refusing anything but tensors and plain values.
 
@@ -77,8 +91,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is damaged, cut short, or no checkpoint: {str(error).splitlines()[0]}") from error
-    if not isinstance(checkpoint, dict) or "rlora" not in checkpoint:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} is damaged, cut short, or no checkpoint: {reason}") from error
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("rlora"), dict):
         raise ValueError(f"{path} is a checkpoint, but not of this project")
     return checkpoint
 
@@ -117,6 +132,7 @@ def _overlaid(section: str, config: dict[str, Any], saved: Any, keys: Sequence[s
         return saved
     result = dict(saved)
     if section == "trainer":
+        result = {key: value for key, value in result.items() if key not in OF_THE_MACHINE}
         result |= {key: value for key, value in config[section].items() if key in OF_THE_MACHINE}
     for key in keys:
         head, *path = key.split(".")

@@ -84,9 +84,23 @@ class AdapterSet:
         )
 
     def merge(self) -> None:
-        """Fold every dW into its W; the originals are set aside."""
-        for wrapper in self.wrappers:
-            wrapper.merge()
+        """Fold every dW into its W; the originals are set aside. On an error nothing is merged.
+
+        Raises:
+            RuntimeError: they are merged already, or two adapted layers share one W, which cannot hold both sums.
+        """
+        if any(wrapper.merged for wrapper in self.wrappers):
+            raise RuntimeError("the adapters are merged already")
+        if len({id(wrapper.weight) for wrapper in self.wrappers}) < len(self.wrappers):
+            raise RuntimeError("two adapted layers share one weight: it cannot hold W + dW of both, so run unmerged")
+        try:
+            for wrapper in self.wrappers:
+                wrapper.merge()
+        except BaseException:
+            for wrapper in self.wrappers:
+                if wrapper.merged:
+                    wrapper.unmerge()
+            raise
 
     def unmerge(self) -> None:
         """Bring the originals back, bit for bit."""

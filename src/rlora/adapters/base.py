@@ -74,13 +74,13 @@ class Adapter(Regenerated, ABC):
         return factors[0] @ factors[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the update: (..., in) to (..., out)."""
+        """Apply the update: (..., in) to (..., out), in x's dtype; the parameters stay in float32."""
         x = self.dropout(x)
         factors = self.factors()
         if factors is None:
-            return F.linear(x, self.delta())
+            return F.linear(x, self.delta().to(x.dtype))
         b, a = factors
-        return F.linear(F.linear(x, a), b)
+        return F.linear(F.linear(x, a.to(x.dtype)), b.to(x.dtype))
 
 
 class Method(ABC):
@@ -90,7 +90,7 @@ class Method(ABC):
     suffixes or of the family's roles (q, k, v, o, fc1, fc2, ...), a regular expression, or "all-linear".
     """
 
-    targets: Targets = ()
+    targets: Targets | None = None  # None: no layer gets an update
 
     @abstractmethod
     def build(self, sites: Sequence[Site], source: RandomSource) -> list[Adapter]:
@@ -170,4 +170,4 @@ def uniform_parameter(source: RandomSource, tag: str, shape: Sequence[int], boun
 
 def constant_parameter(source: RandomSource, shape: Sequence[int], value: float) -> nn.Parameter:
     """A trained tensor that starts at one value everywhere."""
-    return nn.Parameter(torch.full(tuple(shape), value, device=source.device))
+    return nn.Parameter(torch.full(tuple(shape), value, dtype=torch.float32, device=source.device))

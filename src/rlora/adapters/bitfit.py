@@ -23,11 +23,8 @@ class BitFit(Method):
         Raises:
             ValueError: the backbone has no biases (as LLaMA).
         """
-        names = [
-            f"{name}.bias"
-            for name, module in model.named_modules()
-            if isinstance(getattr(module, "bias", None), nn.Parameter)
-        ]
+        biases = {id(getattr(module, "bias", None)) for module in model.modules()} - {id(None)}
+        names = [name for name, parameter in model.named_parameters() if id(parameter) in biases]  # tied ones once
         if not names:
             raise ValueError("adapter=bitfit trains biases, and this backbone has none: choose another adapter")
         return names

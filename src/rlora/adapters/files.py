@@ -1,5 +1,6 @@
 """An adapter on disk: safetensors of what trained, nothing that the seed brings back, and a readable card."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -27,6 +28,12 @@ def describe_method(method: Method) -> dict[str, Any]:
     return {"name": type(method).__name__, **(asdict(method) if hasattr(method, "__dataclass_fields__") else {})}  # type: ignore[call-overload]
 
 
+def fixed_options(method: Method) -> dict[str, Any]:
+    """The options that saved tensors depend on, as they come back from json."""
+    described: dict[str, Any] = json.loads(json.dumps(describe_method(method)))
+    return {key: value for key, value in described.items() if key not in FREE}
+
+
 def save(adapters: AdapterSet, directory: Path, *, backbone: Mapping[str, str], extra: Mapping[str, Any]) -> int:
     """Write an adapter directory, whole or not at all; an older one is replaced.
 
@@ -40,6 +47,10 @@ def save(adapters: AdapterSet, directory: Path, *, backbone: Mapping[str, str], 
         Size of the adapter's tensor file in bytes, the head apart.
     """
     report = adapters.report()
+    tensors = {
+        ADAPTER: dump_tensors(_plain(adapters.adapter_parameters())),
+        HEAD: dump_tensors(_plain(adapters.head_parameters())),
+    }
     card = {
         "format": FORMAT,
         "method": describe_method(adapters.method),
@@ -48,24 +59,27 @@ def save(adapters: AdapterSet, directory: Path, *, backbone: Mapping[str, str], 
         "backbone": dict(backbone),
         "parameters": {"adapter": report.adapter, "head": report.head, "backbone": report.backbone},
         "sites": {name: [a.site.out_features, a.site.in_features] for name, a in adapters.adapters.items()},
+        "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in tensors.items()},
         "rlora": version("rlora"),
         **extra,
     }
+    _replace_directory(directory, {**tensors, CARD: (json.dumps(card, indent=2) + "\n").encode()})
+    return len(tensors[ADAPTER])
+
+
+def _replace_directory(directory: Path, contents: Mapping[str, bytes]) -> None:
     directory.parent.mkdir(parents=True, exist_ok=True)
     unfinished = directory.with_name(f".{directory.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         unfinished.mkdir()
-        tensors = dump_tensors(_plain(adapters.adapter_parameters()))
-        (unfinished / ADAPTER).write_bytes(tensors)
-        (unfinished / HEAD).write_bytes(dump_tensors(_plain(adapters.head_parameters())))
-        (unfinished / CARD).write_text(json.dumps(card, indent=2) + "\n")
+        for name, content in contents.items():
+            (unfinished / name).write_bytes(content)
         shutil.rmtree(directory, ignore_errors=True)
         unfinished.rename(directory)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    return len(tensors)
 
 
 def read_card(directory: Path) -> dict[str, Any]:
@@ -82,6 +96,8 @@ def read_card(directory: Path) -> dict[str, Any]:
         raise ValueError(f"{directory / CARD} cannot be read: {error}") from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise ValueError(f"{directory / CARD} is not of format {FORMAT}, the one this version reads")
+    if wrong := [key for key in ("method", "backbone", "sha256") if not isinstance(card.get(key), dict)]:
+        raise ValueError(f"{directory / CARD} is damaged: {', '.join(wrong)} should be a mapping")
     return card
 
 
@@ -99,23 +115,23 @@ def load(adapters: AdapterSet, directory: Path, *, fingerprint: str, head: bool 
     """
     card = read_card(directory)
     _refuse_foreign(card, adapters, directory, fingerprint)
-    pairs = _matched(directory / ADAPTER, adapters.adapter_parameters())
+    pairs = _matched(directory / ADAPTER, card["sha256"], adapters.adapter_parameters())
     if head:
-        pairs += _matched(directory / HEAD, adapters.head_parameters())
+        pairs += _matched(directory / HEAD, card["sha256"], adapters.head_parameters())
     with torch.no_grad():
         for parameter, tensor in pairs:
             parameter.copy_(tensor)
 
 
 def _refuse_foreign(card: Mapping[str, Any], adapters: AdapterSet, directory: Path, fingerprint: str) -> None:
-    trained_on = card.get("backbone", {})
+    trained_on = card["backbone"]
     if trained_on.get("fingerprint") != fingerprint:
         raise ValueError(
             f"{directory} was trained on another backbone ({trained_on.get('source')}, fingerprint "
             f"{str(trained_on.get('fingerprint'))[:12]}; here {fingerprint[:12]}): load that one with model="
         )
-    saved, here = dict(card.get("method", {})), json.loads(json.dumps(describe_method(adapters.method)))
-    other = sorted(key for key in saved.keys() | here.keys() if saved.get(key) != here.get(key) and key not in FREE)
+    saved, here = dict(card["method"]), fixed_options(adapters.method)
+    other = sorted(key for key in (saved.keys() | here.keys()) - FREE if saved.get(key) != here.get(key))
     if other:
         changes = ", ".join(f"{key}: saved {saved.get(key)!r}, here {here.get(key)!r}" for key in other)
         raise ValueError(f"{directory} was trained with other options of its method ({changes}): use the saved ones")
@@ -130,14 +146,17 @@ def _plain(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in parameters.items()}
 
 
-def _matched(path: Path, parameters: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+def _matched(path: Path, digests: Mapping[str, str], parameters: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
     """Pair each parameter with its tensor in the file, all of them or none."""
     try:
-        tensors = load_tensors(path.read_bytes())
+        content = path.read_bytes()
+        tensors = load_tensors(content)
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist: the adapter directory is not complete") from None
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or cut short ({error}): save or copy it again") from error
+    if hashlib.sha256(content).hexdigest() != digests.get(path.name):
+        raise ValueError(f"{path} is not the file its {CARD} was written with: save or copy both again")
     if set(tensors) != set(parameters):
         missing, foreign = sorted(set(parameters) - set(tensors)), sorted(set(tensors) - set(parameters))
         raise ValueError(f"{path} does not fit: it lacks {missing[:3]} and holds unknown {foreign[:3]}")

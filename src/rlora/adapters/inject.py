@@ -3,14 +3,17 @@
 from collections.abc import Iterable
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from rlora.adapters.adapter_set import AdapterSet, structure_digest
 from rlora.adapters.base import Adapter, Method, Site
 from rlora.adapters.families import roles_of
 from rlora.adapters.linear import AdaptedLinear
-from rlora.adapters.targets import Target, find_targets
+from rlora.adapters.targets import Target, find_targets, is_linear
 from rlora.ops.random import RandomSource
+
+MARK = "_carries_adapters"
 
 
 def inject(
@@ -23,7 +26,7 @@ def inject(
     """Freeze a model and put the method's updates into it, in place.
 
     After it exactly these train: the updates' parameters, the backbone parameters the method itself trains (`full`,
-    `bitfit`), and the head.
+    `bitfit`), and the head; all of it in float32 or better.
 
     Args:
         model: A transformers model, or any module whose blocks lie in an nn.ModuleList.
@@ -38,19 +41,22 @@ def inject(
         ValueError: a target matches nothing, or an option does not fit a layer.
         RuntimeError: the model carries adapters already.
     """
-    if any(isinstance(module, AdaptedLinear) for module in model.modules()):
+    if getattr(model, MARK, False):
         raise RuntimeError("the model carries adapters already: load the backbone anew")
     original = dict(model.named_parameters())
     head_names = list(head)
+    if unknown := [name for name in head_names if name not in original]:
+        raise ValueError(f"head names {', '.join(unknown)}, which the model has not: name its parameters in full")
     trained = [name for name in method.trained_in_backbone(model) if name not in set(head_names)]
-    targets = find_targets(model, method.targets, roles_of(model)) if method.targets else []
+    targets = [] if method.targets is None else find_targets(model, method.targets, roles_of(model))
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     sites = [_site(model, target, prefix) for target in targets]
     adapters = method.build(sites, RandomSource(seed, device=_meta_or_cpu(model)))
     digest = structure_digest(adapters)
+    setattr(model, MARK, True)
     model.requires_grad_(False)
     for name in (*trained, *head_names):
-        original[name].requires_grad_(True)
+        _train(model, name, original[name])
     wrappers = _wrap(model, targets, adapters)
     return AdapterSet(
         model=model,
@@ -63,6 +69,15 @@ def inject(
         trained_in_backbone=trained,
         head={name: original[name] for name in head_names},
     )
+
+
+def _train(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    """Let a parameter train, in float32: small steps vanish in half precision, where the model runs under autocast."""
+    parameter.requires_grad_(True)
+    owner = model.get_submodule(name.rpartition(".")[0])
+    # a linear layer under autocast takes weight and bias of any dtype, a normalisation layer wants one for both
+    for member in [parameter] if is_linear(owner) else owner.parameters(recurse=False):
+        member.data = member.data.to(torch.promote_types(member.dtype, torch.float32))
 
 
 def _meta_or_cpu(model: nn.Module) -> str:

@@ -131,10 +131,10 @@ class HadamardBasis(Regenerated):
 
 
 class Mixer(nn.Module):
-    """Combines the basis for all layers of a shape in one product a step.
+    """Combines the basis for all layers of a shape in one product a forward pass.
 
-    The first layer that asks pays for all; the others are handed their row of the result, until a coefficient changes,
-    the gradient has passed through, or the gradient mode does.
+    The first layer that asks pays for all; each of the others is handed its row of the result once. A layer that asks
+    again is in another pass and starts a new product, so that every pass has a graph of its own.
     """
 
     def __init__(self, basis: nn.Module) -> None:
@@ -150,20 +150,22 @@ class Mixer(nn.Module):
     def mix(self, layer: Any, name: str) -> Tensor:
         """The combination (size,) of one layer's coefficients."""
         own: Tensor = getattr(layer, name)
-        if torch.compiler.is_compiling():  # a cache would break the graph
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():  # nothing may outlive these
             return self.basis(own[None])[0]
         if self._result is None or not self._result.serves(layer, own):
             self._result = self._mix_all()
-        return self._result.rows[layer]
+        return self._result.rows.pop(layer)
 
     def _mix_all(self) -> "_Mixed":
         members = [(layer, getattr(layer, name)) for layer, name in self._members]
-        with torch.autocast(members[0][1].device.type, enabled=False):
+        # its own saved tensors, so that a checkpointed layer saves the same whether it pays or is handed its row
+        own_tensors = torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is)
+        with torch.autocast(members[0][1].device.type, enabled=False), own_tensors:
             mixed = self.basis(torch.stack([coefficients for _, coefficients in members]))
+            rows = dict(zip((layer for layer, _ in members), mixed.unbind(), strict=True))
         if mixed.requires_grad:
             mixed.register_hook(self._forget)
-        rows = dict(zip((layer for layer, _ in members), mixed.unbind(), strict=True))
-        return _Mixed(rows, {layer: (tensor, tensor._version) for layer, tensor in members}, _gradient_mode())
+        return _Mixed(rows, {layer: (tensor, _version(tensor)) for layer, tensor in members}, _gradient_mode())
 
     def _forget(self, _: Tensor) -> None:
         self._result = None  # the graph behind it is gone with the backward pass
@@ -174,15 +176,24 @@ class Mixer(nn.Module):
 
 @dataclass(frozen=True)
 class _Mixed:
-    """One product's rows by layer, and the coefficients and mode they were computed from."""
+    """One product's rows by layer, until they are handed out, and the coefficients and mode they come from."""
 
     rows: dict[nn.Module, Tensor]
-    origins: dict[nn.Module, tuple[Tensor, int]]
+    origins: dict[nn.Module, tuple[Tensor, int | None]]
     mode: tuple[bool, bool]
 
     def serves(self, layer: nn.Module, coefficients: Tensor) -> bool:
         tensor, version = self.origins[layer]
-        return tensor is coefficients and tensor._version == version and self.mode == _gradient_mode()
+        unchanged = tensor is coefficients and _version(tensor) == version
+        return layer in self.rows and unchanged and self.mode == _gradient_mode()
+
+
+def _version(tensor: Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version  # those made in inference mode count no versions
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _gradient_mode() -> tuple[bool, bool]:

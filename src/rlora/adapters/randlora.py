@@ -29,7 +29,8 @@ class RandLoRA(RankedMethod):
         dropout: On the update's input.
         targets: Which layers are adapted.
         basis: Law of the entries of A and B: "uniform", "normal", "binary" (signs), "sparse" (a third non-zero) or
-            "very_sparse" (one in sqrt(m)); each of unit standard deviation.
+            "very_sparse" (one in sqrt(m)); each of unit standard deviation. With few rows a sparse A can have
+            columns of zeros, which dW then has too.
         scaling: s = "alpha/r" (as in PEFT, where alpha = 20 r) or "alpha/(r sqrt(n))" (the paper's code, alpha = 2 r).
     """
 

@@ -43,12 +43,13 @@ def block_linears(model: nn.Module) -> list[str]:
     """
 
     def walk(module: nn.Module, prefix: str, inside: bool) -> Iterator[str]:
+        inside = inside or isinstance(module, nn.ModuleList)
         for name, child in module.named_children():
             path = f"{prefix}{name}"
             if inside and is_linear(child):
                 yield path
             else:
-                yield from walk(child, f"{path}.", inside or isinstance(module, nn.ModuleList))
+                yield from walk(child, f"{path}.", inside)
 
     return list(walk(model, "", False))
 
@@ -96,7 +97,7 @@ def _by_expression(names: Sequence[str], expression: str) -> list[Target]:
 
 
 def _by_role(names: Sequence[str], label: str, role: Role) -> list[Target]:
-    pattern = re.compile(rf"(?:.*\.)?{role.pattern}")
+    pattern = re.compile(rf"(?:.*\.)?(?:{role.pattern})")
     return [Target(name, label if role.block else "", role.block) for name in names if pattern.fullmatch(name)]
 
 

@@ -28,6 +28,13 @@ class VeRA(RankedMethod):
 
     d_start: float = 0.1
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.d_start, int | float) or not math.isfinite(self.d_start) or self.d_start == 0:
+            raise ValueError(
+                f"adapter.d_start={self.d_start!r} must be a finite number other than 0: at 0 nothing trains"
+            )
+
     def build(self, sites: Sequence[Site], source: RandomSource) -> list[Adapter]:
         """One shared pair, two vectors a site."""
         bases = VeRABases(sites, self.rank, source.of("shared"))

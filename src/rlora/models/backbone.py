@@ -20,7 +20,7 @@ class Backbone:
         source: Where it came from, in words for the run record: hub id and revision, directory, package.
         net: The model with the task's head on it.
         tokenizer: Its tokenizer, with a padding token.
-        fresh: Names of the parameters its checkpoint did not hold, started at random (the head).
+        fresh: Names of the parameters its checkpoint did not hold, or not in this shape, started at random (the head).
         fingerprint: See `fingerprint`.
     """
 
@@ -54,7 +54,7 @@ def _is_top(name: str) -> bool:
 
 
 def fingerprint(net: nn.Module, without: Iterable[str]) -> str:
-    """Digest of a backbone's shapes and of evenly spaced samples of its weights, 64 hex digits.
+    """Digest of a backbone's shapes and of evenly spaced samples of its weights, 64 hex digits; the head apart.
 
     Samples are rounded to bfloat16, so that it is the same whether the weights are held in float32 or bfloat16.
 
@@ -64,8 +64,9 @@ def fingerprint(net: nn.Module, without: Iterable[str]) -> str:
     """
     left_out = set(without)
     digest = hashlib.sha256(json.dumps(getattr(net.config, "model_type", "")).encode())
+    base = f"{getattr(net, 'base_model_prefix', '')}."
     for name, parameter in net.named_parameters():
-        if name in left_out:
+        if name in left_out or not name.startswith(base.lstrip(".")):
             continue
         flat = parameter.detach().flatten()
         step = max(1, len(flat) // SAMPLES)

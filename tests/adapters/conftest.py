@@ -1,0 +1,33 @@
+"""Fixtures shared by the adapter tests."""
+
+from types import SimpleNamespace
+
+import adapter_zoo as zoo
+import pytest
+import torch
+
+from rlora.adapters import inject
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread():
+    """Tensors this small are slower on many threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def adapt():
+    """Inject a method of the table into a fresh tiny model, with its trained parameters moved off the start."""
+
+    def build(model="bert", method="lora", *, seed=0, moved=True, **changes):
+        net = zoo.build(model)
+        plain = zoo.make(method, **({"targets": zoo.TARGETS[model]} | changes))
+        adapters = inject(net, plain, seed=seed, head=zoo.HEADS[model])
+        if moved:
+            zoo.perturb(adapters.adapter_parameters())
+        return SimpleNamespace(model=net, method=plain, adapters=adapters)
+
+    return build

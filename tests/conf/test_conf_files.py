@@ -1,0 +1,83 @@
+"""The layout of the config files: one name for the YAML, the choice and the Python module."""
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rlora.adapters import Method
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "conf").rglob("*.yaml"))
+ADAPTERS = sorted((ROOT / "conf" / "adapter").glob("*.yaml"))
+MODULES = sorted(
+    file.stem for file in (ROOT / "src" / "rlora" / "adapters").glob("*.py") if not file.stem.startswith("_")
+)
+FIRST = ["rank", "alpha", "dropout", "targets"]
+
+
+def short(file):
+    return str(file.relative_to(ROOT / "conf"))
+
+
+def methods_of(stem):
+    """The methods that a module of the adapters defines."""
+    module = importlib.import_module(f"rlora.adapters.{stem}")
+    members = [m for _, m in inspect.getmembers(module, inspect.isclass) if m.__module__ == module.__name__]
+    return [member for member in members if issubclass(member, Method) and not inspect.isabstract(member)]
+
+
+@pytest.mark.parametrize("file", FILES, ids=short)
+def test_a_file_starts_with_a_header_and_is_short(file):
+    lines = file.read_text().splitlines()
+    header = [line for line in lines[:2] if line.startswith("# ") and not line.startswith("# @package")]
+    told = " ".join(lines[:5]) if file.name == "train.yaml" else " ".join(header)
+    assert lines[0].startswith("# ") or file.name == "train.yaml"
+    assert len(re.findall(r"\w+", told)) >= 2
+    assert len(lines) <= 40
+
+
+@pytest.mark.parametrize("file", ADAPTERS, ids=short)
+def test_an_adapter_is_called_as_its_module(compose, file):
+    target = yaml.safe_load(file.read_text())["adapter"]["_target_"]
+    assert target.rpartition(".")[0] == f"rlora.adapters.{file.stem}"
+    assert [method.__name__ for method in methods_of(file.stem)] == [target.rpartition(".")[2]]
+    found = compose(f"adapter={file.stem}")
+    assert found.choices["adapter"] == file.stem
+    assert found.config["adapter"]["_target_"] == target
+
+
+def test_every_method_has_a_yaml():
+    with_methods = {stem for stem in MODULES if methods_of(stem)}
+    assert with_methods == {file.stem for file in ADAPTERS}
+
+
+@pytest.mark.parametrize("file", ADAPTERS, ids=short)
+def test_ranked_adapters_start_with_the_shared_options(file):
+    keys = [key for key in yaml.safe_load(file.read_text())["adapter"] if key != "_target_"]
+    signature = list(inspect.signature(methods_of(file.stem)[0]).parameters)
+    assert keys == signature
+    if set(FIRST) & set(keys):
+        assert keys[:4] == FIRST
+
+
+def test_some_adapters_are_ranked():
+    assert sum("rank" in yaml.safe_load(file.read_text())["adapter"] for file in ADAPTERS) >= 4
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "conf" / "model").glob("*.yaml")), ids=short)
+def test_a_hub_model_is_pinned(file):
+    node = yaml.safe_load(file.read_text())
+    if node["_target_"] == "rlora.models.pretrained.pretrained":
+        assert re.fullmatch(r"[\w.-]+/[\w.-]+", node["path"])
+        assert re.fullmatch(r"[0-9a-f]{40}", node["revision"])
+    else:
+        assert "revision" not in node
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "conf" / "task").glob("*.yaml")), ids=short)
+def test_a_task_is_called_as_its_file(compose, file):
+    assert compose(f"task={file.stem}").config["task"]["name"] == file.stem

@@ -1,0 +1,67 @@
+"""Recipes: published settings of one triple, and of that triple alone."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rlora.config import flat
+
+CONF = Path(__file__).parents[2] / "conf"
+RECIPES = sorted(file.relative_to(CONF / "recipe").with_suffix("") for file in (CONF / "recipe").rglob("*.yaml"))
+pytestmark = pytest.mark.parametrize("recipe", RECIPES, ids=str)
+
+
+def settings(recipe):
+    """Dotted keys to values of a recipe's file, numbers as Hydra reads them."""
+    read = flat(yaml.safe_load((CONF / "recipe" / f"{recipe}.yaml").read_text()))
+    return {key: float(value) if isinstance(value, str) and "e-" in value else value for key, value in read.items()}
+
+
+def words_of(recipe):
+    model, task, adapter = recipe.parts
+    return [f"model={model}", f"task={task}", f"adapter={adapter}"]
+
+
+def test_it_names_a_triple_that_exists(recipe):
+    assert len(recipe.parts) == 3
+    for group, option in zip(("model", "task", "adapter"), recipe.parts, strict=True):
+        assert (CONF / group / f"{option}.yaml").is_file()
+
+
+def test_its_header_names_its_source(recipe):
+    lines = (CONF / "recipe" / f"{recipe}.yaml").read_text().splitlines()
+    assert lines[0] == "# @package _global_"
+    header = " ".join(line for line in lines[1:5] if line.startswith("#"))
+    assert re.search(r"(Published|Source|Measured): .*\b(19|20)\d\d\b.*\b(table|appendix|section|@)", header)
+
+
+def test_it_is_loaded_and_changes_only_keys_that_exist(compose, recipe):
+    chosen = compose(*words_of(recipe))
+    assert chosen.choices["recipe"] == recipe.as_posix()
+    without = flat(compose(*words_of(recipe), "~recipe").config)
+    expected, found = settings(recipe), flat(chosen.config)
+    assert set(expected) <= set(without)
+    assert {key: found[key] for key in expected} == expected
+    assert {key for key in found if found[key] != without[key]} <= set(expected)
+
+
+def test_it_is_not_loaded_for_another_model(compose, recipe):
+    _, task, adapter = recipe.parts
+    words = [f"task={task}", f"adapter={adapter}", "model=tiny_encoder"]
+    assert compose(*words).config == compose(*words, "~recipe").config
+
+
+def test_it_is_not_loaded_for_another_adapter(compose, recipe):
+    model, task, _ = recipe.parts
+    words = [f"model={model}", f"task={task}", "adapter=head"]
+    assert compose(*words).config == compose(*words, "~recipe").config
+
+
+def test_an_explicit_word_wins(compose, recipe):
+    other = {key: value * 2 + 1 for key, value in settings(recipe).items() if isinstance(value, int | float)}
+    found = compose(*words_of(recipe), *(f"{key}={value}" for key, value in other.items()))
+    assert found.choices["recipe"] == recipe.as_posix()
+    assert len(other) >= 4
+    assert {key: value for key, value in flat(found.config).items() if key in other} == other

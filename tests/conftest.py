@@ -1,0 +1,120 @@
+"""What all tests share: composing the config as the command line does, and running it small and offline."""
+
+import copy
+import functools
+import importlib.util
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf, open_dict
+from rich.console import Console
+
+ROOT = Path(__file__).resolve().parents[1]
+WORDS = 120  # of the small lexicon: 60 to train on, 30 to validate, 30 to test
+TINY = (
+    "model=tiny_encoder",
+    "task=lexicon",
+    "task.train_size=60",
+    "task.batch_size=20",
+    "trainer=cpu",
+    "trainer.max_epochs=2",
+    "trainer.enable_progress_bar=false",
+    "print_config=false",
+)
+
+
+def pytest_collection_modifyitems(items):
+    if os.environ.get("RLORA_DATA"):
+        return
+    skip = pytest.mark.skip(reason="RLORA_DATA is unset: the real files are not at hand")
+    for item in items:
+        if item.get_closest_marker("data"):
+            item.add_marker(skip)
+
+
+def _compose(*words, folder="unused"):
+    return copy.deepcopy(_composed(words, str(folder)))
+
+
+@functools.lru_cache(maxsize=256)
+def _composed(words, folder):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        # ~local: a developer's own conf/local stays out of the tests
+        overrides = [f"paths.run='{folder}'", *words, "~local"]
+        config = hydra_compose("train", overrides=overrides, return_hydra_config=True)
+    hydra = HydraConfig.instance()
+    hydra.set_config(config)  # for ${hydra:...}
+    try:
+        chosen = config.hydra.runtime.choices
+        with open_dict(config):
+            config.pop("hydra")
+        resolved = OmegaConf.to_container(config, resolve=True)
+    finally:
+        hydra.cfg = None
+    choices = {str(k): str(v) for k, v in chosen.items() if v is not None and not k.startswith("hydra/")}
+    return SimpleNamespace(config=resolved, choices=choices, words=list(words))
+
+
+@pytest.fixture(scope="session")
+def root():
+    """The folder that holds conf, src and tests."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def compose():
+    """Function of the command line's words (and folder=): `config`, plain and resolved, and the groups' `choices`."""
+    return _compose
+
+
+@pytest.fixture(scope="session")
+def small_lexicon(tmp_path_factory):
+    """A lexicon of a few words, spread over the installed one."""
+    file = Path(importlib.util.find_spec("vaderSentiment").origin).parent / "vader_lexicon.txt"
+    lines = [line for line in file.read_text().splitlines() if line.partition("\t")[0].isalpha()]
+    small = tmp_path_factory.mktemp("lexicon") / file.name
+    small.write_text("\n".join(lines[:: len(lines) // WORDS][:WORDS]) + "\n")
+    return small
+
+
+@pytest.fixture(scope="session")
+def tiny_job(small_lexicon, tmp_path_factory):
+    """Function (*words, folder): (config, Job) of a run of a second, on a tiny model and a few words."""
+    from rlora.job import Job
+
+    cache = tmp_path_factory.mktemp("tokens")
+
+    def prepare(*words, folder):
+        words = [*TINY, f"task.path='{small_lexicon}'", f"paths.cache='{cache}'", *words]
+        found = _compose(*words, folder=folder)
+        return found.config, Job(Path(folder), found.choices, words)
+
+    return prepare
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_job):
+    """Function (*words, folder): compose, then `experiment.run` in this process; gives the score it returns."""
+    from rlora.experiment import run
+
+    def start(*words, folder):
+        config, job = tiny_job(*words, folder=folder)
+        return run(OmegaConf.create(config), job)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def tiny_experiment(tiny_job):
+    """Function (*words, folder): the Experiment, whose `run()` leaves its parts to look at."""
+    from rlora.experiment import Experiment
+
+    def prepare(*words, folder):
+        return Experiment(*tiny_job(*words, folder=folder), Console(quiet=True))
+
+    return prepare

@@ -1,0 +1,77 @@
+"""What the contract suites share: building an adapted model from the config alone."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from rlora.adapters import inject
+from rlora.config import build
+
+SENTENCES = ["good", "terrible news", "so and so"]
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread():
+    """Tensors this small are slower on many threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def bare(compose):
+    """Function (model, *words): the backbone without an adapter, in evaluation mode, its config and its task."""
+
+    def make(model, *words):
+        config = compose(f"model={model}", "task=lexicon", *words).config
+        task = build(config["task"])
+        backbone = build(config["model"], **task.head(), seed=config["seed"])
+        backbone.net.eval()
+        return SimpleNamespace(config=config, task=task, backbone=backbone, net=backbone.net)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def adapted(bare):
+    """Function (model, adapter, *words, **changes): `bare` with the adapter of the config in it."""
+
+    def make(model, adapter, *words, structure_seed=None, **changes):
+        made = bare(model, f"adapter={adapter}", *words)
+        seed = made.config["seed"] if structure_seed is None else structure_seed
+        made.adapters = inject(
+            made.net,
+            build(made.config["adapter"] | changes),
+            seed=seed,
+            head=made.backbone.head_parameters(made.task.trained_modules),
+        )
+        return made
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def logits():
+    """Function (backbone): its logits of a few sentences."""
+
+    def of(backbone):
+        batch = backbone.tokenizer(SENTENCES, padding=True, return_tensors="pt")
+        with torch.no_grad():
+            return backbone.net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def move():
+    """Function (parameters): moves them off their start values, by as much every time."""
+
+    def by(parameters, amount=0.1):
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in parameters.values():
+                parameter.add_(amount * torch.randn(parameter.shape, generator=generator))
+
+    return by

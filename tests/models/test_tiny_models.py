@@ -1,0 +1,195 @@
+"""Random models: a byte tokenizer, families whose roles resolve, and start values that only the seed decides."""
+
+import pytest
+import torch
+
+from rlora.adapters import inject
+from rlora.adapters.lora import LoRA
+from rlora.config import build
+from rlora.models.tiny import byte_tokenizer, random_model
+
+HEAD = {"kind": "classification", "num_labels": 2}
+MODULES = ("classifier", "score")
+_ENCODER = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+}
+FAMILIES = {
+    "bert": {"model_type": "bert", **_ENCODER},
+    "roberta": {"model_type": "roberta", **_ENCODER},
+    "deberta-v2": {
+        "model_type": "deberta-v2",
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "pooler_hidden_size": 32,
+        **_ENCODER,
+    },
+    "gpt2": {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64},
+    "llama": {"model_type": "llama", "num_key_value_heads": 1, **_ENCODER},
+}
+_BERT_ROLES = {
+    "q": "attention.self.query",
+    "k": "attention.self.key",
+    "v": "attention.self.value",
+    "o": "attention.output.dense",
+    "fc1": "intermediate.dense",
+    "fc2": "output.dense",
+}
+ROLES = {  # role: the site's name within its block
+    "bert": _BERT_ROLES,
+    "roberta": _BERT_ROLES,
+    "deberta-v2": _BERT_ROLES | {r: f"{_BERT_ROLES[r]}_proj" for r in "qkv"},
+    "gpt2": {
+        **{r: f"attn.c_attn[{r}]" for r in "qkv"},
+        "o": "attn.c_proj",
+        "fc1": "mlp.c_fc",
+        "fc2": "mlp.c_proj",
+    },
+    "llama": {
+        **{r: f"self_attn.{r}_proj" for r in "qkvo"},
+        **{r: f"mlp.{r}_proj" for r in ("gate", "up", "down")},
+    },
+}
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+def logits(backbone, sentences=("good", "terrible news")):
+    batch = backbone.tokenizer(list(sentences), padding=True, return_tensors="pt")
+    with torch.no_grad():
+        return backbone.net.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+
+
+@pytest.mark.parametrize("text", ["Hello wörld 漢字 🙂", " two  spaces\n\tand a tab ", "[CLS] is text here", "a"])
+def test_the_tokenizer_brings_text_back(text):
+    tokenizer = byte_tokenizer()
+    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if "[CLS]" not in text:
+        assert len(tokens) == len(text.encode())
+    assert tokenizer.decode(tokens) == text
+
+
+def test_the_tokenizer_marks_ends_and_pairs():
+    tokenizer = byte_tokenizer()
+    assert tokenizer.decode(tokenizer("a")["input_ids"]) == "[CLS]a[SEP]"
+    assert tokenizer.decode(tokenizer("a", "b")["input_ids"]) == "[CLS]a[SEP]b[SEP]"
+    batch = tokenizer(["a", "abc"], padding=True)
+    assert batch["attention_mask"] == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+    assert batch["input_ids"][0][-1] == tokenizer.pad_token_id
+
+
+def test_a_family_answers_and_padding_does_not_count(family):
+    backbone = random_model(FAMILIES[family], **HEAD, seed=0)
+    together = logits(backbone, ["good", "a much longer sentence"])
+    assert together.shape == (2, 2)
+    torch.testing.assert_close(together[:1], logits(backbone, ["good"]), atol=1e-5, rtol=1e-4)
+    assert backbone.net.config.pad_token_id == backbone.tokenizer.pad_token_id is not None
+    assert backbone.source == f"random {family}"
+
+
+def test_the_roles_of_a_family_resolve(family):
+    backbone = random_model(FAMILIES[family], **HEAD, seed=0)
+    start = logits(backbone)
+    adapters = inject(backbone.net, LoRA(rank=2, targets=list(ROLES[family])), head=backbone.head_parameters(MODULES))
+    sites = list(adapters.adapters)
+    for role, name in ROLES[family].items():
+        found = [site for site in sites if site.partition(".0.")[2] == name or site.partition(".1.")[2] == name]
+        assert len(found) == 2, (role, sites)
+    assert len(sites) == 2 * len(ROLES[family])
+    assert torch.equal(logits(backbone), start)
+
+
+def test_one_role_alone(family):
+    for role, name in ROLES[family].items():
+        backbone = random_model(FAMILIES[family], **HEAD, seed=0)
+        sites = inject(backbone.net, LoRA(rank=1, targets=[role])).adapters
+        assert [site.endswith(f"{number}.{name}") for number, site in enumerate(sites)] == [True, True]
+
+
+@pytest.mark.parametrize("name", ["tiny_encoder", "tiny_decoder"])
+def test_the_seed_decides_and_nothing_else(compose, name):
+    node = compose(f"model={name}").config["model"]
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    first = build(node, **HEAD, seed=0)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(6)
+    same, other = build(node, **HEAD, seed=0), build(node, **HEAD, seed=1)
+    assert first.fingerprint == same.fingerprint != other.fingerprint
+    assert torch.equal(logits(first), logits(same))
+    assert not torch.equal(logits(first), logits(other))
+
+
+def test_the_head_is_no_part_of_the_fingerprint(family):
+    two = random_model(FAMILIES[family], **HEAD, seed=0)
+    with torch.no_grad():
+        before = two.fingerprint
+        dict(two.net.named_parameters())[two.head_parameters(MODULES)[-1]].add_(1.0)
+    from rlora.models.backbone import fingerprint
+
+    assert fingerprint(two.net, two.fresh) == before
+    assert fingerprint(two.net, []) == before  # nor of one that a checkpoint held
+
+
+def test_every_weight_of_the_backbone_is_in_the_fingerprint():
+    from rlora.models.backbone import fingerprint
+
+    backbone = random_model(FAMILIES["bert"], **HEAD, seed=0)
+    for name, parameter in backbone.net.named_parameters():
+        if name not in backbone.fresh:
+            parameter.data.view(-1)[0] += 1.0
+            assert fingerprint(backbone.net, backbone.fresh) != backbone.fingerprint, name
+            parameter.data.view(-1)[0] -= 1.0
+
+
+def test_the_head_is_what_lies_outside(family):
+    backbone = random_model(FAMILIES[family], **HEAD, seed=0)
+    heads = {
+        "bert": {"classifier"},
+        "roberta": {"classifier.dense", "classifier.out_proj"},
+        "deberta-v2": {"classifier", "pooler.dense"},  # its checkpoints hold no pooler
+        "gpt2": {"score"},
+        "llama": {"score"},
+    }
+    assert {name.rpartition(".")[0] for name in backbone.head_parameters(MODULES)} == heads[family]
+
+
+def test_a_head_that_is_not_there_is_refused(family):
+    backbone = random_model(FAMILIES[family], **HEAD, seed=0)
+    with pytest.raises(ValueError, match=rf"random {family} has none of the modules lm_head, qa_outputs"):
+        backbone.head_parameters(("lm_head", "qa_outputs"))
+
+
+def test_regression():
+    backbone = random_model(FAMILIES["bert"], kind="regression", num_labels=1, seed=0)
+    assert backbone.net.config.problem_type == "regression"
+    assert logits(backbone).shape == (2, 1)
+
+
+@pytest.mark.parametrize("name", ["tiny_encoder", "tiny_decoder"])
+def test_gradient_checkpointing_changes_no_gradient(compose, name):
+    gradients = []
+    for flag in ("false", "true"):
+        node = compose(f"model={name}", f"model.gradient_checkpointing={flag}").config["model"]
+        backbone = build(node, **HEAD, seed=0)
+        assert backbone.net.is_gradient_checkpointing == (flag == "true")
+        adapters = inject(backbone.net, LoRA(rank=2), head=backbone.head_parameters(MODULES))
+        for module in backbone.net.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        batch = backbone.tokenizer(["good", "terrible news"], padding=True, return_tensors="pt")
+        backbone.net.train()
+        out = backbone.net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        out.logits.square().sum().backward()
+        trained = adapters.adapter_parameters() | adapters.head_parameters()
+        assert all(parameter.grad is not None for parameter in trained.values())
+        gradients.append({key: parameter.grad for key, parameter in trained.items()})
+    for key, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][key], gradient, msg=key)
+    assert any(gradient.any() for gradient in gradients[0].values())

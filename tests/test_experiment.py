@@ -1,0 +1,243 @@
+"""Runs in this process: what a failure leaves, evaluating and going on from a run, switching parts off."""
+
+import json
+from importlib.metadata import version
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from rlora.adapters import files
+from rlora.module import FineTuning
+from rlora.records import read_record
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The number of training batches", "ignore:The dirpath has changed", "ignore:Total length of `list`"
+)
+
+
+class Broken(Exception):
+    pass
+
+
+@pytest.fixture
+def breaks(monkeypatch):
+    """Function (epoch): training breaks in it, at its second batch."""
+
+    def at(epoch):
+        step = FineTuning.training_step
+
+        def training_step(self, batch, batch_idx):
+            if (self.current_epoch, batch_idx) == (epoch, 1):
+                raise Broken("on purpose")
+            return step(self, batch, batch_idx)
+
+        monkeypatch.setattr(FineTuning, "training_step", training_step)
+
+    return at
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_run, tmp_path_factory):
+    """The folder of a run of three epochs."""
+    folder = tmp_path_factory.mktemp("finished")
+    score = tiny_run("trainer.max_epochs=3", folder=folder)
+    assert score == read_record(folder).scores["validation/accuracy"]
+    return folder
+
+
+def tensors(folder):
+    return load_file(folder / "adapter" / files.ADAPTER) | load_file(folder / "adapter" / files.HEAD)
+
+
+def same(first, second):
+    assert set(first) == set(second)
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+# failures
+
+
+def test_a_failure_in_training_leaves_no_record(tiny_run, tmp_path, breaks):
+    breaks(1)
+    with pytest.raises(Broken, match="on purpose"):
+        tiny_run(folder=tmp_path)
+    assert "Broken: on purpose" in (tmp_path / "error.log").read_text()
+    assert not (tmp_path / "results.json").exists()
+    assert not (tmp_path / "adapter").exists()
+    assert (tmp_path / "config.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["adapter.rank=64"], r"adapter\.rank=64 is above"),
+        (["adapter.targets=[nowhere]"], r"adapter\.targets: 'nowhere' matches no"),
+        (["task.train_size=119"], r"task\.train_size=119"),
+        (["seed=-1"], r"seed=-1"),
+        (["seed=0.5"], r"seed=0\.5"),
+        (["scheduler.shape=triangle"], r"scheduler\.shape='triangle'"),
+        (["optimizer.lr=-1"], r"optimizer\.lr=-1"),
+        (["predict=true"], r"predict=true"),
+        (["ckpt_path=nowhere"], r"ckpt_path=nowhere"),
+        (["+adapter.num_bases=4"], r"num_bases"),
+    ],
+    ids=lambda value: value[0].partition("=")[0] if isinstance(value, list) else None,
+)
+def test_a_wrong_word_is_one_sentence_and_leaves_no_record(tiny_run, tmp_path, words, told):
+    with pytest.raises(ValueError, match=told) as caught:
+        tiny_run(*words, folder=tmp_path)
+    assert len(str(caught.value).splitlines()) == 1
+    assert "Traceback" in (tmp_path / "error.log").read_text()
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_a_failure_does_not_keep_the_record_of_an_earlier_run(tiny_run, tmp_path, breaks):
+    tiny_run("trainer.max_epochs=1", folder=tmp_path)
+    breaks(0)
+    with pytest.raises(Broken):
+        tiny_run("seed=1", folder=tmp_path)
+    assert not (tmp_path / "results.json").exists()
+
+
+# from a run
+
+
+def test_the_same_words_give_the_same_run(tiny_run, tmp_path, finished):
+    torch.manual_seed(99)
+    tiny_run("trainer.max_epochs=3", folder=tmp_path)
+    assert same(tensors(tmp_path), tensors(finished))
+    assert read_record(tmp_path).scores == read_record(finished).scores
+    assert read_record(tmp_path).training.history == read_record(finished).training.history
+
+
+def test_another_seed_gives_another_run(tiny_run, tmp_path, finished):
+    tiny_run("trainer.max_epochs=3", "seed=1", folder=tmp_path)
+    assert not same(tensors(tmp_path), tensors(finished))
+    assert read_record(tmp_path).backbone["random_structure"] != read_record(finished).backbone["random_structure"]
+    assert read_record(tmp_path).data["fingerprint"] == read_record(finished).data["fingerprint"]
+
+
+@pytest.mark.parametrize("place", ["", "adapter", "checkpoints/best.ckpt"])
+def test_an_evaluation_repeats_the_test_scores(tiny_run, tmp_path, finished, place):
+    # what the run was made of comes back: the words say another adapter, rank and seed by default
+    tiny_run("train=false", f"ckpt_path='{finished / place}'", folder=tmp_path)
+    evaluated, trained = read_record(tmp_path), read_record(finished)
+    assert evaluated.scores == {key: value for key, value in trained.scores.items() if key.startswith("test")}
+    assert not evaluated.run.trained
+    assert evaluated.run.from_checkpoint == str(finished / place)
+    assert evaluated.adapter_file_bytes is None
+    assert not (tmp_path / "adapter").exists()
+    assert evaluated.training.epochs == 0
+
+
+def test_an_evaluation_takes_adapter_and_model_from_the_run(tiny_job, tmp_path):
+    from rlora.experiment import run
+
+    words = ["model=tiny_decoder", "adapter=nola", "adapter.num_bases=7", "seed=4"]
+    config, job = tiny_job(*words, folder=tmp_path / "first")
+    run(config, job)
+    config, job = tiny_job("train=false", f"ckpt_path='{tmp_path / 'first'}'", folder=tmp_path / "second")
+    job.words[:] = [word for word in job.words if not word.startswith("model=")]
+    run(config, job)
+    first, second = read_record(tmp_path / "first"), read_record(tmp_path / "second")
+    assert (second.run.model, second.run.adapter, second.run.seed) == ("tiny_decoder", "nola", 4)
+    assert second.config["adapter"]["num_bases"] == 7
+    assert second.scores["test/loss"] == first.scores["test/loss"]
+    assert yaml.safe_load((tmp_path / "second" / "config.yaml").read_text()) == second.config
+
+
+def test_going_on_ends_where_an_unbroken_run_does(tiny_run, tmp_path, finished, breaks, monkeypatch):
+    broken, resumed = tmp_path / "broken", tmp_path / "resumed"
+    breaks(2)
+    with pytest.raises(Broken):
+        tiny_run("trainer.max_epochs=3", folder=broken)
+    monkeypatch.undo()
+    tiny_run("trainer.max_epochs=3", f"ckpt_path='{broken}'", folder=resumed)
+    assert same(tensors(resumed), tensors(finished))
+    first, second = read_record(finished), read_record(resumed)
+    assert second.scores == first.scores
+    assert second.training.history == first.training.history
+    assert second.training.best_epoch == first.training.best_epoch
+    assert (second.training.epochs, second.training.steps) == (3, 9)
+
+
+def test_an_unfinished_run_can_be_evaluated(tiny_run, tmp_path, breaks, monkeypatch):
+    broken, evaluated = tmp_path / "broken", tmp_path / "evaluated"
+    breaks(1)
+    with pytest.raises(Broken):
+        tiny_run(folder=broken)
+    monkeypatch.undo()
+    tiny_run("train=false", f"ckpt_path='{broken}'", folder=evaluated)
+    assert set(read_record(evaluated).scores) == {"test/loss", "test/accuracy"}
+
+
+def test_a_finished_run_does_not_go_on(tiny_run, tmp_path, finished):
+    with pytest.raises(ValueError, match=r"has trained 3 of trainer\.max_epochs=3 epochs"):
+        tiny_run("trainer.max_epochs=3", f"ckpt_path='{finished}'", folder=tmp_path)
+
+
+def test_a_training_starts_from_an_adapter(tiny_run, tmp_path, finished):
+    words = ["trainer.max_epochs=1", "optimizer.lr=0", "optimizer.head_lr=0"]
+    tiny_run(*words, f"ckpt_path='{finished / 'adapter'}'", folder=tmp_path)
+    assert same(tensors(tmp_path), tensors(finished))  # with learning rates of zero it stays there
+    assert read_record(tmp_path).run.trained
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("adapter.alpha=4", "alpha"),
+        ("seed=1", "another backbone|random structure|another run"),
+        ("adapter=lora", "method|another run"),
+        ("adapter.targets=[q]", "does not fit|random structure"),
+    ],
+)
+def test_an_evaluation_of_something_else_is_refused(tiny_run, tmp_path, finished, word, told):
+    with pytest.raises(ValueError, match=told):
+        tiny_run("train=false", f"ckpt_path='{finished}'", word, folder=tmp_path)
+    assert not (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize("word", ["adapter.alpha=4", "seed=1", "adapter=lora", "adapter.targets=[q]"])
+def test_a_checkpoint_of_something_else_is_refused(tiny_run, tmp_path, finished, word):
+    checkpoint = finished / "checkpoints" / "best.ckpt"
+    with pytest.raises(ValueError, match=r"checkpoint (belongs to another run|does not hold what trains here)"):
+        tiny_run("train=false", f"ckpt_path='{checkpoint}'", word, folder=tmp_path)
+
+
+# parts switched off
+
+
+@pytest.mark.parametrize("word", ["logger=none", "debug=overfit", "test=false", "callbacks=early_stopping"])
+def test_a_part_switched_off_or_on(tiny_run, tmp_path, word):
+    tiny_run(word, folder=tmp_path)
+    record = read_record(tmp_path)
+    assert ("test/accuracy" in record.scores) == (word not in ("test=false", "debug=overfit"))
+    assert (tmp_path / "metrics.csv").exists() == (word != "logger=none")
+    assert (tmp_path / "checkpoints").exists() == (word != "debug=overfit")
+    assert record.training.best_epoch in (0, 1)
+
+
+def test_without_checkpoints_the_last_epoch_is_kept(tiny_run, tmp_path):
+    tiny_run("debug=overfit", folder=tmp_path)
+    record = read_record(tmp_path)
+    assert record.training.best_epoch == 1
+    assert record.scores["validation/loss"] == record.training.history[-1]["validation/loss"]
+
+
+@pytest.mark.parametrize("option", ["default", "anomaly"])
+def test_a_debug_run(tiny_run, tmp_path, option):
+    tiny_run(f"debug={option}", folder=tmp_path)
+    assert read_record(tmp_path).training.epochs >= 1
+
+
+def test_the_record_tells_what_was_typed(tiny_run, tmp_path):
+    tiny_run("trainer.max_epochs=1", "optimizer.weight_decay=0.25", folder=tmp_path)
+    raw = json.loads((tmp_path / "results.json").read_text())
+    assert "optimizer.weight_decay=0.25" in raw["run"]["command"]
+    assert raw["config"]["optimizer"]["weight_decay"] == 0.25
+    assert raw["run"]["directory"] == str(tmp_path)
+    assert raw["environment"]["device"].startswith("cpu")
+    assert raw["environment"]["versions"]["torch"] == version("torch")

@@ -1,0 +1,159 @@
+"""Imports point one way, heavy optional libraries stay inside functions, and files stay short."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SRC = ROOT / "src"
+FILES = [ROOT / "train.py", *sorted(SRC.rglob("*.py"))]
+HYDRA = {"hydra", "omegaconf"}
+HEAVY = {"wandb", "peft", "matplotlib", "optuna", "seaborn", "pycocoevalcap", "sqlalchemy"}
+LONGEST = 320
+ANY = None  # any library but Hydra
+
+# package or module: what it may import of this project, and which libraries beside Python's own
+RULES = {
+    "train": ({"rlora.experiment", "rlora.config"}, HYDRA),
+    "rlora.experiment": ({"rlora"}, "with hydra"),
+    "rlora.config": ({"rlora.job"}, "with hydra"),
+    "rlora.job": (set(), set()),
+    "rlora.records": (set(), set()),
+    "rlora.ops": ({"rlora.ops"}, {"torch", "numpy"}),
+    "rlora.adapters": ({"rlora.ops", "rlora.adapters"}, {"torch", "numpy", "safetensors"}),
+    "rlora.regularizers": ({"rlora.regularizers"}, {"torch"}),
+    "rlora.tasks": ({"rlora.tasks", "rlora.metrics", "rlora.hub"}, ANY),
+    "rlora.models": ({"rlora.models", "rlora.hub"}, ANY),
+    "rlora.module": ({"rlora.adapters", "rlora.tasks.base", "rlora.regularizers.base"}, ANY),
+    "rlora.callbacks": ({"rlora.callbacks", "rlora.records"}, ANY),
+    "rlora.optimization": (set(), ANY),
+    "rlora.restore": ({"rlora.adapters"}, ANY),
+    "rlora.environment": ({"rlora.records"}, ANY),
+    "rlora.console": ({"rlora.records"}, ANY),
+    "rlora.hub": (set(), ANY),
+    "rlora": (set(), set()),  # the package's own __init__
+}
+
+
+def module_name(file):
+    parts = file.relative_to(SRC if SRC in file.parents else ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(file) for file in FILES}
+
+
+def within(name, packages):
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def rule_of(module):
+    """The rule of the longest name that holds the module; the bare package is for its __init__ alone."""
+    fitting = [name for name in RULES if module == name or (name != "rlora" and within(module, {name}))]
+    return RULES[max(fitting, key=len)] if fitting else None
+
+
+def imported(node, module):
+    """Full names that an import statement takes from."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    base = node.module or ""
+    if node.level:
+        parents = module.split(".")[: -node.level]
+        base = ".".join([*parents, *([base] if base else [])])
+    names = [f"{base}.{alias.name}" for alias in node.names]
+    return [name if name in MODULES else base for name in names]  # a module, or something in one
+
+
+def imports(source, module, *, inside_functions=True):
+    """(line, full name) of every import; those inside functions run later, and can be left out."""
+
+    def walk(node):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import | ast.ImportFrom):
+                yield from ((child.lineno, name) for name in imported(child, module))
+            elif inside_functions or not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                yield from walk(child)
+
+    return list(walk(ast.parse(source)))
+
+
+def breaches(source, module):
+    """(line, name) of the imports a module's rule does not allow."""
+    own, libraries = rule_of(module)
+    for line, name in imports(source, module):
+        top = name.partition(".")[0]
+        if top == "rlora":
+            if not within(name, own):
+                yield line, name
+        elif top in sys.stdlib_module_names or libraries == "with hydra":
+            continue
+        elif (libraries is ANY and top in HYDRA) or (libraries is not ANY and top not in libraries):
+            yield line, name
+
+
+def told(file, found):
+    return [f"{file.relative_to(ROOT)}:{line} imports {name}" for line, name in found]
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_name)
+def test_imports_point_one_way(file):
+    assert rule_of(module_name(file)), f"{file.relative_to(ROOT)} has no rule: say in RULES what it may import"
+    assert not told(file, breaches(file.read_text(), module_name(file)))
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_name)
+def test_heavy_libraries_are_imported_where_they_are_used(file):
+    found = imports(file.read_text(), module_name(file), inside_functions=False)
+    assert not told(file, [(line, name) for line, name in found if name.partition(".")[0] in HEAVY])
+
+
+def test_only_the_rim_knows_hydra():
+    users = {
+        module_name(file)
+        for file in FILES
+        for _, name in imports(file.read_text(), module_name(file))
+        if name.partition(".")[0] in HYDRA
+    }
+    assert users <= {"train", "rlora.experiment", "rlora.config"}
+
+
+def test_every_rule_is_about_something():
+    assert all(any(within(module, {name}) for module in MODULES) for name in RULES)
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_name)
+def test_a_file_is_short_and_says_what_it_is(file):
+    lines = file.read_text().splitlines()
+    assert len(lines) <= LONGEST, f"{file.relative_to(ROOT)} has {len(lines)} lines"
+    assert file.stem not in ("utils", "util", "helpers", "misc", "common")
+    assert ast.get_docstring(ast.parse(file.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("source", "module", "line"),
+    [
+        ("import torch\nimport lightning", "rlora.adapters.lora", 2),
+        ("from rlora.tasks.base import Task", "rlora.adapters.lora", 1),
+        ("def f():\n    from rlora import experiment", "rlora.tasks.glue", 2),
+        ("from ..adapters import inject", "rlora.tasks.glue", 1),
+        ("import rlora.module", "rlora.models.tiny", 1),
+        ("from rlora.tasks.glue import GLUE", "rlora.module", 1),
+        ("import numpy", "rlora.records", 1),
+        ("import omegaconf", "rlora.tasks.glue", 1),
+        ("from hydra.utils import instantiate", "rlora.restore", 1),
+    ],
+)
+def test_the_check_finds_an_arrow_that_runs_back(source, module, line):
+    assert [found for found, _ in breaches(source, module)] == [line]
+
+
+def test_the_check_tells_modules_from_their_contents():
+    assert imports("from rlora import restore\nfrom rlora.config import build", "rlora.experiment") == [
+        (1, "rlora.restore"),
+        (2, "rlora.config"),
+    ]
+    assert imports("def f():\n    import wandb", "rlora.x", inside_functions=False) == []
+    assert imports("try:\n    import wandb\nexcept ImportError:\n    pass", "rlora.x", inside_functions=False)

@@ -1,0 +1,154 @@
+"""The run record: written whole or not at all, read back the same, refused if it is not one."""
+
+import json
+import os
+from dataclasses import replace
+
+import pytest
+
+from rlora import records
+from rlora.records import Environment, Parameters, Record, Run, Training, read_record, write_atomically, write_record
+
+
+@pytest.fixture
+def record():
+    return Record(
+        run=Run(
+            task="lexicon",
+            model="minilm",
+            adapter="rlora",
+            regularizer="none",
+            seed=0,
+            directory="runs/1",
+            started="2024-01-01T00:00:00+00:00",
+            seconds=1.25,
+            command=["adapter=rlora", "seed=0"],
+            trained=True,
+        ),
+        parameters=Parameters(adapter=96, head=66, backbone=20000, percent=0.48),
+        scores={"validation/accuracy": 0.75, "test/accuracy": 1 / 3},
+        monitor="validation/accuracy",
+        training=Training(epochs=1, steps=3, best_epoch=0, history=[{"epoch": 0, "train/loss": 0.1}]),
+        environment=Environment(
+            host="here",
+            platform="Linux",
+            device="cpu",
+            precision="32-true",
+            threads=1,
+            peak_memory_mib=10.5,
+            peak_device_memory_mib=None,
+            git_commit=None,
+            git_dirty=None,
+            versions={"torch": "2"},
+        ),
+        data={"sizes": {"train": 60}, "fingerprint": "ab"},
+        backbone={"source": "random bert", "fingerprint": "cd"},
+        adapter_file_bytes=1234,
+        config={"seed": 0, "adapter": {"targets": ["q", "v"]}},
+    )
+
+
+def test_round_trip(record, tmp_path):
+    file = write_record(record, tmp_path / "new" / "run")
+    assert file == tmp_path / "new" / "run" / "results.json"
+    assert read_record(file) == record
+    assert read_record(file.parent) == record
+
+
+def test_the_file_is_plain_json_with_its_schema(record, tmp_path):
+    raw = json.loads(write_record(record, tmp_path).read_text())
+    assert raw["schema"] == records.SCHEMA
+    assert raw["run"]["adapter"] == "rlora"
+    assert raw["scores"]["test/accuracy"] == 1 / 3
+
+
+def test_a_second_record_replaces_the_first(record, tmp_path):
+    write_record(record, tmp_path)
+    write_record(replace(record, monitor="validation/f1"), tmp_path)
+    assert read_record(tmp_path).monitor == "validation/f1"
+    assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_a_record_that_is_no_json_leaves_the_old_one(record, tmp_path):
+    write_record(record, tmp_path)
+    with pytest.raises(TypeError):
+        write_record(replace(record, data={"a": object()}), tmp_path)
+    assert read_record(tmp_path) == record
+    assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
+
+
+@pytest.mark.parametrize("broken", ["fsync", "fdopen"])
+def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch, broken):
+    file = write_atomically(tmp_path / "a.txt", b"old")
+
+    def fail(*_, **__):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, broken, fail)
+    with pytest.raises(OSError, match="no space left"):
+        write_atomically(file, b"new")
+    assert file.read_bytes() == b"old"
+    assert [found.name for found in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_failing_first_write_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="no space left"):
+        write_atomically(tmp_path / "a.txt", b"new")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_written_file_can_be_read_by_others(tmp_path):
+    assert write_atomically(tmp_path / "a.txt", b"x").stat().st_mode & 0o777 == 0o644
+
+
+def refused(path):
+    with pytest.raises(ValueError, match=r"\S") as caught:
+        read_record(path)
+    told = str(caught.value)
+    assert len(told.splitlines()) == 1
+    return told
+
+
+def test_a_missing_record(tmp_path):
+    assert "did not finish" in refused(tmp_path)
+    assert "does not exist" in refused(tmp_path / "results.json")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"schema": 1', b"\xff\xfe", b"[1, 2"])
+def test_a_damaged_record(tmp_path, content):
+    (tmp_path / "results.json").write_bytes(content)
+    assert "cannot be read" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "3", "{}", '{"schema": 2}', '{"schema": "1"}'])
+def test_another_schema(tmp_path, content):
+    (tmp_path / "results.json").write_text(content)
+    assert "reads schema 1" in refused(tmp_path)
+
+
+def changed(record, tmp_path, change):
+    raw = json.loads(write_record(record, tmp_path).read_text())
+    change(raw)
+    (tmp_path / "results.json").write_text(json.dumps(raw))
+    return refused(tmp_path)
+
+
+def test_an_extra_field(record, tmp_path):
+    assert "surplus" in changed(record, tmp_path, lambda raw: raw.update(surplus=1))
+
+
+def test_an_extra_field_inside(record, tmp_path):
+    assert "surplus" in changed(record, tmp_path, lambda raw: raw["run"].update(surplus=1))
+
+
+def test_a_missing_field(record, tmp_path):
+    assert "monitor" in changed(record, tmp_path, lambda raw: raw.pop("monitor"))
+
+
+@pytest.mark.parametrize("value", [None, 3, [1], "x"])
+def test_a_part_that_is_no_object(record, tmp_path, value):
+    changed(record, tmp_path, lambda raw: raw.update(run=value))
