@@ -69,8 +69,8 @@ class Experiment:
             config, self.choices = restore.bring(config, job.choices, self.saved, job.words, resume=resume)
         self.config = config
         check(config, job)
-        self._clear_old_results()
         if is_first_process():
+            self._clear_old_results()
             saved_config = yaml.safe_dump({"choices": self.choices, **config}, sort_keys=False)
             write_atomically(job.directory / restore.CONFIG, saved_config.encode())
             if config["print_config"]:
@@ -120,6 +120,7 @@ class Experiment:
             "backbone": self.backbone.fingerprint,
             "random_structure": self.adapters.digest,
             "method": json.dumps(files.fixed_options(self.adapters.method)),
+            "task": self.choices.get("task", ""),
         }
         module = FineTuning(
             adapters=self.adapters,
@@ -178,10 +179,8 @@ class Experiment:
         return {key: value for key, value in row.items() if key.startswith("validation")}
 
     def _check_unfinished(self, state: dict[str, Any]) -> None:
-        epochs, limit = (
-            state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"],
-            self.config["trainer"]["max_epochs"],
-        )
+        epochs = state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        limit = self.config["trainer"]["max_epochs"]
         if limit is not None and 0 <= limit <= epochs:
             raise ValueError(
                 f"ckpt_path={self.config['ckpt_path']} has trained {epochs} of trainer.max_epochs={limit} epochs: "
@@ -205,11 +204,13 @@ class Experiment:
         return int(state["epoch"])
 
     def _load_adapter(self, directory: Path) -> None:
-        same_task = self.saved is not None and self.saved.config["choices"].get("task") == self.choices.get("task")
+        there = self.saved.config["choices"].get("task") if self.saved else None
+        here = self.choices.get("task")
+        same_task = there == here
         if not same_task and not self.config["train"]:
             raise ValueError(
-                f"{directory} was trained on task={self.saved.config['choices'].get('task')}, its head does not answer "  # type: ignore[union-attr]
-                f"task={self.choices.get('task')}: leave task= out, or train=true to start from the adapter"
+                f"{directory} was trained on task={there}, its head does not answer task={here}: leave task= out, or "
+                "use train=true to start from the adapter"
             )
         if not same_task:
             log.info("the saved head belongs to another task: the adapter is loaded, the head starts anew")

@@ -185,9 +185,17 @@ class FineTuning(L.LightningModule):
         other = [key for key in self.identity if saved.get(key) != self.identity[key]]
         if other:
             told = "; ".join(f"{key}: saved {saved.get(key)}, here {self.identity[key]}" for key in other)
-            raise ValueError(f"the checkpoint belongs to another run and cannot be loaded ({told})")
+            raise ValueError(
+                f"the checkpoint belongs to another run and cannot be loaded ({told}); to start another task from an "
+                "adapter, give its adapter folder"
+            )
         state, kept = checkpoint["state_dict"], self._kept()
         if set(state) != kept:
             differing = sorted(set(state) ^ kept)[:3]
             raise ValueError(f"the checkpoint does not hold what trains here; it differs in {', '.join(differing)}")
-        checkpoint["state_dict"] = {key: state.get(key, value) for key, value in self.state_dict().items()}
+        own = self.state_dict()
+        if wrong := [key for key in state if state[key].shape != own[key].shape]:
+            raise ValueError(
+                f"the checkpoint's {wrong[0]} has shape {tuple(state[wrong[0]].shape)}, not that of the model"
+            )
+        checkpoint["state_dict"] = {key: state.get(key, value) for key, value in own.items()}
