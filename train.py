@@ -11,12 +11,11 @@ from omegaconf import DictConfig
 
 from rlora.config import explain, hydra_job, is_config_error, key_names
 
-CONF = Path(__file__).parent / "conf"
+CONF = Path(__file__).resolve().parent / "conf"
 ASKED_FOR_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
-EXPECTED = (ValueError, OSError)  # what wrong input raises; anything else is a fault of ours and shows its traceback
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def job(config: DictConfig) -> float | None:
     """Run one job; Hydra calls it with the composed config."""
     from rlora import experiment  # heavy: a mistyped word is answered without it
@@ -35,7 +34,7 @@ def tell_config_error(error: Exception) -> str:
     groups = chosen_groups()
     swept = {group for group, option in groups.items() if "," in option}
     known = [f"{g}={o}" for g, o in groups.items() if (CONF / g / f"{o}.yaml").is_file()]
-    with hydra.initialize(version_base="1.3", config_path="conf"):
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         keys = key_names(hydra.compose("train", known))
     return explain(error, keys, swept)
 
@@ -44,8 +43,8 @@ def tell(error: Exception) -> str:
     """One sentence on what went wrong."""
     if is_config_error(error):
         return tell_config_error(error)
-    if not isinstance(error, EXPECTED):
-        traceback.print_exception(error)
+    if not isinstance(error, ValueError | OSError):
+        traceback.print_exception(error)  # not wrong input, but a fault of ours
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full ({error.filename or 'while writing the run'}): free some of it or set paths.outputs"
     return " ".join(str(error).split()) or type(error).__name__

@@ -17,6 +17,7 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -45,10 +46,12 @@ def run(config: DictConfig, job: Job) -> float | None:
     console = Console()
     try:
         record = Experiment(plain(config), job, console).run()
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):  # the disk may be full, which is then the error to tell
             job.directory.mkdir(parents=True, exist_ok=True)
             (job.directory / "error.log").write_text(traceback.format_exc())
+        if isinstance(error, MisconfigurationException):  # Lightning's word for wrong input
+            raise ValueError(str(error)) from error
         raise
     if is_first_process():
         print_summary(record, console)

@@ -1,0 +1,111 @@
+"""Wrong words on the command line: one sentence, a non-zero exit, nothing that looks finished."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from rlora.records import FILE
+
+ROOT = Path(__file__).parents[1]
+TINY = "model=tiny_encoder"
+
+
+@pytest.fixture
+def told(monkeypatch, tmp_path, capsys):
+    """Function (*words): the sentence that train.py ends with, run in this process."""
+    spec = importlib.util.spec_from_file_location("train_script", ROOT / "train.py")
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "train_script", script)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.delenv("RLORA_DATA", raising=False)
+    spec.loader.exec_module(script)
+
+    def run(*words):
+        common = [f"paths.outputs={tmp_path}", "print_config=false", "trainer.enable_progress_bar=false"]
+        monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py"), *words, *common])
+        GlobalHydra.instance().clear()
+        with pytest.raises(SystemExit) as caught:
+            script.main()
+        assert isinstance(caught.value.code, str), "the exit status is that of success"
+        assert "Traceback" not in capsys.readouterr().err
+        assert not list(tmp_path.rglob(FILE))
+        sentence = caught.value.code
+        assert sentence.startswith("error: ")
+        assert "\n" not in sentence
+        return sentence
+
+    yield run
+    GlobalHydra.instance().clear()
+    os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["adapter=lroa"], ["adapter=lroa", "lora"]),
+        (["task=mlni"], ["task=mlni", "mnli"]),
+        (["model=robertabase"], ["roberta_base"]),
+        (["regularizer=pacbayes"], ["none"]),
+        (["adapter.rnk=4"], ["adapter.rnk", "adapter.rank"]),
+        (["optimiser.lr=1"], ["optimizer.lr"]),
+        (["adapter=bitfit", "adapter.rank=4"], ["adapter.rank is not a key"]),
+        (["adapter.targets=[q"], ["quote"]),
+        (["-m", "adapter=lora,nola", "adapter.num_bases=4"], ["adapter.num_bases", "every adapter swept"]),
+    ],
+)
+def test_unknown_words(told, words, expected):
+    sentence = told(*words)
+    for part in expected:
+        assert part in sentence
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["adapter.rank=0"], "adapter.rank=0"),
+        (["adapter.rank=-3"], "adapter.rank=-3"),
+        (["adapter.rank=abc"], "adapter.rank='abc'"),
+        (["adapter.rank=500", TINY], "set it to 1..32"),
+        (["adapter.targets=[qurey]", TINY], "attention.self.query"),
+        (["+adapter.foo=3", TINY], "no option foo: it takes rank"),
+        (["seed=-1"], "seed=-1"),
+        (["scheduler.shape=cosin", TINY, "task.train_size=64"], "linear, cosine, constant"),
+        (["optimizer.lr=-1", TINY, "task.train_size=64"], "optimizer.lr=-1"),
+        (["trainer.precision=77", TINY], "77"),
+        pytest.param(
+            ["trainer.accelerator=mps", TINY, "task.train_size=64"],
+            "MPS",
+            marks=pytest.mark.skipif(sys.platform == "darwin", reason="there it may exist"),
+        ),
+        (["-m", "trainer.devices=2", "seed=1"], "torchrun"),
+        (["predict=true", TINY], "unlabelled"),
+        (["predict=true", "trainer.devices=2", TINY], "trainer.devices=1"),
+        (["model.dtype=bfloat16"], "trainer=bf16"),
+        (["ckpt_path=nowhere"], "ckpt_path=nowhere"),
+        (["task=rte", "task.path=nowhere", TINY], "task.path=nowhere"),
+        (["task=stsb", "task.shots=16", TINY], "task.shots"),
+        (["model=bert_base", "model.path=./nowhere"], "model.path=./nowhere"),
+    ],
+)
+def test_wrong_values(told, words, expected):
+    assert expected in told(*words)
+
+
+def test_no_route_to_the_hub(told, monkeypatch, tmp_path):
+    monkeypatch.setattr("rlora.models.pretrained.hub_answers", lambda: False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    sentence = told("task=mnli", "model.path=nobody/nothing")
+    assert "model.path" in sentence
+    assert "model=minilm" in sentence
+
+
+def test_full_disk(told, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", "somewhere")
+
+    monkeypatch.setattr("rlora.records.os.fsync", full)
+    assert "the disk is full" in told(TINY, "task.train_size=64")
