@@ -54,7 +54,8 @@ def _half(transform, method, diagonal, d):
         values[:d] = diagonal
         return (s_r @ hadamard(n) @ np.diag(values) @ np.diag(d_signs))[:, :d]
     pi = permutation(array(transform.permutation))
-    return (s_r @ hadamard(n) @ np.diag(diagonal) @ pi @ hadamard(n) @ np.diag(d_signs))[:, :d]
+    orthonormal = hadamard(n) / math.sqrt(n)
+    return (s_r @ hadamard(n) @ np.diag(diagonal) @ pi @ orthonormal @ np.diag(d_signs))[:, :d]
 
 
 def rlora(method, layer):

@@ -35,12 +35,12 @@ class RLoRA(RankedMethod):
     With H the Hadamard matrix of +-1 of order n(d), the power of two at or above d; S_r, S'_r its r rows drawn without
     replacement; D, D' random signs; Pi, Pi' random permutations (all from the seed, none stored):
 
-        srht      A = S_r H diag(a) D         (r, in)      B = (S'_r H diag(b) D')^T           (out, r)
-        fastfood  A = S_r H diag(a) Pi H D    (r, in)      B = (S'_r H diag(b) Pi' H D')^T     (out, r)
+        srht      A = S_r H diag(a) D                 (r, in)    B = (S'_r H diag(b) D')^T                  (out, r)
+        fastfood  A = S_r H diag(a) Pi H/sqrt(n) D    (r, in)    B = (S'_r H diag(b) Pi' H/sqrt(n) D')^T    (out, r)
 
     cut to the first `in` (for B: `out`) columns. Trained: a and b, one number a feature (fastfood: n(in) and n(out)),
-    whatever the rank, and g (r,) with `core`. Start: a uniform such that A's entries have LoRA's variance 1/(3 in);
-    b = 0; g = 1.
+    whatever the rank, and g (r,) with `core`. Start: a uniform on (-1/sqrt(in), 1/sqrt(in)), so that A's entries have
+    LoRA's variance 1/(3 in); b = 0; g = 1. The second transform is orthonormal, so that one learning rate fits both.
 
     Args:
         rank: r, in 1..min(in, out).
@@ -73,7 +73,7 @@ class RLoRALayer(Adapter):
         transform = SRHT if method.transform == "srht" else Fastfood
         self.right = transform(site.in_features, method.rank, source, "A")
         self.left = transform(site.out_features, method.rank, source, "B")
-        self.a = uniform_parameter(source, "a", (self.right.diagonal_size,), self.right.start_bound)
+        self.a = uniform_parameter(source, "a", (self.right.diagonal_size,), 1 / math.sqrt(site.in_features))
         self.b = constant_parameter(source, (self.left.diagonal_size,), 0.0)
         self.g = constant_parameter(source, (method.rank,), 1.0) if method.core else None
 
@@ -93,7 +93,6 @@ class SRHT(Regenerated):
         super().__init__()
         self.size, self.order = size, next_power_of_two(size)
         self.diagonal_size = size
-        self.start_bound = 1 / math.sqrt(size)  # every entry of the matrix is one entry of the diagonal, up to sign
         self.regenerate("rows", source.subset(f"{tag}/rows", self.order, rank))
         self.regenerate("signs", source.signs(f"{tag}/signs", (size,)))
 
@@ -103,7 +102,7 @@ class SRHT(Regenerated):
 
 
 class Fastfood(Regenerated):
-    """Two Hadamard transforms around the diagonal: (n,) to S_r H diag(.) Pi H D of shape (r, d), n = n(d)."""
+    """Two Hadamard transforms around the diagonal: (n,) to S_r H diag(.) Pi H/sqrt(n) D of shape (r, d), n = n(d)."""
 
     rows: Tensor
     signs: Tensor
@@ -113,12 +112,11 @@ class Fastfood(Regenerated):
         super().__init__()
         self.size, self.order = size, next_power_of_two(size)
         self.diagonal_size = self.order
-        self.start_bound = 1 / math.sqrt(size * self.order)  # an entry of the matrix sums n entries of the diagonal
         self.regenerate("rows", source.subset(f"{tag}/rows", self.order, rank))
         self.regenerate("signs", source.signs(f"{tag}/signs", (size,)))
         self.regenerate("permutation", source.permutation(f"{tag}/permutation", self.order))
 
     def forward(self, diagonal: Tensor) -> Tensor:
         """The (r, d) matrix of a diagonal."""
-        rows = hadamard_rows(self.rows, self.order) * diagonal
+        rows = hadamard_rows(self.rows, self.order) * (diagonal / math.sqrt(self.order))
         return fwht(rows[:, self.permutation])[:, : self.size] * self.signs
