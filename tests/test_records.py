@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from rlora import records
-from rlora.records import Environment, Parameters, Record, Run, Training, read_record, write_atomically, write_record
+from rlora.atomic import write_atomically
+from rlora.records import Environment, Parameters, Record, Run, Training, read_record, write_record
 
 
 @pytest.fixture

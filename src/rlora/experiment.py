@@ -23,6 +23,7 @@ from rich.console import Console
 
 from rlora import restore
 from rlora.adapters import AdapterSet, files, inject
+from rlora.atomic import write_atomically
 from rlora.callbacks.checkpoint import AtomicCheckpointIO
 from rlora.callbacks.recorder import Recorder
 from rlora.config import build, flat, plain, show
@@ -31,7 +32,7 @@ from rlora.environment import environment, is_first_process
 from rlora.job import Job, check
 from rlora.models.backbone import Backbone
 from rlora.module import FineTuning
-from rlora.records import FILE, Parameters, Record, Run, write_atomically, write_record
+from rlora.records import FILE, Parameters, Record, Run, write_record
 from rlora.tasks.base import Task
 
 log = logging.getLogger(__name__)

@@ -1,11 +1,11 @@
-"""The run record, results.json: one schema, one writer, one reader; standard library only."""
+"""The run record, results.json: one schema, one writer, one reader; no library but Python's own."""
 
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+from rlora.atomic import write_atomically
 
 SCHEMA = 1
 FILE = "results.json"
@@ -120,20 +120,3 @@ def read_record(path: Path) -> Record:
     except TypeError as error:
         known = ", ".join(item.name for item in fields(Record))
         raise ValueError(f"{path} does not hold a record's fields ({known}): {error}") from error
-
-
-def write_atomically(path: Path, content: bytes) -> Path:
-    """Write a file so that a reader finds the old one, the new one or none, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path

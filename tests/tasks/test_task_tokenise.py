@@ -65,7 +65,7 @@ def test_a_killed_write_leaves_no_cache(tokenizer, tmp_path, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tokenise.os, "replace", killed)
+    monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         cached(PAIRS, tokenizer, tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -75,7 +75,7 @@ def test_a_full_disk_does_not_stop_the_run(tokenizer, tmp_path, monkeypatch, cap
     def full(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(tokenise.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     assert len(cached(PAIRS, tokenizer, tmp_path).lengths) == 50
     assert "goes on without it" in caplog.text
     assert list(tmp_path.iterdir()) == []

@@ -1,9 +1,10 @@
 """Prediction files in the layout of the GLUE submission: ``index`` and ``prediction``, tab-separated."""
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
+
+from rlora.atomic import write_atomically
 
 
 def format_prediction(
@@ -26,13 +27,5 @@ def format_prediction(
 
 def write_table(path: Path, predictions: Sequence[str]) -> Path:
     """Write one line per prediction, numbered from 0, so that the file is either whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write("index\tprediction\n")
-            file.writelines(f"{index}\t{prediction}\n" for index, prediction in enumerate(predictions))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    lines = ["index\tprediction", *(f"{index}\t{prediction}" for index, prediction in enumerate(predictions))]
+    return write_atomically(path, ("\n".join(lines) + "\n").encode())

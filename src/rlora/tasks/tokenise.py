@@ -7,8 +7,6 @@ temporary name and renamed when whole; a checksum tells a damaged file from a go
 import hashlib
 import json
 import logging
-import os
-import tempfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from rlora.atomic import write_atomically
 from rlora.tasks.examples import Examples
 
 log = logging.getLogger(__name__)
@@ -136,7 +135,7 @@ def cached_tokens(
             log.warning("The token cache %s is damaged (%s); it is built again.", path, error)
     tokens = tokenise(examples, tokenizer, max_length=max_length, label=label)
     try:
-        _save(tokens, path)
+        write_atomically(path, save(tokens.arrays(), metadata={"checksum": tokens.checksum()}))
     except OSError as error:
         log.warning("The token cache %s could not be written (%s); the run goes on without it.", path, error)
     return tokens
@@ -151,17 +150,3 @@ def _load(path: Path, rows: int) -> Tokens:
     if len(tokens.offsets) != rows + 1 or tokens.checksum() != checksum:
         raise ValueError("its contents do not match its checksum")
     return tokens
-
-
-def _save(tokens: Tokens, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = save(tokens.arrays(), metadata={"checksum": tokens.checksum()})
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=".part")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
