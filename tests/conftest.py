@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
@@ -58,6 +59,15 @@ def _composed(words, folder):
         hydra.cfg = None
     choices = {str(k): str(v) for k, v in chosen.items() if v is not None and not k.startswith("hydra/")}
     return SimpleNamespace(config=resolved, choices=choices, words=list(words))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Tensors this small are slower on many threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 class Broken(Exception):
-    pass
+    """What a run stops with in these tests."""
 
 
 @pytest.fixture

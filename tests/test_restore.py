@@ -146,7 +146,7 @@ def test_a_checkpoint_of_another_project(tmp_path, state):
 
 
 class Anything:
-    pass
+    """An object that unpickling would have to build."""
 
 
 def test_a_checkpoint_that_holds_objects_is_not_run(tmp_path):

@@ -4,18 +4,8 @@ from types import SimpleNamespace
 
 import adapter_zoo as zoo
 import pytest
-import torch
 
 from rlora.adapters import inject
-
-
-@pytest.fixture(scope="package", autouse=True)
-def one_thread():
-    """Tensors this small are slower on many threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

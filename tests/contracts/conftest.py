@@ -11,15 +11,6 @@ from rlora.config import build
 SENTENCES = ["good", "terrible news", "so and so"]
 
 
-@pytest.fixture(scope="package", autouse=True)
-def one_thread():
-    """Tensors this small are slower on many threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session")
 def bare(compose):
     """Function (model, *words): the backbone without an adapter, in evaluation mode, its config and its task."""

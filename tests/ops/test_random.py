@@ -163,4 +163,4 @@ def test_a_draw_does_not_depend_on_how_much_is_drawn():
 def test_of_and_on_change_only_name_and_device():
     source = RandomSource(8, "a")
     assert torch.equal(source.of("b").normal("t", (5,)), RandomSource(8, "b").normal("t", (5,)))
-    assert source.of("b").on("meta") == RandomSource(8, "b", "meta")
+    assert RandomSource(8, "a", "meta").of("b") == RandomSource(8, "b", "meta")

@@ -128,10 +128,6 @@ class RandomSource:
         """The source of another name under the same seed, on the same device."""
         return RandomSource(self.seed, name, self.device)
 
-    def on(self, device: torch.device | str) -> "RandomSource":
-        """The same source with its tensors placed on `device`."""
-        return RandomSource(self.seed, self.name, device)
-
     def uniform(self, tag: str, shape: Sequence[int], bound: float = 1.0) -> Tensor:
         """Uniforms on (-bound, bound), float32."""
         return self._draw(tag, shape, 2, lambda words, n: symmetric_uniforms(words, n) * np.float32(bound))
