@@ -64,7 +64,7 @@ def test_factors_multiply_to_delta(name):
         b, a = factors
         assert b.shape == (layer.site.out_features, method.rank)
         assert a.shape == (method.rank, layer.site.in_features)
-        torch.testing.assert_close(b @ a, layer.delta(), rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(layer.scale * (b @ a), layer.delta(), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("number", [0, 1])

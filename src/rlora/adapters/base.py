@@ -2,7 +2,8 @@
 
 Notation: a frozen layer computes y = W x + c with W of shape (out, in); adapted it computes y = (W + dW) x + c, and
 dW = 0 at the start, exactly. A new method is one file with two classes: a frozen dataclass deriving from `Method` or
-`RankedMethod`, whose fields are its options, and an `Adapter` that gives `factors()` or `delta()`.
+`RankedMethod`, whose fields are its options, and an `Adapter` that gives `factors()` or `delta()`; all the rest,
+the fast paths included, follows from these.
 """
 
 import math
@@ -14,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rlora.adapters.paths import Path, cheapest, low_rank_costs
+from rlora.ops.products import compute_dtype, full_rank_linear, low_rank_linear
 from rlora.ops.random import RandomSource
 
 Targets = str | Sequence[str]
@@ -57,13 +60,21 @@ class Adapter(Regenerated, ABC):
         dropout: Probability with which an input feature is dropped on its way to the update.
     """
 
+    scale = 1.0  # s, in front of the factors
+    trains_a = True  # whether the right one of the factors depends on what trains
+
     def __init__(self, site: Site, dropout: float = 0.0) -> None:
         super().__init__()
         self.site = site
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
+    @property
+    def drops(self) -> bool:
+        """Whether dropout acts on the input at present."""
+        return self.training and not isinstance(self.dropout, nn.Identity)
+
     def factors(self) -> tuple[Tensor, Tensor] | None:
-        """(B, A) of shapes (out, r) and (r, in) with dW = B A, all scales included; None where dW has full rank."""
+        """(B, A) of shapes (out, r) and (r, in) with dW = scale B A; None where dW has full rank."""
         return None
 
     def delta(self) -> Tensor:
@@ -71,7 +82,7 @@ class Adapter(Regenerated, ABC):
         factors = self.factors()
         if factors is None:
             raise RuntimeError(f"{type(self).__name__} gives neither factors() nor delta()")
-        return factors[0] @ factors[1]
+        return self.scale * (factors[0] @ factors[1])
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the update: (..., in) to (..., out), in x's dtype; the parameters stay in float32."""
@@ -80,7 +91,36 @@ class Adapter(Regenerated, ABC):
         if factors is None:
             return F.linear(x, self.delta().to(x.dtype))
         b, a = factors
-        return F.linear(F.linear(x, a.to(x.dtype)), b.to(x.dtype))
+        return self.scale * F.linear(F.linear(x, a.to(x.dtype)), b.to(x.dtype))
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Compute (W + dW) x + c as one function, by the cheapest path; without dropout.
+
+        Args:
+            x: (..., in).
+            weight: W (out, in), frozen.
+            bias: c (out,) or None.
+        """
+        factors = self.factors()
+        if factors is None:
+            return full_rank_linear(x, weight, bias, self.delta())
+        b, a = factors
+        path = cheapest(self.costs(x, len(a)))
+        if path is Path.FULL:
+            delta, again = self.scale * (b @ a), lambda: self.scale * (b.detach() @ a.detach())
+            return full_rank_linear(x, weight, bias, delta, again=again)
+        shared, merge = self.projected(x, a), path is Path.MERGED
+        return low_rank_linear(x, weight, bias, b, a, self.scale, projected=shared, merge=merge)
+
+    def costs(self, x: Tensor, rank: int) -> dict[Path, float]:
+        """What each path of `linear` costs for this input."""
+        tokens = x.numel() // self.site.in_features
+        site, dtype = self.site, compute_dtype(x)
+        return low_rank_costs(tokens, site.in_features, site.out_features, rank, dtype=dtype, trains_a=self.trains_a)
+
+    def projected(self, x: Tensor, a: Tensor) -> Tensor | None:
+        """A x as `rlora.ops.products.project` gives it, where layers that read the same x share it; else None."""
+        return None
 
 
 class Method(ABC):

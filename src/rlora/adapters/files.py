@@ -20,7 +20,8 @@ from rlora.adapters.base import Method
 
 FORMAT = 1
 CARD, ADAPTER, HEAD = "adapter.json", "adapter.safetensors", "head.safetensors"
-FREE = {"dropout", "targets"}  # dropout acts in training only; the names of the tensors say what was adapted
+# dropout and keep_delta act in training only; the names of the tensors say what was adapted
+FREE = {"dropout", "keep_delta", "targets"}
 
 
 def describe_method(method: Method) -> dict[str, Any]:

@@ -1,9 +1,15 @@
-"""A frozen linear layer together with its updates."""
+"""A frozen linear layer together with its updates.
+
+A plain frozen layer is computed together with its update, by the update's cheapest path. A layer that is more than
+that (quantised, hooked, trained itself), dropout on the update's input, torch.compile and torch.func's transforms get
+the sum as it is written: the layer's own output plus dW x.
+"""
 
 from collections.abc import Sequence
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlora.adapters.base import Adapter
@@ -26,9 +32,12 @@ class AdaptedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out)."""
-        y: Tensor = self.base(x)
         if self.merged:
-            return y
+            merged: Tensor = self.base(x)
+            return merged
+        if self._plain(x):
+            return self._fused(x)
+        y: Tensor = self.base(x)
         for (start, stop), update in zip(self.rows, self.updates, strict=True):
             change = update(x)
             if stop - start == y.shape[-1]:
@@ -36,6 +45,35 @@ class AdaptedLinear(nn.Module):
             else:
                 y[..., start:stop] += change
         return y
+
+    def _plain(self, x: Tensor) -> bool:
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            return False
+        base, weight = self.base, self.weight
+        return (
+            (type(base) is nn.Linear or type(base).__name__ == "Conv1D")
+            and type(weight) in (Tensor, nn.Parameter)  # no subclass, as of a quantised weight
+            and weight.is_floating_point()
+            and not (weight.requires_grad or (self.bias is not None and self.bias.requires_grad))
+            and not (base._forward_hooks or base._forward_pre_hooks)
+            and not (base._backward_hooks or base._backward_pre_hooks)
+            and not any(update.drops for update in self.adapters())
+            and x.is_floating_point()
+        )
+
+    def _fused(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight.mT if self.transposed else self.weight, self.bias
+        if self.rows == [(0, len(weight))]:
+            return self.adapters()[0].linear(x, weight, bias)
+        parts, at = [], 0
+        for (start, stop), update in sorted(zip(self.rows, self.adapters(), strict=True), key=lambda pair: pair[0]):
+            if at < start:
+                parts.append(F.linear(x, weight[at:start], None if bias is None else bias[at:start]))
+            parts.append(update.linear(x, weight[start:stop], None if bias is None else bias[start:stop]))
+            at = stop
+        if at < len(weight):
+            parts.append(F.linear(x, weight[at:], None if bias is None else bias[at:]))
+        return torch.cat(parts, dim=-1)
 
     @property
     def merged(self) -> bool:

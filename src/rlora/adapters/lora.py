@@ -48,5 +48,5 @@ class LoRALayer(Adapter):
         self.B = constant_parameter(source, (site.out_features, method.rank), 0.0)
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """(s B, A)."""
-        return self.scale * self.B, self.A
+        """(B, A)."""
+        return self.B, self.A

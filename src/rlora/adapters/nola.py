@@ -84,9 +84,9 @@ class NOLALayer(Adapter):
         left.join(self, "b")
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """(s B, A)."""
+        """(B, A)."""
         b = self.left.mix(self, "b").view(self.site.out_features, self.rank)
-        return self.scale * b, self.A0 + self.right.mix(self, "a").view_as(self.A0)
+        return b, self.A0 + self.right.mix(self, "a").view_as(self.A0)
 
 
 class DenseBasis(Regenerated):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rlora.adapters.base import Adapter, RankedMethod, Regenerated, Site, constant_parameter, cut_to, require_choice
 from rlora.ops.random import RandomSource
+from rlora.ops.random_sum import RandomSum, RandomSumLinear
 
 BASES = ("uniform", "normal", "binary", "sparse", "very_sparse")
 SCALINGS = ("alpha/r", "alpha/(r sqrt(n))")
@@ -32,15 +33,20 @@ class RandLoRA(RankedMethod):
             "very_sparse" (one in sqrt(m)); each of unit standard deviation. With few rows a sparse A can have
             columns of zeros, which dW then has too.
         scaling: s = "alpha/r" (as in PEFT, where alpha = 20 r) or "alpha/(r sqrt(n))" (the paper's code, alpha = 2 r).
+        keep_delta: Keep W + dW from forward to backward (out in numbers a layer) rather than compute it again there
+            (M m^2 multiply-adds a layer); None keeps it for square layers alone.
     """
 
     basis: str = "uniform"
     scaling: str = "alpha/r"
+    keep_delta: bool | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choice("adapter.basis", self.basis, BASES)
         require_choice("adapter.scaling", self.scaling, SCALINGS)
+        if self.keep_delta not in (None, True, False):
+            raise ValueError(f"adapter.keep_delta={self.keep_delta!r} must be true, false or null")
 
     def build(self, sites: Sequence[Site], source: RandomSource) -> list[Adapter]:
         """One shared set of bases, two coefficient matrices a site."""
@@ -89,15 +95,24 @@ class RandLoRALayer(Adapter):
         large, small, products = shape_of(site, method.rank)
         self.transposed = site.out_features < site.in_features
         self.scale = method.scale / (1.0 if method.scaling == "alpha/r" else math.sqrt(products))
-        self.large, self.small = large, small
+        self.large, self.small, self.keep_delta = large, small, method.keep_delta
         self.bases = bases
         self.lambda_ = constant_parameter(source, (products, method.rank), 0.0)
         self.gamma = constant_parameter(source, (products, small), 1 / small)
 
     def delta(self) -> Tensor:
-        """The sum as one product: [s B_j diag(lambda_j)]_j (M, n r) times [A diag(gamma_j)]_j (n r, m)."""
-        products, rank = self.lambda_.shape
-        b = cut_to((self.large, products, rank), self.bases.B) * (self.scale * self.lambda_)
-        a = cut_to((rank, self.small), self.bases.A) * self.gamma[:, None, :]
-        delta = b.flatten(1) @ a.flatten(0, 1)
+        """The sum as one product: B (M, n r) times [s diag(lambda_j) A diag(gamma_j)]_j (n r, m)."""
+        delta: Tensor = RandomSum.apply(self.lambda_, self.gamma, *self._bases(), self.scale)
         return delta.mT if self.transposed else delta
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Multiply once by W + dW; see `rlora.ops.random_sum` for what is kept and in which order gradients go."""
+        keep = self.large == self.small if self.keep_delta is None else self.keep_delta
+        y: Tensor = RandomSumLinear.apply(x, weight, bias, self.lambda_, self.gamma, *self._bases(), self.scale, keep)
+        return y
+
+    def _bases(self) -> tuple[Tensor, Tensor]:
+        """A (r, m) and [B_j]_j (M, n r) of this layer's shape."""
+        products, rank = self.lambda_.shape
+        b = cut_to((self.large, products, rank), self.bases.B)
+        return cut_to((rank, self.small), self.bases.A), b.flatten(1)

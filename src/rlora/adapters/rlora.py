@@ -10,8 +10,13 @@ this project's reading, after the subsampled randomized Hadamard transform (Ailo
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from rlora.adapters.base import (
     Adapter,
@@ -22,7 +27,9 @@ from rlora.adapters.base import (
     require_choice,
     uniform_parameter,
 )
+from rlora.adapters.paths import Path, cheapest, transform_cost
 from rlora.ops.hadamard import fwht, hadamard_rows, next_power_of_two
+from rlora.ops.products import compute_dtype, without_autocast
 from rlora.ops.random import RandomSource
 
 TRANSFORMS = ("srht", "fastfood")
@@ -69,7 +76,7 @@ class RLoRALayer(Adapter):
 
     def __init__(self, site: Site, method: RLoRA, source: RandomSource) -> None:
         super().__init__(site, method.dropout)
-        self.scale = method.scale
+        self.scale, self.rank = method.scale, method.rank
         transform = SRHT if method.transform == "srht" else Fastfood
         self.right = transform(site.in_features, method.rank, source, "A")
         self.left = transform(site.out_features, method.rank, source, "B")
@@ -78,14 +85,40 @@ class RLoRALayer(Adapter):
         self.g = constant_parameter(source, (method.rank,), 1.0) if method.core else None
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """(s B diag(g), A)."""
+        """(B diag(g), A)."""
         left, right = self.left(self.b).mT, self.right(self.a)
-        return self.scale * (left if self.g is None else left * self.g), right
+        return left if self.g is None else left * self.g, right
+
+    def transformed(self, x: Tensor) -> Tensor:
+        """Compute dW x with no factor formed: (..., in) to (..., out), n log n a token, whatever the rank."""
+        dtype = compute_dtype(x)
+        with without_autocast(x):
+            u = self.right.apply_to(x.to(dtype), self.a.to(dtype))
+            u = self.scale * (u if self.g is None else u * self.g.to(dtype))
+            return self.left.apply_transposed_to(u, self.b.to(dtype))
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """(W + dW) x + c; through transforms of the activations where that costs less, as at large ranks."""
+        if cheapest(self.costs(x, self.rank)) is not Path.TRANSFORMED:
+            return super().linear(x, weight, bias)
+        y = F.linear(x, weight, bias)
+        if not torch.is_grad_enabled():
+            return y.add_(self.transformed(x))
+        # keeps x alone, and transforms again in backward
+        change: Tensor = checkpoint(self.transformed, x, use_reentrant=False, preserve_rng_state=False)
+        return y.add_(change)
+
+    def costs(self, x: Tensor, rank: int) -> dict[Path, float]:
+        """See `Adapter.costs`; here with the transforms, whose cost does not depend on the rank."""
+        i, o = self.site.in_features, self.site.out_features
+        once = transform_cost(x.numel() // i, i, o, x.device)
+        return super().costs(x, rank) | {Path.TRANSFORMED: self.right.transforms * once}
 
 
 class SRHT(Regenerated):
-    """Subsampled randomized Hadamard transform: diagonal (d,) to the matrix S_r H diag(.) D of shape (r, d)."""
+    """Subsampled randomized Hadamard transform S_r H diag(v) D of shape (r, d), v (d,) the diagonal."""
 
+    transforms = 1
     rows: Tensor
     signs: Tensor
 
@@ -96,14 +129,24 @@ class SRHT(Regenerated):
         self.regenerate("rows", source.subset(f"{tag}/rows", self.order, rank))
         self.regenerate("signs", source.signs(f"{tag}/signs", (size,)))
 
-    def forward(self, diagonal: Tensor) -> Tensor:
-        """The (r, d) matrix of a diagonal."""
-        return hadamard_rows(self.rows, self.order)[:, : self.size] * (diagonal * self.signs)
+    def forward(self, v: Tensor) -> Tensor:
+        """The matrix, (r, d)."""
+        matrix: Tensor = _SignedRows.apply(v * self.signs, self.rows, self.order)
+        return matrix
+
+    def apply_to(self, x: Tensor, v: Tensor) -> Tensor:
+        """The matrix times x: (..., d) to (..., r)."""
+        return fwht(F.pad(x * (v * self.signs), (0, self.order - self.size)))[..., self.rows]
+
+    def apply_transposed_to(self, u: Tensor, v: Tensor) -> Tensor:
+        """The matrix transposed times u: (..., r) to (..., d)."""
+        return fwht(_spread(u, self.rows, self.order))[..., : self.size] * (v * self.signs)
 
 
 class Fastfood(Regenerated):
-    """Two Hadamard transforms around the diagonal: (n,) to S_r H diag(.) Pi H/sqrt(n) D of shape (r, d), n = n(d)."""
+    """Two Hadamard transforms around the diagonal, S_r H diag(v) Pi H/sqrt(n) D of shape (r, d), v (n,), n = n(d)."""
 
+    transforms = 2
     rows: Tensor
     signs: Tensor
     permutation: Tensor
@@ -116,7 +159,37 @@ class Fastfood(Regenerated):
         self.regenerate("signs", source.signs(f"{tag}/signs", (size,)))
         self.regenerate("permutation", source.permutation(f"{tag}/permutation", self.order))
 
-    def forward(self, diagonal: Tensor) -> Tensor:
-        """The (r, d) matrix of a diagonal."""
-        rows = hadamard_rows(self.rows, self.order) * (diagonal / math.sqrt(self.order))
+    def forward(self, v: Tensor) -> Tensor:
+        """The matrix, (r, d)."""
+        rows: Tensor = _SignedRows.apply(v / math.sqrt(self.order), self.rows, self.order)
         return fwht(rows[:, self.permutation])[:, : self.size] * self.signs
+
+    def apply_to(self, x: Tensor, v: Tensor) -> Tensor:
+        """The matrix times x: (..., d) to (..., r)."""
+        inner = fwht(F.pad(x * self.signs, (0, self.order - self.size)))
+        return fwht(inner[..., self.permutation.argsort()] * (v / math.sqrt(self.order)))[..., self.rows]
+
+    def apply_transposed_to(self, u: Tensor, v: Tensor) -> Tensor:
+        """The matrix transposed times u: (..., r) to (..., d)."""
+        inner = fwht(_spread(u, self.rows, self.order)) * (v / math.sqrt(self.order))
+        return fwht(inner[..., self.permutation])[..., : self.size] * self.signs
+
+
+def _spread(u: Tensor, rows: Tensor, order: int) -> Tensor:
+    return u.new_zeros(*u.shape[:-1], order).index_copy(-1, rows, u)
+
+
+class _SignedRows(torch.autograd.Function):
+    """Rows of H_n cut to d columns times diag(v), (r, d): the rows are generated, in backward again, and never kept."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, rows: Tensor, order: int) -> Tensor:
+        ctx.order, ctx.size = order, len(v)
+        ctx.save_for_backward(rows)
+        return hadamard_rows(rows, order)[:, : len(v)] * v
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (rows,) = ctx.saved_tensors
+        return (gradient * hadamard_rows(rows, ctx.order)[:, : ctx.size]).sum(0), None, None

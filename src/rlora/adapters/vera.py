@@ -3,10 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from rlora.adapters.base import Adapter, RankedMethod, Regenerated, Site, constant_parameter, cut_to
+from rlora.adapters.shared_input import SharedInput
 from rlora.ops.random import RandomSource
 
 
@@ -52,10 +56,13 @@ class VeRABases(Regenerated):
         widest, tallest = max(site.in_features for site in sites), max(site.out_features for site in sites)
         self.regenerate("A", source.uniform("A", (rank, widest), math.sqrt(6 / widest)))
         self.regenerate("B", source.uniform("B", (tallest, rank), math.sqrt(6 / rank)))
+        self.projections = SharedInput()  # q, k and v read the same x: A x is computed once for them
 
 
 class VeRALayer(Adapter):
     """dW = s diag(b) B diag(d) A; b and d are trained."""
+
+    trains_a = False
 
     def __init__(self, site: Site, method: VeRA, bases: VeRABases, source: RandomSource) -> None:
         super().__init__(site, method.dropout)
@@ -65,8 +72,29 @@ class VeRALayer(Adapter):
         self.b = constant_parameter(source, (site.out_features,), 0.0)
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """(s diag(b) B, diag(d) A)."""
+        """(diag(b) B diag(d), A): A is frozen, and so is what backward needs of x."""
         rank = len(self.d)
         b = cut_to((self.site.out_features, rank), self.bases.B)
         a = cut_to((rank, self.site.in_features), self.bases.A)
-        return self.scale * self.b[:, None] * b, self.d[:, None] * a
+        scaled: Tensor = _Scaled.apply(b, self.b, self.d)
+        return scaled, a
+
+    def projected(self, x: Tensor, a: Tensor) -> Tensor:
+        """A x, shared by the layers that read the same x."""
+        return self.bases.projections.project(a, x)
+
+
+class _Scaled(torch.autograd.Function):
+    """diag(b) B diag(d) of a frozen B (out, r), keeping b and d only."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, b: Tensor, d: Tensor) -> Tensor:
+        ctx.save_for_backward(matrix, b, d)
+        return matrix * b[:, None] * d
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor]:
+        matrix, b, d = ctx.saved_tensors
+        weighted = gradient * matrix
+        return None, weighted @ d, b @ weighted

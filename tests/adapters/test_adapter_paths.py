@@ -1,0 +1,233 @@
+"""Every path computes the same; the cheapest is taken; none keeps more for backward than PEFT does."""
+
+import copy
+
+import adapter_zoo as zoo
+import peft
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import RobertaConfig, RobertaForSequenceClassification
+
+from rlora.adapters import inject
+from rlora.adapters.base import Site
+from rlora.adapters.linear import AdaptedLinear
+from rlora.adapters.lora import LoRA
+from rlora.adapters.paths import Path, cheapest, forced, low_rank_costs, transform_cost
+from rlora.adapters.randlora import RandLoRA
+from rlora.adapters.rlora import RLoRA
+from rlora.adapters.vera import VeRA
+from rlora.ops.random import RandomSource
+
+CPU = torch.device("cpu")
+LOW_RANK = [Path.FACTORED, Path.MERGED, Path.FULL]
+
+
+def plain(model):
+    """Turn the fused functions off: the layers' own outputs plus dW x."""
+    for module in model.modules():
+        if isinstance(module, AdaptedLinear):
+            module._plain = lambda _: False
+    return model
+
+
+def results(model):
+    """Logits and the gradients of all that trains, in float64."""
+    model.zero_grad()
+    logits = zoo.logits(model)
+    (logits.square().sum()).backward()
+    return [logits.detach()] + [p.grad for p in model.parameters() if p.requires_grad]
+
+
+def perturbed(adapt, model, name, **changes):
+    adapted = adapt(model, name, **changes)
+    zoo.perturb([p for p in adapted.model.parameters() if p.requires_grad], 0.2, seed=5)
+    return adapted.model.double()
+
+
+@pytest.mark.parametrize("path", list(Path))
+@pytest.mark.parametrize("name", zoo.KINDS)
+@pytest.mark.parametrize("model", list(zoo.TARGETS))
+def test_all_paths_agree(model, name, path, adapt):
+    own = perturbed(adapt, model, name)
+    reference = plain(copy.deepcopy(own))
+    with forced(path):
+        found = results(own)
+    torch.testing.assert_close(found, results(reference), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("model", list(zoo.TARGETS))
+def test_randlora_agrees_kept_and_computed_again(model, keep, adapt):
+    own = perturbed(adapt, model, "randlora-uniform-0", keep_delta=keep)
+    torch.testing.assert_close(results(own), results(plain(copy.deepcopy(own))), rtol=1e-8, atol=1e-10)
+
+
+def crossovers(limit=4096, **shape):
+    """Numbers of tokens at which the cheapest path changes: (tokens, before, after)."""
+    found, last = [], None
+    for tokens in range(1, limit):
+        costs = low_rank_costs(tokens, dtype=torch.float32, **shape)
+        path = cheapest(costs)
+        if last is not None and path is not last:
+            found.append((tokens, last, path))
+        last = path
+    return found
+
+
+@pytest.mark.parametrize(("rank", "changes"), [(8, [(Path.FACTORED, Path.MERGED)]), (40, [(Path.FACTORED, Path.FULL)])])
+def test_both_paths_agree_at_every_crossover(rank, changes):
+    shape = {"in_features": 48, "out_features": 80, "rank": rank}
+    found = crossovers(**shape)
+    assert [pair for _, *pair in found] == [list(pair) for pair in changes]
+    layer = LoRA(rank=rank).build([Site("x", 80, 48)], RandomSource(0))[0]
+    nn.init.normal_(layer.B)
+    w, c = torch.randn(80, 48), torch.randn(80)
+    for tokens, before, after in found:
+        for count in (tokens - 1, tokens):
+            x = torch.randn(count, 48, requires_grad=True)
+            chosen = cheapest(layer.costs(x, rank))
+            assert chosen is (before if count < tokens else after)
+            outcomes = []
+            for path in (before, after):
+                with forced(path):
+                    y = layer.linear(x, w, c)
+                outcomes.append((y, *torch.autograd.grad(y.square().mean(), (x, layer.A, layer.B))))
+            torch.testing.assert_close(outcomes[0], outcomes[1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("transform", ["srht", "fastfood"])
+@pytest.mark.parametrize(("out", "size"), [(48, 100), (64, 64), (100, 30)])
+@pytest.mark.parametrize("rank", [1, 7, 30])
+def test_transforms_of_activations_equal_the_factors(rank, out, size, transform):
+    layer = RLoRA(rank=rank, transform=transform, core=True).build([Site("x", out, size)], RandomSource(3))[0].double()
+    nn.init.normal_(layer.b)
+    nn.init.normal_(layer.g)
+    x = torch.randn(2, 5, size, dtype=torch.float64, requires_grad=True)
+    found, expected = layer.transformed(x), F.linear(x, layer.delta())
+    torch.testing.assert_close(found, expected)
+    inputs = (x, layer.a, layer.b, layer.g)
+    g = torch.randn_like(found)
+    torch.testing.assert_close(torch.autograd.grad(found, inputs, g), torch.autograd.grad(expected, inputs, g))
+
+
+def test_large_ranks_of_few_tokens_go_through_transforms():
+    layer = RLoRA(rank=512).build([Site("x", 512, 512)], RandomSource(0))[0]
+    few, many, low = torch.zeros(16, 512), torch.zeros(65536, 512), 8
+    assert cheapest(layer.costs(few, 512)) is Path.TRANSFORMED
+    assert cheapest(layer.costs(many, 512)) is Path.FULL
+    assert cheapest(layer.costs(few, low)) is not Path.TRANSFORMED
+    assert transform_cost(2, 512, 512, CPU) == 2 * transform_cost(1, 512, 512, CPU)
+
+
+def test_half_precision_adds_low_rank_updates_to_activations():
+    """W + dW rounded to bfloat16 would lose a small dW."""
+    layer = LoRA(rank=4).build([Site("x", 64, 64)], RandomSource(0))[0]
+    nn.init.constant_(layer.B, 1e-4)
+    w, x = torch.ones(64, 64, dtype=torch.bfloat16), torch.ones(4096, 64, dtype=torch.bfloat16)
+    x[:, 1::2] = -1
+    y = layer.linear(x, w, None)
+    assert cheapest(layer.costs(x, 4)) is Path.FACTORED
+    torch.testing.assert_close(y.float(), x.float() @ layer.delta().T, rtol=0.05, atol=1e-5)
+
+
+class Counter(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.calls = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls.setdefault(str(func), []).append([tuple(a.shape) for a in args if isinstance(a, torch.Tensor)])
+        return func(*args, **(kwargs or {}))
+
+
+def test_vera_projects_an_input_once_for_the_layers_that_read_it():
+    model = zoo.build("bert")
+    inject(model, VeRA(rank=5, targets=("q", "k", "v")))
+    model.train()
+    with Counter() as counter:
+        zoo.logits(model).sum().backward()
+    projections = [shapes for shapes in counter.calls["aten.bmm.default"] if shapes[0][1:] == (5, 32)]
+    assert len(projections) == len(model.bert.encoder.layer)
+    bases = next(module for module in model.modules() if type(module).__name__ == "VeRABases")
+    assert bases.projections._result is None  # gone with the input
+
+
+def test_a_changed_input_is_projected_anew():
+    layer = VeRA(rank=5).build([Site("x", 6, 7)], RandomSource(0))[0]
+    nn.init.ones_(layer.b)
+    w, x = torch.zeros(6, 7), torch.ones(3, 7)
+    first = layer.linear(x, w, None)
+    x.mul_(2)
+    torch.testing.assert_close(layer.linear(x, w, None), 2 * first)
+    with torch.no_grad():
+        layer.bases.A.mul_(3)
+    torch.testing.assert_close(layer.linear(x, w, None), 6 * first)
+
+
+def test_nothing_random_is_drawn_in_forward(adapt):
+    ids = zoo.token_ids()
+    for name in zoo.KINDS:
+        model = adapt("bert", name).model
+        with Counter() as counter:
+            zoo.logits(model, ids).sum().backward()
+        assert not [call for call in counter.calls if "rand" in call or "bernoulli" in call or "normal_" in call]
+
+
+# what is kept for backward, against PEFT
+
+ROBERTA = {
+    "hidden_size": 64,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 50,
+}
+SUFFIXES = {
+    "q,v": (("q", "v"), ["query", "value"]),
+    "all": (
+        ("q", "k", "v", "o", "fc1", "fc2"),
+        ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"],
+    ),
+}
+PAIRS = {
+    "lora": (LoRA(rank=4), peft.LoraConfig, {"r": 4}),
+    "vera": (VeRA(rank=16), peft.VeraConfig, {"r": 16}),
+    "randlora": (RandLoRA(rank=8, alpha=160), peft.RandLoraConfig, {"r": 8}),
+}
+
+
+def roberta():
+    torch.manual_seed(0)
+    return RobertaForSequenceClassification(RobertaConfig(**ROBERTA, max_position_embeddings=66)).train()
+
+
+def bytes_kept(model, tokens):
+    """Bytes of the distinct storages kept from a forward pass, parameters and buffers apart."""
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    held = {}
+
+    def pack(tensor):
+        held[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = model(input_ids=tokens, labels=torch.zeros(len(tokens), dtype=torch.long)).loss
+    loss.backward()
+    return sum(t.untyped_storage().nbytes() for address, t in held.items() if address not in own)
+
+
+@pytest.mark.parametrize("precision", ["float32", "autocast"])
+@pytest.mark.parametrize("shape", [(4, 16), (8, 64)])  # below and above the layers' widths
+@pytest.mark.parametrize("targets", list(SUFFIXES))
+@pytest.mark.parametrize("name", list(PAIRS))
+def test_no_adapter_keeps_more_for_backward_than_peft(name, targets, shape, precision):
+    method, config, options = PAIRS[name]
+    roles, suffixes = SUFFIXES[targets]
+    ours, theirs = roberta(), peft.get_peft_model(roberta(), config(target_modules=suffixes, **options))
+    inject(ours, type(method)(**{**method.__dict__, "targets": roles}))
+    tokens = torch.randint(5, 50, shape, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
+        assert bytes_kept(ours, tokens) <= bytes_kept(theirs, tokens)
