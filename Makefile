@@ -5,6 +5,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+DEVICE ?= cpu
 PIP_FLAGS ?= -qq
 
 BIN := $(VENV)/bin
@@ -18,7 +19,7 @@ CHECK_PYTHON := import sys; v = sys.version_info[:2]; \
 	sys.exit(None if (3, 11) <= v < (3, 14) else "error: rlora needs Python >=3.11,<3.14, but %s is %d.%d; %s" % (sys.argv[1], *v, sys.argv[2]))
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint format clean
+.PHONY: help install train bench test lint format clean
 
 help:  ## Show this list
 	@echo 'usage: make TARGET [ARGS="..."] [PYTHON=$(PYTHON)] [VENV=$(VENV)]'
@@ -40,6 +41,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 train: install  ## Run train.py, as in make train ARGS="adapter=rlora task=mnli"
 	$(BIN)/python train.py $(ARGS)
+
+bench: install  ## Measure speed, memory and file sizes (minutes), as in make bench DEVICE=cuda ARGS="--only steps"
+	$(BIN)/python -m benchmarks --device $(DEVICE) $(ARGS)
 
 test: install lint  ## Lint, then run the tests, as in make test ARGS="-k hadamard"
 	$(BIN)/python -m pytest $(ARGS)

@@ -1,0 +1,76 @@
+"""Part "hadamard": the fast transform against the dense product and a plain copy, and how its time grows with n."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from benchmarks.settings import HadamardSettings
+from benchmarks.timing import Action, Prepare, Say, compare, take_turns
+from rlora.ops.hadamard import fwht, hadamard_matrix, kronecker_sizes
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def measure(settings: HadamardSettings, device: torch.device, say: Say) -> dict[str, Any]:
+    """Time the transform at every order.
+
+    Returns:
+        By dtype: {"orders": {n: {"copy", "fwht", "dense": times, nanoseconds a number and, of the latter two,
+        multiply-adds a second}}, "growth": fit}.
+    """
+    kinds = ["float32", "bfloat16"] if device.type == "cuda" else ["float32"]
+    return {kind: _one_dtype(settings, kind, device, say) for kind in kinds}
+
+
+def _one_dtype(settings: HadamardSettings, kind: str, device: torch.device, say: Say) -> dict[str, Any]:
+    orders = {}
+    for n in settings.orders:
+        say(f"{kind}, n = {n}")
+        orders[str(n)] = _one_order(settings, n, DTYPES[kind], device)
+    times = [orders[str(n)]["fwht"]["ns_per_number"] for n in settings.orders]
+    return {"orders": orders, "growth": fit_in_log(settings.orders, times)}
+
+
+def _one_order(settings: HadamardSettings, n: int, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    numbers = 2**settings.log2_numbers
+    x = torch.randn(numbers // n, n, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    target = torch.empty_like(x)
+    actions: dict[str, Action] = {"copy": lambda: target.copy_(x), "fwht": lambda: fwht(x)}
+    if n <= settings.largest_dense:
+        matrix = hadamard_matrix(n, dtype, device)
+        actions["dense"] = lambda: x @ matrix
+    candidates: dict[str, Prepare] = {name: lambda action=action: action for name, action in actions.items()}
+    times = compare(take_turns(candidates, settings.rounds, device, at_least=settings.at_least), "copy")
+    work = {"fwht": numbers * sum(kronecker_sizes(n)), "dense": numbers * n}  # multiply-adds
+    for name, found in times.items():
+        found["ns_per_number"] = 1e9 * found["median_s"] / numbers
+        if name in work:
+            found["multiply_adds_per_s"] = work[name] / found["median_s"]
+    return times
+
+
+def fit_in_log(orders: Sequence[int], times: Sequence[float]) -> dict[str, float]:
+    """Fit time = constant + slope log2 n by least squares.
+
+    Args:
+        orders: n.
+        times: Nanoseconds for each number transformed.
+
+    Returns:
+        "constant" and "slope" in nanoseconds, "r2", and "worst", the largest deviation as a share of the fitted time.
+    """
+    logs = [math.log2(n) for n in orders]
+    centre, mean = sum(logs) / len(logs), sum(times) / len(times)
+    spread = sum((x - centre) ** 2 for x in logs)
+    slope = sum((x - centre) * (y - mean) for x, y in zip(logs, times, strict=True)) / spread
+    fitted = [mean + slope * (x - centre) for x in logs]
+    total = sum((y - mean) ** 2 for y in times)
+    left = sum((y - f) ** 2 for y, f in zip(times, fitted, strict=True))
+    return {
+        "constant": mean - slope * centre,
+        "slope": slope,
+        "r2": 1.0 - left / total if total else 1.0,
+        "worst": max(abs(y - f) / abs(f) for y, f in zip(times, fitted, strict=True)),
+    }

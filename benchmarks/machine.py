@@ -1,0 +1,83 @@
+"""Where and with what a part was measured, without naming the host."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("rlora", "torch", "transformers", "peft", "numpy", "safetensors")
+UNSTABLE = frozenset({"load_average", "git_commit", "git_dirty"})  # may differ between parts of one measurement
+
+
+def keep_freed_memory() -> bool:
+    """Let the process keep memory it has freed, where this version of rlora can; say whether it does."""
+    try:
+        from rlora import memory
+    except ImportError:
+        return False
+    return memory.keep_freed_memory() is not False
+
+
+def environment(device: torch.device, keeps_memory: bool) -> dict[str, Any]:
+    """Describe device, threads, versions and the allocator's setting."""
+    commit, dirty = _git_state()
+    facts = {
+        "device": device_name(device),
+        "cpu": _cpu_model(),
+        "cpu_cores": os.cpu_count(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(_memory_bytes() / 2**30, 1),
+        "system": " ".join(part for part in (platform.system(), *platform.libc_ver()) if part),
+        "python": platform.python_version(),
+        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "keep_freed_memory": keeps_memory,
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "load_average": round(os.getloadavg()[0], 2),
+    }
+    if device.type == "cuda":
+        facts["cuda"] = torch.version.cuda
+        facts["device_memory_gib"] = round(torch.cuda.get_device_properties(device).total_memory / 2**30, 1)
+        facts["tf32"] = torch.backends.cuda.matmul.allow_tf32
+    return facts
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the CPU's."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_model()
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_state() -> tuple[str | None, bool | None]:
+    def git(*words: str) -> str:
+        folder = Path(__file__).parent
+        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return None, None

@@ -1,0 +1,87 @@
+"""Models with random weights, made from their transformers configs, and batches of random tokens for them."""
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+FIRST_WORD = 5  # smaller ids may be special tokens
+
+
+def random_model(
+    config: Mapping[str, Any], *, kind: str, device: torch.device, dtype: torch.dtype = torch.float32, seed: int = 0
+) -> nn.Module:
+    """Make a model on the device and in the dtype it is to have, so that it is never anywhere twice.
+
+    Args:
+        config: Fields of its transformers config, `model_type` among them.
+        kind: "classification" or "language".
+        device: Where its weights are drawn.
+        dtype: Of the weights.
+        seed: Of the weights.
+    """
+    fields = dict(config)
+    settings = transformers.AutoConfig.for_model(fields.pop("model_type"), **fields)
+    if kind == "language":
+        settings.use_cache = False
+    loader = {
+        "classification": transformers.AutoModelForSequenceClassification,
+        "language": transformers.AutoModelForCausalLM,
+    }[kind]
+    torch.manual_seed(seed)
+    with torch.device(device):
+        model = loader.from_config(settings, dtype=dtype, attn_implementation="sdpa")
+    return model.train()
+
+
+def same_weights(model: nn.Module) -> nn.Module:
+    """Copy a model's modules but not its parameters and buffers: at once, and without memory."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+
+
+def random_batch(model: nn.Module, kind: str, batch: int, length: int, device: torch.device) -> dict[str, Tensor]:
+    """Tokens and labels of a training step."""
+    generator = torch.Generator().manual_seed(0)
+    config: Any = model.config
+    tokens = torch.randint(FIRST_WORD, config.vocab_size, (batch, length), generator=generator).to(device)
+    if kind == "language":
+        return {"input_ids": tokens, "labels": tokens}
+    return {"input_ids": tokens, "labels": torch.arange(batch, device=device) % config.num_labels}
+
+
+def loss_of(model: nn.Module, batch: Mapping[str, Tensor], autocast: torch.dtype | None = None) -> Callable[[], Tensor]:
+    """A function that runs forward and gives the loss, with gradients of the last step forgotten first."""
+    device = next(model.parameters()).device
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def forward() -> Tensor:
+        forget_gradients(trained)
+        with torch.autocast(device.type, autocast) if autocast else nullcontext():
+            loss: Tensor = model(**batch).loss
+        return loss
+
+    return forward
+
+
+def forget_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Free the gradients of the last step."""
+    for parameter in parameters:
+        parameter.grad = None
+
+
+def step_of(forward: Callable[[], Tensor]) -> Callable[[], None]:
+    """A training step without an optimizer: forward and backward."""
+
+    def step() -> None:
+        forward().backward()
+
+    return step
+
+
+def count_trained(model: nn.Module) -> int:
+    """How many numbers train."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -1,0 +1,125 @@
+"""One figure of the results: steps, memory, growth with tokens, and the transform."""
+
+import io
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from benchmarks.results import Document
+from benchmarks.variants import LIMIT, PEFT, REDRAW
+
+# Okabe and Ito's palette, told apart with any colour vision; markers and hatches tell the same
+BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, BLACK = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000",
+)  # fmt: skip
+LINES = {
+    "lora": (BLUE, "o"),
+    "rlora": (VERMILION, "s"),
+    "nola": (GREEN, "^"),
+    "nola (hadamard)": (SKY, "v"),
+    "vera": (PURPLE, "D"),
+    "randlora": (ORANGE, "P"),
+}
+ADAPTERS = {"lora": "LoRA", "rlora": "RLoRA", "nola": "NOLA", "vera": "VeRA", "randlora": "RandLoRA"}
+HATCHES = ("", "///", "...")
+Panel = Callable[[Any, Mapping[str, Any]], None]
+
+
+def png(document: Document, title: str) -> bytes:
+    """Draw the figure; a panel whose part was not measured says so."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 8.2), layout="constrained")
+    panels: list[tuple[str, Panel]] = [
+        ("steps", _step_bars),
+        ("steps", _memory_bars),
+        ("growth", _growth_lines),
+        ("hadamard", _transform_lines),
+    ]
+    for axes, (part, draw) in zip(figure.subplots(2, 2).flat, panels, strict=True):
+        section = document["sections"].get(part)
+        if section and section["status"] == "ok":
+            draw(axes, section["result"])
+        else:
+            axes.text(0.5, 0.5, f"{part}: not measured", ha="center", va="center", transform=axes.transAxes)
+            axes.set_axis_off()
+    figure.suptitle(title)
+    target = io.BytesIO()
+    figure.savefig(target, format="png", dpi=100, metadata={"Software": None})
+    return target.getvalue()
+
+
+def _step_bars(axes: Any, result: Mapping[str, Any]) -> None:
+    _bars(axes, result, lambda facts, limit: facts["ratio"])
+    axes.axhline(1, color=BLACK, linewidth=1, linestyle="--")
+    axes.set(title="Training step", ylabel="time / time without adapter")
+
+
+def _memory_bars(axes: Any, result: Mapping[str, Any]) -> None:
+    _bars(axes, result, lambda facts, limit: (facts["saved_bytes"] - limit["saved_bytes"]) / 2**20)
+    axes.axhline(0, color=BLACK, linewidth=1, linestyle="--")
+    axes.set(title="Saved for backward, beyond that without adapter", ylabel="MiB")
+
+
+def _bars(axes: Any, result: Mapping[str, Any], height: Callable[[Any, Any], float]) -> None:
+    """A group for each adapter: this package's and the other implementation of it, for each selection of layers."""
+    others = {"nola": REDRAW} | {name: f"{PEFT}{name}" for name in ADAPTERS if name != "nola"}
+    kinds = [(who, label) for label in result for who in ("rlora", "other")]
+    width = 0.8 / len(kinds)
+    for place, (who, label) in enumerate(kinds):
+        found = result[label]["variants"]
+        names = {name: name if who == "rlora" else others[name] for name in ADAPTERS}
+        at = [i for i, name in enumerate(ADAPTERS) if names[name] in found]
+        heights = [height(found[names[name]], found[LIMIT]) for name in ADAPTERS if names[name] in found]
+        axes.bar(
+            [i + (place - (len(kinds) - 1) / 2) * width for i in at],
+            heights,
+            width,
+            color=BLUE if who == "rlora" else ORANGE,
+            hatch=HATCHES[list(result).index(label) % len(HATCHES)],
+            edgecolor="white",
+            label=f"{'PEFT*' if who == 'other' else who}: {label}",
+        )
+    axes.set_xticks(range(len(ADAPTERS)), list(ADAPTERS.values()))
+    axes.set_xlabel("* for NOLA: bases drawn anew in every layer, as its official code does", fontsize=8)
+    axes.set_ylim(top=axes.get_ylim()[1] * 1.3)  # room for the legend
+    axes.legend(fontsize=8, ncols=2, loc="upper center")
+    axes.grid(axis="y", alpha=0.3)
+
+
+def _growth_lines(axes: Any, result: Mapping[str, Any]) -> None:
+    points, fixed = result["tokens"]["points"], result["tokens"]["fixed"]
+    tokens = [int(value) for value in points]
+    for name, (colour, marker) in LINES.items():
+        ratios = [point[name]["ratio"] for point in points.values() if name in point]
+        if ratios:
+            axes.plot(tokens, ratios, color=colour, marker=marker, label=name)
+    axes.axhline(1, color=BLACK, linewidth=1, linestyle="--")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(tokens, [f"{value:,}" for value in tokens])
+    axes.set(
+        title=f"One layer of width {fixed['width']}, forward and backward",
+        xlabel="tokens T",
+        ylabel="time / time of the frozen layer",
+    )
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+
+
+def _transform_lines(axes: Any, result: Mapping[str, Any]) -> None:
+    colours = {"fwht": (VERMILION, "s"), "dense": (BLUE, "o"), "copy": (BLACK, "x")}
+    for kind, style in zip(result, ("-", ":"), strict=False):
+        orders = result[kind]["orders"]
+        for name, (colour, marker) in colours.items():
+            known = [(int(n), order[name]["ns_per_number"]) for n, order in orders.items() if name in order]
+            sizes, times = zip(*known, strict=True)
+            label = {"fwht": "fast transform", "dense": "dense product x H", "copy": "copy"}[name]
+            axes.plot(sizes, times, style, color=colour, marker=marker, label=f"{label}, {kind}")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set(title="Walsh-Hadamard transform", xlabel="n", ylabel="nanoseconds for each number")
+    axes.legend(fontsize=8)
+    axes.grid(which="both", alpha=0.3)

@@ -1,0 +1,59 @@
+"""Part "steps": what a training step costs with each adapter, against the same model without any."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.memory import footprint, saved_for_backward
+from benchmarks.models import count_trained, loss_of, random_batch, random_model, step_of
+from benchmarks.progress import within
+from benchmarks.settings import StepSettings
+from benchmarks.timing import Say, compare, take_turns
+from benchmarks.variants import LIMIT, Variant, adapted_modules, parameters_beginning_with, variants
+
+TRAINED = ("classifier.", "roberta.embeddings.LayerNorm.bias")  # the latter, so that gradients reach the bottom
+
+
+def measure(settings: StepSettings, device: torch.device, say: Say) -> dict[str, Any]:
+    """Time steps and count memory.
+
+    Returns:
+        By selection of targets: {"layers": adapted layers, "variants": {name: times, ratios, bytes, counts}}.
+    """
+    return {
+        label: _one_selection(settings, selection, device, within(say, label))
+        for label, selection in settings.targets.items()
+    }
+
+
+def _one_selection(
+    settings: StepSettings, selection: str | Sequence[str], device: torch.device, say: Say
+) -> dict[str, Any]:
+    forwards, facts, layers = {}, {}, 0
+    for variant in variants(settings.ranks):
+        say(f"memory of {variant.name}")
+        model, layers = _model(settings, variant, selection, device)
+        batch = random_batch(model, "classification", settings.batch, settings.length, device)
+        forward = loss_of(model, batch)
+        saved = saved_for_backward(forward, model)
+        used = footprint(forward, device)  # warms up, too
+        facts[variant.name] = {
+            "trained": count_trained(model),
+            "saved_bytes": saved,
+            "held_bytes": used["held"],
+            "peak_bytes": used["peak"],
+        }
+        forwards[variant.name] = forward
+    steps = {name: lambda forward=forward: step_of(forward) for name, forward in forwards.items()}
+    times = compare(take_turns(steps, settings.rounds, device, say=say), LIMIT)
+    return {"layers": layers, "variants": {name: times[name] | facts[name] for name in times}}
+
+
+def _model(
+    settings: StepSettings, variant: Variant, selection: str | Sequence[str], device: torch.device
+) -> tuple[nn.Module, int]:
+    model = random_model(settings.encoder.config(), kind="classification", device=device)
+    modules = adapted_modules(model, selection)
+    return variant.put_in(model, modules, parameters_beginning_with(model, TRAINED)), len(modules)

@@ -1,0 +1,129 @@
+"""The adapters that are compared: ours, PEFT's, and NOLA computed as its authors' code does."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.naive_nola import wrap_layers
+from benchmarks.settings import Ranks
+from rlora.adapters import Method, inject
+from rlora.adapters.families import roles_of
+from rlora.adapters.head import Head
+from rlora.adapters.lora import LoRA
+from rlora.adapters.nola import NOLA
+from rlora.adapters.randlora import RandLoRA
+from rlora.adapters.rlora import RLoRA
+from rlora.adapters.targets import find_targets
+from rlora.adapters.vera import VeRA
+
+LIMIT = "limit"
+REDRAW = "nola (redraw)"
+PEFT = "peft "  # what the names of PEFT's begin with
+ALPHA = 16.0
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to make a model train few parameters.
+
+    Args:
+        name: How the results call it.
+        put_in: Puts it into a model, in place, given the names of the adapted modules and of the parameters that
+            train beside it; returns the model to call.
+    """
+
+    name: str
+    put_in: Callable[[nn.Module, Sequence[str], Sequence[str]], nn.Module]
+
+
+def adapted_modules(model: nn.Module, selection: str | Sequence[str]) -> list[str]:
+    """Full names of the layers that a selection of targets means."""
+    return list(dict.fromkeys(target.module for target in find_targets(model, selection, roles_of(model))))
+
+
+def our_methods(ranks: Ranks, modules: Sequence[str]) -> dict[str, Method]:
+    """Our methods by name."""
+    return {
+        "lora": LoRA(rank=ranks.lora, alpha=ALPHA, targets=modules),
+        "rlora": RLoRA(rank=ranks.rlora, alpha=ALPHA, targets=modules),
+        "nola": NOLA(rank=ranks.nola, alpha=ALPHA, targets=modules, num_bases=ranks.num_bases),
+        "vera": VeRA(rank=ranks.vera, alpha=float(ranks.vera), targets=modules),
+        "randlora": RandLoRA(rank=ranks.randlora, alpha=ALPHA, targets=modules),
+    }
+
+
+def peft_configs(ranks: Ranks, modules: Sequence[str], *, projection: bool = True) -> dict[str, Any]:
+    """PEFT's configs of the same adapters by name; `projection` says whether files hold the random matrices."""
+    import peft
+
+    names = list(modules)
+    return {
+        "peft lora": peft.LoraConfig(r=ranks.lora, lora_alpha=int(ALPHA), target_modules=names),
+        "peft vera": peft.VeraConfig(r=ranks.vera, target_modules=names, save_projection=projection),
+        "peft randlora": peft.RandLoraConfig(
+            r=ranks.randlora, randlora_alpha=int(ALPHA), target_modules=names, save_projection=projection
+        ),
+    }
+
+
+def variants(ranks: Ranks) -> list[Variant]:
+    """Everything that is compared, the limit first: a model of which only what every variant trains does train."""
+    found = [Variant(LIMIT, _ours(lambda modules: Head()))]
+    for name in our_methods(ranks, ()):
+        found.append(Variant(name, _ours(lambda modules, name=name: our_methods(ranks, modules)[name])))
+    for name in peft_configs(ranks, ()):
+        found.append(Variant(name, _peft(lambda modules, name=name: peft_configs(ranks, modules)[name])))
+    return [*found, Variant(REDRAW, _redraw(ranks))]
+
+
+def parameters_beginning_with(model: nn.Module, prefixes: Sequence[str]) -> list[str]:
+    """Names of the parameters that begin with one of the prefixes, each of which must fit some."""
+    names = [name for name, _ in model.named_parameters()]
+    if unknown := [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in names)]:
+        raise ValueError(f"the model has no parameters whose names begin with {', '.join(unknown)}")
+    return [name for name in names if name.startswith(tuple(prefixes))]
+
+
+def _ours(method: Callable[[Sequence[str]], Method]) -> Callable[[nn.Module, Sequence[str], Sequence[str]], nn.Module]:
+    def put_in(model: nn.Module, modules: Sequence[str], head: Sequence[str]) -> nn.Module:
+        inject(model, method(modules), head=head)
+        return model
+
+    return put_in
+
+
+def _peft(config: Callable[[Sequence[str]], Any]) -> Callable[[nn.Module, Sequence[str], Sequence[str]], nn.Module]:
+    def put_in(model: nn.Module, modules: Sequence[str], head: Sequence[str]) -> nn.Module:
+        import peft
+
+        owners = _owners(model, head)
+        wrapped = peft.get_peft_model(model, config(modules)).base_model.model
+        _train(owners)
+        return wrapped
+
+    return put_in
+
+
+def _redraw(ranks: Ranks) -> Callable[[nn.Module, Sequence[str], Sequence[str]], nn.Module]:
+    def put_in(model: nn.Module, modules: Sequence[str], head: Sequence[str]) -> nn.Module:
+        owners = _owners(model, head)
+        wrap_layers(model, modules, ranks.nola, ranks.num_bases, ALPHA / ranks.nola)
+        _train(owners)
+        return model
+
+    return put_in
+
+
+def _owners(model: nn.Module, names: Sequence[str]) -> list[tuple[nn.Module, str]]:
+    return [(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in names]
+
+
+def _train(owners: Sequence[tuple[nn.Module, str]]) -> None:
+    """Let parameters train, in float32 together with their module's others: as `inject` does with a head."""
+    for module, name in owners:
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.data.to(torch.float32)
+        module.get_parameter(name).requires_grad_(True)

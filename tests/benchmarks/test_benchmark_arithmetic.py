@@ -1,0 +1,93 @@
+"""The benchmarks compute turns, ratios, fits, bytes and naive NOLA's gradients rightly."""
+
+import math
+
+import pytest
+import torch
+
+import benchmarks.__main__ as cli
+from benchmarks import naive_nola
+from benchmarks.hadamard import fit_in_log
+from benchmarks.large import with_ratios
+from benchmarks.memory import footprint, saved_for_backward
+from benchmarks.naive_nola import NaiveNOLALinear, draw_basis
+from benchmarks.timing import compare, rotated, take_turns
+
+CPU = torch.device("cpu")
+
+
+def test_ratios():
+    found = compare({"base": [1.0, 2.0, 4.0], "other": [3.0, 3.0, 20.0]}, "base")
+    assert found["base"] == {"median_s": 2.0, "ratio": 1.0, "median_of_ratios": 1.0, "rounds_s": [1.0, 2.0, 4.0]}
+    assert found["other"]["ratio"] == 1.5  # 3 / 2
+    assert found["other"]["median_of_ratios"] == 3.0  # of 3, 1.5 and 5
+
+
+def test_turns_go_round():
+    assert [rotated("abc", turn) for turn in range(4)] == [list("abc"), list("bca"), list("cab"), list("abc")]
+    order = []
+    candidates = {name: lambda name=name: lambda: order.append(name) for name in "abc"}
+    times = take_turns(candidates, 2, CPU)
+    assert order == list("abcbca")
+    assert {name: len(found) for name, found in times.items()} == {"a": 2, "b": 2, "c": 2}
+
+
+def test_what_failed_has_no_ratio():
+    found = with_ratios({"limit": {"error": "no room"}, "lora": {"rounds_s": [2.0, 2.0], "tokens": 10}})
+    assert found["limit"] == {"error": "no room"}
+    assert found["lora"] == {"rounds_s": [2.0, 2.0], "tokens": 10, "median_s": 2.0, "tokens_per_s": 5.0}
+    assert with_ratios({"limit": {"error": "no room"}}) == {"limit": {"error": "no room"}}
+    both = with_ratios({"limit": {"rounds_s": [1.0], "tokens": 1}, "lora": {"rounds_s": [2.0], "tokens": 1}})
+    assert both["lora"]["ratio"] == 2.0
+    assert cli._failures({"model": {"variants": {"limit": {"error": "no room"}}}})
+
+
+def test_a_line_in_log_n_is_found():
+    fit = fit_in_log([64, 128, 512], [3 + 2 * 6, 3 + 2 * 7, 3 + 2 * 9])
+    assert fit == pytest.approx({"constant": 3.0, "slope": 2.0, "r2": 1.0, "worst": 0.0})
+
+
+def product(parameter):
+    """A step that keeps two tensors of 400 kB, after 4 MB beside the first of them."""
+    x = torch.ones(100, 1000)
+    torch.ones(10, 100, 1000)
+    y = x * parameter  # keeps x, and the parameter
+    z = y.exp()  # keeps z, which is seen twice: it and its view are one storage
+    del y
+    return (z.view(-1) * z.view(-1).detach()).sum()
+
+
+def test_bytes_are_counted_once_and_exactly():
+    model = torch.nn.LayerNorm(1000, bias=False)
+    assert saved_for_backward(lambda: product(model.weight), model) == 2 * 400_000
+    found = footprint(lambda: product(model.weight), CPU)
+    assert found["held"] == 2 * 400_000 + 4  # and the loss
+    assert found["peak"] == 400_000 + 4_000_000
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (3, 5)])
+def test_naive_nola_is_the_explicit_formula(shape, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(naive_nola, "draw_basis", lambda *given: drawn.append(given) or draw_basis(*given))
+    torch.manual_seed(0)
+    base = torch.nn.Linear(*shape)
+    layer = NaiveNOLALinear(base.requires_grad_(False), rank=2, num_bases=4, seed=6, scale=0.5)
+    with torch.no_grad():
+        layer.a.normal_()
+        layer.b.normal_()
+    x = torch.randn(7, shape[0], requires_grad=True)
+    y = layer(x)
+    assert len(drawn) == 2
+    target = torch.randn_like(y)
+    found = torch.autograd.grad((y * target).sum(), [x, layer.a, layer.b])
+    assert sorted(drawn[2:]) == sorted(drawn[:2])  # the very same again in backward
+
+    rights = draw_basis(4, 2 * shape[0], 6, CPU).view(4, 2, shape[0])
+    lefts = draw_basis(4, 2 * shape[1], 7, CPU).view(4, shape[1], 2)
+    a = layer.A0 + torch.einsum("k,kri->ri", layer.a, rights)
+    b = torch.einsum("k,kor->or", layer.b, lefts)
+    explicit = base(x) + 0.5 * x @ (b @ a).T
+    torch.testing.assert_close(y, explicit)
+    expected = torch.autograd.grad((explicit * target).sum(), [x, layer.a, layer.b])
+    torch.testing.assert_close(found, expected)
+    assert rights.abs().max() <= 1 / math.sqrt(4)
