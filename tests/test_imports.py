@@ -22,18 +22,20 @@ RULES = {
     "rlora.job": (set(), set()),
     "rlora.atomic": (set(), set()),
     "rlora.records": ({"rlora.atomic"}, set()),
-    "rlora.ops": ({"rlora.ops"}, {"torch", "numpy"}),
+    "rlora.ops": ({"rlora.ops"}, {"torch", "numpy", "triton"}),
     "rlora.adapters": ({"rlora.ops", "rlora.adapters"}, {"torch", "numpy", "safetensors"}),
     "rlora.regularizers": ({"rlora.regularizers"}, {"torch"}),
     "rlora.tasks": ({"rlora.tasks", "rlora.metrics", "rlora.hub", "rlora.atomic"}, ANY),
     "rlora.models": ({"rlora.models", "rlora.hub"}, ANY),
-    "rlora.module": ({"rlora.adapters", "rlora.tasks.base", "rlora.regularizers.base"}, ANY),
-    "rlora.callbacks": ({"rlora.callbacks", "rlora.records"}, ANY),
+    "rlora.module": ({"rlora.adapters", "rlora.tasks.base", "rlora.regularizers.base", "rlora.masks"}, ANY),
+    "rlora.callbacks": ({"rlora.callbacks", "rlora.records", "rlora.adapters"}, ANY),
     "rlora.optimization": (set(), ANY),
     "rlora.restore": ({"rlora.adapters"}, ANY),
     "rlora.environment": ({"rlora.records"}, ANY),
     "rlora.console": ({"rlora.records"}, ANY),
     "rlora.hub": (set(), ANY),
+    "rlora.masks": (set(), {"torch", "transformers"}),
+    "rlora.memory": (set(), set()),
     "rlora": (set(), set()),  # the package's own __init__
 }
 

@@ -15,7 +15,7 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
@@ -25,11 +25,13 @@ from rlora import restore
 from rlora.adapters import AdapterSet, files, inject
 from rlora.atomic import write_atomically
 from rlora.callbacks.checkpoint import AtomicCheckpointIO
+from rlora.callbacks.merged_evaluation import MergedEvaluation
 from rlora.callbacks.recorder import Recorder
 from rlora.config import build, flat, plain, show
 from rlora.console import print_summary, quieten
 from rlora.environment import environment, is_first_process
 from rlora.job import Job, check
+from rlora.memory import keep_freed_memory
 from rlora.models.backbone import Backbone
 from rlora.module import FineTuning
 from rlora.records import FILE, Parameters, Record, Run, write_record
@@ -44,6 +46,7 @@ def run(config: DictConfig, job: Job) -> float | None:
 
     On failure the traceback is left in error.log, and no results.json.
     """
+    keep_freed_memory()
     console = Console()
     try:
         record = Experiment(plain(config), job, console).run()
@@ -142,10 +145,14 @@ class Experiment:
 
     def _trainer(self) -> L.Trainer:
         monitor = f"validation/{self.task.monitor}"
-        callbacks: list[L.Callback] = [self.recorder]
+        callbacks: list[L.Callback] = [self.recorder]  # first: merging counts as validation, not as training
+        if self.config["merge_for_evaluation"]:
+            callbacks.append(MergedEvaluation(self.adapters))
         for node in (self.config.get("callbacks") or {}).values():
             watched = {"monitor": monitor, "mode": self.task.mode} if "monitor" in node else {}
             callbacks.append(build({k: v for k, v in node.items() if k not in watched}, **watched))
+        if not self.config["trainer"].get("enable_progress_bar", True):
+            callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
         keeps = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
         loggers: list[Logger] = [build(node) for node in (self.config.get("logger") or {}).values()]
         for logger in loggers:

@@ -13,10 +13,12 @@ from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 
 from rlora.adapters import AdapterSet
+from rlora.masks import known_padding
 from rlora.regularizers.base import Regularizer
 from rlora.tasks.base import Task
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]
+OWN_KEYS = ("labels", "index", "padded")  # of a batch, not for the backbone
 
 
 def step_seed(*parts: int) -> int:
@@ -109,9 +111,15 @@ class FineTuning(L.LightningModule):
 
     # steps
 
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Note, while the batch is on the host, whether any of its rows is padded."""
+        masks = [value for key, value in batch.items() if key.endswith("attention_mask")]
+        return {**batch, "padded": not all(bool(mask.all()) for mask in masks)}
+
     def forward(self, batch: Batch) -> Any:
         """Run the backbone on a batch; the task's own keys stay out."""
-        return self.net(**{key: value for key, value in batch.items() if key not in ("labels", "index")})
+        with known_padding(batch.get("padded")):
+            return self.net(**{key: value for key, value in batch.items() if key not in OWN_KEYS})
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed the step's dropout."""
@@ -123,7 +131,7 @@ class FineTuning(L.LightningModule):
             loss = self.task.loss(self(batch), batch)
         objective = self.regularizer.objective(loss)
         size = len(batch["labels"])
-        self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, prog_bar=True, batch_size=size)
+        self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, batch_size=size)
         return objective
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:

@@ -1,6 +1,7 @@
 """The adapters of one model together: what trains, what is saved, merging, and how many parameters it takes."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -83,16 +84,21 @@ class AdapterSet:
             backbone=count(self.backbone.values()),
         )
 
+    def shares_weights(self) -> bool:
+        """Whether some adapted layer's W is another module's too, such as an embedding's."""
+        owners = Counter(id(parameter) for _, parameter in self.model.named_parameters(remove_duplicate=False))
+        return any(owners[id(wrapper.weight)] > 1 for wrapper in self.wrappers)
+
     def merge(self) -> None:
         """Fold every dW into its W; the originals are set aside. On an error nothing is merged.
 
         Raises:
-            RuntimeError: they are merged already, or two adapted layers share one W, which cannot hold both sums.
+            RuntimeError: they are merged already, or an adapted layer shares its W with another, which needs it.
         """
         if any(wrapper.merged for wrapper in self.wrappers):
             raise RuntimeError("the adapters are merged already")
-        if len({id(wrapper.weight) for wrapper in self.wrappers}) < len(self.wrappers):
-            raise RuntimeError("two adapted layers share one weight: it cannot hold W + dW of both, so run unmerged")
+        if self.shares_weights():
+            raise RuntimeError("an adapted layer shares its weight with another: it cannot hold both, so run unmerged")
         try:
             for wrapper in self.wrappers:
                 wrapper.merge()

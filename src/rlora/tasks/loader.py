@@ -1,5 +1,6 @@
 """Tokenised splits as padded batches."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,16 +90,38 @@ class Padding:
         return torch.from_numpy(padded)
 
 
+def default_workers() -> int:
+    """Return how many processes a loader gets: none without CUDA, else up to four, and a processor is left over.
+
+    Where the processors themselves compute, the model needs all of them, and tokens from the cache are quickly padded.
+    """
+    if not torch.cuda.is_available():
+        return 0
+    has_affinity = hasattr(os, "sched_getaffinity")  # the processors this process may use; not on macOS
+    processors = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return min(4, processors - 1)
+
+
 def make_loader(
-    split: EncodedSplit, sampler: Sampler[list[int]], padding: Padding, *, num_workers: int, seed: int
+    split: EncodedSplit, sampler: Sampler[list[int]], padding: Padding, *, num_workers: int | None, seed: int
 ) -> DataLoader[Any]:
-    """Return a loader over ``split``; with workers they persist, and with CUDA the batches are pinned."""
+    """Return a loader over ``split``; its workers persist and work ahead, and with CUDA the batches are pinned.
+
+    Args:
+        split: The examples.
+        sampler: Which of them make a batch.
+        padding: Makes it.
+        num_workers: Loader processes, or None for `default_workers`; the batches are the same for any number.
+        seed: Seed of the loader's own generator.
+    """
+    num_workers = default_workers() if num_workers is None else num_workers
     return DataLoader(
         split,
         batch_sampler=sampler,
         collate_fn=padding,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
+        prefetch_factor=4 if num_workers else None,
         pin_memory=torch.cuda.is_available(),
         # Without its own generator every new iteration draws from the global one, and an additional validation
         # pass would change the dropout of the training steps after it.

@@ -49,7 +49,7 @@ class TextClassification(Task):
         batch_size: Training examples per step and process.
         eval_batch_size: Examples per batch without gradients.
         max_length: Most tokens of an example.
-        num_workers: Loader processes.
+        num_workers: Loader processes; None: see `default_workers`.
         validation: ``train`` (a part of train) or ``dev`` (the official development set, then the test set too).
         validation_fraction: Share of train that becomes validation.
         validation_max: Most rows of it.
@@ -72,7 +72,7 @@ class TextClassification(Task):
     batch_size: int = 32
     eval_batch_size: int = 64
     max_length: int = 128
-    num_workers: int = 0
+    num_workers: int | None = None
     validation: str = "train"
     validation_fraction: float = 0.05
     validation_max: int = 2000
@@ -89,7 +89,7 @@ class TextClassification(Task):
         for key in ("batch_size", "eval_batch_size", "max_length", "validation_max"):
             if getattr(self, key) < 1:
                 raise ValueError(f"task.{key}={getattr(self, key)} must be at least 1.")
-        for key in ("num_workers", "split_seed", "sample_seed"):
+        for key in ("num_workers", "split_seed", "sample_seed")[self.num_workers is None :]:  # which may be None
             if getattr(self, key) < 0:
                 raise ValueError(f"task.{key}={getattr(self, key)} must not be negative.")
         if self.validation not in ("train", "dev"):

@@ -1,0 +1,72 @@
+"""Evaluation with W + dW in the place of W, so that no adapter costs anything there."""
+
+import logging
+from typing import Any
+
+import lightning as L
+import torch
+from torch import nn
+
+from rlora.adapters import AdapterSet
+
+log = logging.getLogger(__name__)
+
+
+class MergedEvaluation(L.Callback):
+    """Merge the adapters where a loop of validation, test or prediction starts, and bring W back where it ends.
+
+    The sum is that of the parameters at the start of the loop. What comes after it among the callbacks finds W again
+    when a loop has ended or failed; Lightning puts those that write checkpoints last. Where merging is not possible, or
+    memory does not hold W beside W + dW, the adapters stay as they are in training.
+
+    Args:
+        adapters: What `inject` gave for the backbone.
+    """
+
+    def __init__(self, adapters: AdapterSet) -> None:
+        self._adapters = adapters
+        self._mine = False  # whether there is something to undo
+        self._possible: bool | None = None  # found out at the first loop, and then the same for all of them
+
+    # Outside inference mode: a tensor made in it, in W or in what an adapter keeps, could not be trained with.
+    @torch.inference_mode(False)
+    def _merge(self, *_: Any, **__: Any) -> None:
+        wrappers = self._adapters.wrappers
+        if self._possible is None:
+            self._possible = self._can_merge()
+        if not self._possible or any(wrapper.merged for wrapper in wrappers):  # merged: by the caller of the loop
+            return
+        self._mine = True
+        try:
+            self._adapters.merge()
+        except torch.OutOfMemoryError:  # nothing is merged then
+            self._mine = self._possible = False
+            log.warning(
+                "the device's memory does not hold the merged weights beside the frozen ones: evaluation runs unmerged "
+                "(merge_for_evaluation=false leaves out the try)"
+            )
+
+    def _can_merge(self) -> bool:
+        weights = [wrapper.weight for wrapper in self._adapters.wrappers]
+        if self._adapters.shares_weights():
+            log.info(
+                "an adapted layer shares its weight with another, which needs it as it is: evaluation runs unmerged"
+            )
+            return False
+        if not all(type(weight) is nn.Parameter and weight.is_floating_point() for weight in weights):
+            log.info("a frozen weight is quantised and cannot hold the sum: evaluation runs unmerged")
+            return False
+        return True
+
+    @torch.inference_mode(False)
+    def _restore(self, *_: Any, **__: Any) -> None:
+        if not self._mine:
+            return
+        for wrapper in self._adapters.wrappers:
+            if wrapper.merged:  # not all of them are, if the failure came while they were being restored
+                wrapper.unmerge()
+        self._mine = False
+
+    on_validation_start = on_test_start = on_predict_start = _merge
+    on_validation_end = on_test_end = on_predict_end = _restore
+    on_exception = teardown = _restore

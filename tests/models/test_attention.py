@@ -1,0 +1,28 @@
+"""Attention is PyTorch's fused one wherever the model has it."""
+
+import pytest
+from torch.nn import functional
+
+from rlora.config import build
+
+
+@pytest.mark.parametrize("model", ["minilm", "tiny_encoder", "tiny_decoder"])
+def test_a_model_attends_by_the_fused_function(compose, model, monkeypatch):
+    backbone = build(compose(f"model={model}").config["model"], kind="classification", num_labels=2, seed=0)
+    assert backbone.net.config._attn_implementation == "sdpa"
+    calls, fused = [], functional.scaled_dot_product_attention
+
+    def watched(*args, **options):
+        calls.append(options)
+        return fused(*args, **options)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", watched)
+    backbone.net(**backbone.tokenizer(["some words"], return_tensors="pt"))
+    assert len(calls) == backbone.net.config.num_hidden_layers
+
+
+def test_every_hub_model_asks_for_it_but_the_one_without(compose, root):
+    for file in sorted((root / "conf" / "model").glob("*.yaml")):
+        node = compose(f"model={file.stem}").config["model"]
+        if "attention" in node:
+            assert node["attention"] == ("eager" if file.stem == "deberta_v3_base" else "sdpa")

@@ -1,0 +1,88 @@
+"""Freed memory that the process keeps, measured in processes of their own: the setting cannot be taken back."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from rlora import memory
+
+GLIBC = platform.libc_ver()[0] == "glibc"
+LOOP = """
+import json, resource, sys
+import torch
+from rlora.memory import keep_freed_memory
+
+def rounds(count):
+    for _ in range(count):
+        tensors = [torch.empty(10 * 2**20).fill_(1.0) for _ in range(3)]  # 40 MiB each: above glibc's own limits
+
+kept = sys.argv[1] == "keep" and keep_freed_memory()
+rounds(10)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+rounds(5)
+print(json.dumps([kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before]))
+"""
+
+
+def faults(how, **settings):
+    """(whether it says that memory is kept, page faults of 600 MiB allocated in all)."""
+    own = {key: value for key, value in os.environ.items() if not key.startswith(memory.OWN_SETTINGS)}
+    command = [sys.executable, "-c", LOOP, how]
+    done = subprocess.run(command, env={**own, **settings}, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.skipif(not GLIBC, reason="another C library")
+def test_freed_memory_is_used_again():
+    kept, count = faults("keep")
+    assert kept
+    assert count < 1000
+
+
+@pytest.mark.skipif(not GLIBC, reason="another C library")
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"MALLOC_TRIM_THRESHOLD_": "1000000"},
+        {"GLIBC_TUNABLES": "glibc.malloc.arena_max=2"},
+        {"LD_PRELOAD": "libnowhere.so"},
+    ],
+    ids=lambda setting: next(iter(setting)),
+)
+def test_settings_of_the_environment_are_kept(setting):
+    kept, _ = faults("keep", **setting)
+    assert not kept
+
+
+def test_nothing_happens_with_another_c_library(monkeypatch):
+    monkeypatch.setattr(memory, "_has_glibc", lambda: False)
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: pytest.fail("called the C library"))
+    assert memory.keep_freed_memory() is False
+
+
+@pytest.mark.parametrize("fault", [ValueError, OSError, AttributeError])
+def test_a_system_without_the_name_has_no_glibc(monkeypatch, fault):
+    def confstr(_):
+        raise fault
+
+    monkeypatch.setattr(memory.os, "confstr", confstr, raising=False)
+    assert memory._has_glibc() is False
+
+
+def test_a_run_asks_for_it(tiny_job, tmp_path, monkeypatch):
+    from rlora import experiment
+
+    class Asked(Exception):
+        pass
+
+    def asked():
+        raise Asked
+
+    monkeypatch.setattr(experiment, "keep_freed_memory", asked)
+    config, job = tiny_job(folder=tmp_path)
+    with pytest.raises(Asked):
+        experiment.run(config, job)

@@ -1,0 +1,331 @@
+"""Validation, test and prediction run with W + dW in place of W, and W comes back whatever happens."""
+
+import logging
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
+
+from rlora.adapters import AdapterSet, inject
+from rlora.adapters.lora import LoRA
+from rlora.callbacks.merged_evaluation import MergedEvaluation
+from rlora.module import FineTuning
+from rlora.records import read_record
+
+ADAPTERS = ["lora", "rlora", "nola", "randlora", "vera"]
+IN_PLACE = ["bitfit", "head", "full"]
+pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches", "ignore:The dirpath has changed")
+
+
+class Broken(Exception):
+    """What a loop stops with in these tests."""
+
+
+def rank(adapter):
+    return ["adapter.rank=2"] if adapter in ADAPTERS else []
+
+
+def weights(experiment):
+    """Every frozen parameter's identity, place in memory and value."""
+    return {
+        name: (parameter, parameter.data_ptr(), parameter.detach().clone())
+        for name, parameter in experiment.module.net.named_parameters()
+        if not parameter.requires_grad
+    }
+
+
+def unchanged(experiment, before):
+    found = dict(experiment.module.net.named_parameters())
+    return all(
+        found[name] is parameter
+        and parameter.data_ptr() == place
+        and torch.equal(parameter, value)
+        and not parameter.is_inference()
+        for name, (parameter, place, value) in before.items()
+    )
+
+
+@pytest.fixture
+def ready(tiny_experiment, tmp_path, monkeypatch):
+    """Function (*words): an experiment with its parts built, stopped before training, and its frozen weights."""
+
+    def make(*words):
+        experiment = tiny_experiment("optimizer.lr=0.05", "trainer.max_epochs=2", *words, folder=tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(experiment), "_train", lambda self: {})
+            patch.setattr(type(experiment), "_finish", lambda self, scores: None)
+            experiment.run()
+        return experiment, weights(experiment)
+
+    return make
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """The loops in which an update was computed on activations."""
+    found = []
+
+    def watch(adapter, module):
+        for name in ("forward", "linear"):
+            call = getattr(adapter, name)
+
+            def watched(*args, call=call):
+                found.append(module.trainer.state.stage.value)
+                return call(*args)
+
+            monkeypatch.setattr(adapter, name, watched)
+
+    def start(experiment):
+        for adapter in experiment.adapters.adapters.values():
+            watch(adapter, experiment.module)
+        return found
+
+    return start
+
+
+def merged(experiment):
+    return [wrapper.merged for wrapper in experiment.adapters.wrappers]
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize("model", ["tiny_encoder", "tiny_decoder"])
+def test_no_update_is_computed_outside_training(ready, computed, model, adapter):
+    experiment, before = ready(f"model={model}", f"adapter={adapter}", *rank(adapter))
+    stages = computed(experiment)
+    experiment.trainer.fit(experiment.module)
+    experiment.trainer.test(experiment.module, verbose=False)
+    assert set(stages) == {"train"}
+    assert unchanged(experiment, before)
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_the_scores_are_those_of_unmerged_evaluation(tiny_run, tmp_path, adapter):
+    records = []
+    for switch in ("true", "false"):
+        words = [f"adapter={adapter}", *rank(adapter), "optimizer.lr=0.02", f"merge_for_evaluation={switch}"]
+        tiny_run(*words, folder=tmp_path / switch)
+        records.append(read_record(tmp_path / switch))
+    for ours, theirs in zip(records[0].training.history, records[1].training.history, strict=True):
+        assert ours["train/loss"] == theirs["train/loss"]  # evaluation leaves no trace in training
+        assert ours == pytest.approx(theirs, rel=1e-5)
+    assert records[0].scores == pytest.approx(records[1].scores, rel=1e-5)
+
+
+@pytest.mark.parametrize("adapter", IN_PLACE)
+def test_methods_without_updates_are_left_alone(ready, adapter, monkeypatch):
+    experiment, before = ready(f"adapter={adapter}")
+    monkeypatch.setattr(
+        FineTuning, "on_validation_end", lambda self: self.untouched.append(unchanged(experiment, before))
+    )
+    experiment.module.untouched = []
+    experiment.trainer.fit(experiment.module)
+    assert experiment.module.untouched == [True, True]
+
+
+def test_the_switch_leaves_it_out(ready, computed):
+    experiment, before = ready("merge_for_evaluation=false")
+    stages = computed(experiment)
+    experiment.trainer.validate(experiment.module, verbose=False)
+    assert set(stages) == {"validate"}
+    assert unchanged(experiment, before)
+
+
+def test_training_goes_on_after_each_evaluation_in_an_epoch(ready):
+    experiment, before = ready("+trainer.val_check_interval=1", "adapter=nola", "adapter.rank=2")
+    experiment.trainer.fit(experiment.module)
+    assert experiment.trainer.global_step == 6
+    assert unchanged(experiment, before)
+
+
+class Watch(L.Callback):
+    """Notes whether the weights are merged where others, such as checkpoints and loggers, look at them."""
+
+    def __init__(self, experiment):
+        self.experiment, self.seen = experiment, {}
+
+    def note(self, hook):
+        self.seen.setdefault(hook, set()).update(merged(self.experiment))
+
+    def on_validation_batch_start(self, *_, **__):
+        self.note("batch")
+
+    def on_validation_end(self, *_):
+        self.note("end")
+
+    def on_exception(self, *_):
+        self.note("exception")
+
+    def on_save_checkpoint(self, *_):
+        self.note("checkpoint")
+
+    def on_train_batch_start(self, *_):
+        self.note("train")
+
+
+def test_nothing_is_saved_or_trained_while_merged(ready, tmp_path):
+    experiment, before = ready()
+    watch = Watch(experiment)
+    saving = ModelCheckpoint(tmp_path / "more", save_on_train_epoch_end=False, every_n_epochs=1, save_top_k=-1)
+    experiment.trainer.callbacks[-1:] = [watch, experiment.trainer.callbacks[-1], saving]
+    experiment.trainer.fit(experiment.module)
+    assert watch.seen == {"batch": {True}, "end": {False}, "checkpoint": {False}, "train": {False}}
+    files = [*(tmp_path / "more").iterdir(), tmp_path / "checkpoints" / "last.ckpt"]
+    assert len(files) == 3
+    for file in files:
+        assert not set(torch.load(file, weights_only=True)["state_dict"]) & {f"net.{name}" for name in before}
+
+
+@pytest.mark.parametrize("error", [Broken, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("stage", ["validate", "test", "predict", "fit"])
+def test_a_failure_within_brings_the_weights_back(ready, monkeypatch, stage, error):
+    experiment, before = ready()
+    watch = Watch(experiment)
+    experiment.trainer.callbacks.append(watch)
+
+    def fail(self, *_):
+        assert all(merged(experiment))
+        assert not unchanged(experiment, before)
+        raise error
+
+    for step in ("validation_step", "test_step", "predict_step"):
+        monkeypatch.setattr(FineTuning, step, fail)
+    if stage == "predict":
+        monkeypatch.setattr(type(experiment.task), "predict_loaders", type(experiment.task).test_loaders)
+    with pytest.raises((Broken, SystemExit)):  # the latter is what Lightning makes of KeyboardInterrupt
+        getattr(experiment.trainer, stage)(experiment.module)
+    assert watch.seen["exception"] == {False}
+    assert unchanged(experiment, before)
+
+
+def test_a_failure_while_restoring_is_made_good(ready, monkeypatch):
+    experiment, before = ready()
+    (callback,) = (c for c in experiment.trainer.callbacks if isinstance(c, MergedEvaluation))
+    wrapper, unmerge = experiment.adapters.wrappers[1], experiment.adapters.wrappers[1].unmerge
+
+    def interrupted():
+        monkeypatch.setattr(wrapper, "unmerge", unmerge)
+        raise Broken
+
+    monkeypatch.setattr(wrapper, "unmerge", interrupted)
+    with pytest.raises(Broken):
+        experiment.trainer.validate(experiment.module, verbose=False)
+    assert not any(merged(experiment))
+    assert not callback._mine
+    assert unchanged(experiment, before)
+
+
+def test_it_does_not_undo_what_the_caller_merged(ready):
+    experiment, before = ready()
+    with experiment.adapters.merged():
+        experiment.trainer.validate(experiment.module, verbose=False)
+        assert all(merged(experiment))
+    assert unchanged(experiment, before)
+
+
+class Layers(nn.Module):
+    def __init__(self, shared):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8)) for _ in range(2))
+        if shared:
+            self.blocks[1][0].weight = self.blocks[0][0].weight
+
+
+def adapted(shared=False):
+    return inject(Layers(shared), LoRA(rank=2, targets="all-linear"))
+
+
+def test_where_layers_share_a_weight_it_says_so_once(caplog):
+    adapters = adapted(shared=True)
+    callback = MergedEvaluation(adapters)
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            callback.on_validation_start(None, None)
+            assert not any(wrapper.merged for wrapper in adapters.wrappers)
+            callback.on_validation_end(None, None)
+    (line,) = caplog.messages
+    assert "shares its weight" in line
+    assert "unmerged" in line
+
+
+def test_where_layers_share_a_weight_a_run_goes_on(tiny_experiment, tmp_path, monkeypatch):
+    from rlora.models import tiny
+
+    make = tiny.random_model
+
+    def tied(*args, **options):
+        backbone = make(*args, **options)
+        first, second = (layer.attention.self for layer in backbone.net.bert.encoder.layer)
+        second.query.weight = first.query.weight
+        return backbone
+
+    monkeypatch.setattr(tiny, "random_model", tied)
+    experiment = tiny_experiment("adapter.targets=[q]", folder=tmp_path)
+    experiment.run()
+    assert len({id(wrapper.weight) for wrapper in experiment.adapters.wrappers}) == 1
+    assert "test/accuracy" in read_record(tmp_path).scores
+
+
+def test_a_quantised_weight_is_left_alone(caplog):
+    adapters = adapted()
+    base = adapters.wrappers[0].base
+    base.weight = nn.Parameter(torch.ones(8, 8, dtype=torch.int8), requires_grad=False)
+    with caplog.at_level(logging.INFO):
+        MergedEvaluation(adapters).on_test_start(None, None)
+    assert not any(wrapper.merged for wrapper in adapters.wrappers)
+    assert "quantised" in caplog.text
+
+
+def test_without_memory_for_it_there_is_one_warning(monkeypatch, caplog):
+    adapters, tries = adapted(), []
+
+    def full(self):
+        tries.append(self)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(AdapterSet, "merge", full)
+    callback = MergedEvaluation(adapters)
+    for _ in range(3):
+        callback.on_validation_start(None, None)
+        callback.on_validation_end(None, None)
+    assert len(tries) == 1
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "merge_for_evaluation=false" in record.message
+
+
+def test_what_is_wrong_with_an_adapter_is_not_hidden(monkeypatch):
+    adapters = adapted()
+    adapters.wrappers[1].adapters()[0].delta = lambda: torch.zeros(3, 5, 7)
+    with pytest.raises(RuntimeError):
+        MergedEvaluation(adapters).on_validation_start(None, None)
+    assert not any(wrapper.merged for wrapper in adapters.wrappers)
+
+
+def test_merged_in_inference_mode_the_weights_can_be_trained_with():
+    adapters = adapted()
+    wrapper, callback = adapters.wrappers[0], MergedEvaluation(adapters)
+    with torch.inference_mode():
+        callback.on_validation_start(None, None)
+        assert wrapper.merged
+        assert not wrapper.weight.is_inference()
+        callback.on_validation_end(None, None)
+    assert not wrapper.weight.is_inference()
+    wrapper(torch.ones(2, 8, requires_grad=True)).sum().backward()
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call")
+def test_a_compiled_backbone_is_compiled_no_more_often(tiny_run, tmp_path):
+    from torch._dynamo.utils import counters
+
+    graphs, scores = {}, {}
+    for switch in ("true", "false"):
+        torch._dynamo.reset()
+        counters.clear()
+        words = ["compile=eager", "trainer.max_epochs=3", f"merge_for_evaluation={switch}"]
+        tiny_run(*words, folder=tmp_path / switch)
+        graphs[switch] = counters["stats"]["unique_graphs"]
+        scores[switch] = read_record(tmp_path / switch).scores
+    assert graphs["true"] <= graphs["false"]
+    assert scores["true"] == pytest.approx(scores["false"], rel=1e-5)

@@ -1,0 +1,176 @@
+"""A training step never waits for the device: the host reads nothing of what is computed there."""
+
+import traceback
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from rlora.adapters import inject
+from rlora.callbacks.progress import Progress
+from rlora.callbacks.recorder import Recorder
+from rlora.config import build
+from rlora.masks import known_padding
+
+FAMILIES = {
+    "bert": ["model=tiny_encoder"],
+    "roberta": ["model=tiny_encoder", "model.config.model_type=roberta"],
+    "deberta": ["model=tiny_encoder", "model.config.model_type=deberta-v2"],
+    "gpt2": ["model=tiny_decoder"],
+    "llama": ["model=tiny_encoder", "model.config.model_type=llama"],
+    "mistral": [  # a window of attention shorter than the texts
+        "model=tiny_encoder",
+        "model.config.model_type=mistral",
+        "+model.config.num_key_value_heads=1",
+        "+model.config.sliding_window=4",
+    ],
+}
+SYNCHRONISING = {"_local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_select", "_unique2", "equal"}
+# what is read from the host's own memory, whatever the device: (file, function)
+ON_THE_HOST = {
+    ("module.py", "on_before_batch_transfer"),  # the batch on its way to the device
+    ("text.py", "loss"),  # labels, looked at on a CPU only
+    ("adamw.py", "_single_tensor_adamw"),  # the optimizer counts its steps on the host
+    ("adam.py", "_single_tensor_adam"),
+}
+family = pytest.mark.parametrize("family", FAMILIES)
+
+
+class Reads(TorchDispatchMode):
+    """Notes where the host reads the values of a tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.places = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket.__name__ in SYNCHRONISING:
+            frames = [(frame.filename.rpartition("/")[2], frame.name) for frame in traceback.extract_stack()]
+            if not ON_THE_HOST & set(frames):
+                self.places.append([func.overloadpacket.__name__, *frames[-10:-1]])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """All reads in Lightning's training batches: fetching, step, backward, clipping, optimizer, schedule, logging."""
+    found, advance = Reads(), _TrainingEpochLoop.advance
+
+    def watched(loop, fetcher):
+        with found:
+            advance(loop, fetcher)
+
+    monkeypatch.setattr(_TrainingEpochLoop, "advance", watched)
+    return found
+
+
+@pytest.fixture
+def backbone(compose):
+    def make(name):
+        return build(compose(*FAMILIES[name]).config["model"], kind="classification", num_labels=2, seed=0)
+
+    return make
+
+
+@family
+def test_nothing_is_read_in_a_step(tiny_run, tmp_path, reads, family):
+    words = ["trainer.max_epochs=1", "trainer.accumulate_grad_batches=2", "trainer.log_every_n_steps=100"]
+    tiny_run(*FAMILIES[family], *words, folder=tmp_path)
+    assert reads.places == []
+
+
+@pytest.mark.parametrize("adapter", ["lora", "nola", "randlora", "vera", "bitfit", "head", "full"])
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_no_adapter_reads(tiny_run, tmp_path, reads, family, adapter):
+    words = ["trainer.max_epochs=1", "trainer.log_every_n_steps=100", f"adapter={adapter}"]
+    rank = ["adapter.rank=2"] if adapter in ("lora", "nola", "randlora", "vera") else []
+    tiny_run(*FAMILIES[family], *words, *rank, folder=tmp_path)
+    assert reads.places == []
+
+
+def test_the_log_and_the_bar_read_when_they_are_due(tiny_run, tmp_path, reads):
+    words = ["task.batch_size=5", "trainer.max_epochs=1", "trainer.enable_progress_bar=true"]  # 12 batches
+    tiny_run(*words, "trainer.log_every_n_steps=6", "callbacks.progress.refresh_rate=4", folder=tmp_path)
+    readers = [
+        [place for place in places[1:] if place[0] in ("progress.py", "logger_connector.py")] for places in reads.places
+    ]
+    bar = sum(("progress.py", "get_metrics") in found for found in readers)
+    log = sum(("logger_connector.py", "log_metrics") in found for found in readers)
+    assert (bar, log, len(readers)) == (3, 2, 5)
+
+
+def test_the_bar_shows_the_last_loss_beside_what_is_logged_for_it():
+    trainer = SimpleNamespace(loggers=[], progress_bar_metrics={"validation/accuracy": 0.5}, callback_metrics={})
+    assert Progress().get_metrics(trainer, None) == {"validation/accuracy": 0.5}
+    trainer.callback_metrics["train/loss_step"] = torch.tensor(0.12345)
+    assert Progress().get_metrics(trainer, None) == {"loss": "0.123", "validation/accuracy": 0.5}
+
+
+def test_a_look_at_the_mask_would_be_seen(tiny_run, tmp_path, reads, monkeypatch):
+    monkeypatch.setattr("rlora.module.known_padding", lambda padded: known_padding(None))
+    tiny_run("trainer.max_epochs=1", "trainer.log_every_n_steps=100", folder=tmp_path)
+    assert len(reads.places) == 3  # one a batch
+    assert all(("masking_utils.py", "_ignore_bidirectional_mask_sdpa") in places for places in reads.places)
+
+
+@family
+@pytest.mark.parametrize("padded", [True, False])
+def test_a_step_runs_where_nothing_can_be_read(family, padded, backbone, compose):
+    """On the meta device a tensor has no values; what the adapters do is watched above."""
+    config = compose("adapter=full").config
+    made = backbone(family)
+    adapters = inject(made.net.to("meta"), build(config["adapter"]), head=made.head_parameters(["classifier", "score"]))
+    groups = {"adapter": adapters.adapter_parameters(), "head": adapters.head_parameters()}
+    optimizer = build(config["optimizer"], groups)
+    schedule = build(config["scheduler"], optimizer, total_steps=3)
+    batch = {
+        "input_ids": torch.zeros(4, 7, dtype=torch.int64, device="meta"),
+        "attention_mask": torch.ones(4, 7, dtype=torch.int64, device="meta"),
+        "labels": torch.zeros(4, dtype=torch.int64, device="meta"),
+    }
+    with known_padding(padded):
+        outputs = made.net.train()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    build(config["task"]).loss(outputs, batch).backward()
+    torch.nn.utils.clip_grad_norm_([p for group in groups.values() for p in group.values()], 1.0)
+    optimizer.step()
+    schedule.step()
+    Recorder().on_train_batch_end(SimpleNamespace(), SimpleNamespace(), None, batch, 0)
+
+
+def test_the_meta_device_refuses_a_look_at_the_mask(backbone):
+    net = backbone("bert").net.to("meta")
+    ids = torch.zeros(4, 7, dtype=torch.int64, device="meta")
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        net(input_ids=ids, attention_mask=torch.ones_like(ids))
+
+
+@family
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("padding", [0, 3])
+def test_what_is_known_of_the_padding_changes_no_bit(family, attention, padding, backbone):
+    net = backbone(family).net.eval()
+    if family != "deberta":
+        net.set_attn_implementation(attention)
+    ids = torch.randint(5, 200, (4, 9), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    if padding:
+        mask[1:, :padding] = 0  # on the left, or no token of a causal model would attend to it
+        ids[1:, :padding] = net.config.pad_token_id
+    expected = net(input_ids=ids, attention_mask=mask).logits
+    with known_padding(padding > 0):
+        assert torch.equal(net(input_ids=ids, attention_mask=mask).logits, expected)
+    if padding and family != "deberta":
+        with known_padding(False):  # believed, not checked
+            assert not torch.equal(net(input_ids=ids, attention_mask=mask).logits, expected)
+
+
+def test_the_padding_is_seen_before_the_batch_leaves_the_host(tiny_experiment, tmp_path):
+    experiment = tiny_experiment("trainer.max_epochs=1", folder=tmp_path)
+    experiment.run()
+    module = experiment.module
+    full, short = torch.ones(2, 3, dtype=torch.int64), torch.tensor([[1, 1, 1], [1, 1, 0]])
+    assert module.on_before_batch_transfer({"attention_mask": full}, 0)["padded"] is False
+    assert module.on_before_batch_transfer({"attention_mask": short}, 0)["padded"] is True
+    assert module.on_before_batch_transfer({"attention_mask": full, "decoder_attention_mask": short}, 0)["padded"]
