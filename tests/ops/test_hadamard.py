@@ -19,6 +19,14 @@ def reference(n, dtype=torch.float64):
     return torch.from_numpy(scipy.linalg.hadamard(n)).to(dtype)
 
 
+@pytest.fixture(params=["products", "chunks"])
+def path(request, monkeypatch):
+    """Run a test by differentiable matrix products, and by the function that large inputs take."""
+    if request.param == "chunks":
+        monkeypatch.setattr(hadamard, "CHUNK", 1)
+    return request.param
+
+
 def normals(*shape, dtype=torch.float64):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
 
@@ -48,24 +56,72 @@ def test_three_factors():
     assert torch.equal(hadamard_rows(rows, 2**13), expected.float())
 
 
+PADDED = [(1, 4), (3, 4), (5, 64), (63, 64), (33, 128), (96, 128), (100, 128), (768, 1024), (1000, 1024), (1, 1024)]
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize(("d", "n"), PADDED)
+def test_padding(d, n, dtype, path):
+    x = normals(5, d, dtype=dtype)
+    y = fwht(x, n)
+    assert y.shape == (5, n)
+    assert y.dtype == dtype
+    expected = x.double() @ reference(n)[:d]
+    assert (y.double() - expected).abs().max() <= 8 * TOLERANCE[dtype] * math.sqrt(n)
+    if n == next_power_of_two(d):
+        assert torch.equal(fwht(x), y)
+
+
+@pytest.mark.parametrize("d", [1, 5000, 5120, 8000])
+def test_padding_of_three_factors(d, path):
+    x = normals(3, d)
+    expected = reference(8192)[:d]
+    torch.testing.assert_close(fwht(x, 8192), x @ expected, rtol=0, atol=1e-10)
+    x.requires_grad_()
+    g = normals(3, 8192)
+    torch.testing.assert_close(torch.autograd.grad(fwht(x, 8192), x, g)[0], g @ expected.T, rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize("leading", [(), (1,), (5,), (2, 3), (2, 1, 4), (0,), (2, 0)])
-@pytest.mark.parametrize("n", [1, 4, 128])
-def test_leading_shapes(leading, n):
-    x = normals(*leading, n)
+@pytest.mark.parametrize(("d", "n"), [(1, 1), (4, 4), (128, 128), (100, 128)])
+def test_leading_shapes(leading, d, n, path):
+    x = normals(*leading, d).requires_grad_()
     y = fwht(x)
-    assert y.shape == x.shape
-    torch.testing.assert_close(y, x @ reference(n), rtol=0, atol=1e-11)
+    assert y.shape == (*leading, n)
+    torch.testing.assert_close(y, x @ reference(n)[:d], rtol=0, atol=1e-11)
+    y.sum().backward()
+    assert x.grad.shape == x.shape
 
 
-def test_strided_input_is_read_right_and_left_alone():
-    x = normals(128, 6).T
-    before = x.clone()
-    torch.testing.assert_close(fwht(x), x @ reference(128), rtol=0, atol=1e-11)
-    assert torch.equal(x, before)
+@pytest.mark.parametrize("d", [128, 100])
+def test_strided_input_is_read_right_and_left_alone(d, path):
+    for x in (normals(d, 6).T, normals(6, 2 * d)[:, ::2], normals(1, d).expand(6, d), normals(2, d, 3).mT):
+        before = x.clone()
+        torch.testing.assert_close(fwht(x), x @ reference(128)[:d], rtol=0, atol=1e-11)
+        assert torch.equal(x, before)
+
+
+def test_the_result_is_new_memory(path):
     for n in (1, 2, 128):
         y = normals(3, n)
         fwht(y).zero_()
         assert torch.equal(y, normals(3, n))
+
+
+def test_large_inputs_are_transformed_in_chunks(monkeypatch):
+    rows, product = [], hadamard._product
+    monkeypatch.setattr(hadamard, "CHUNK", 4 * 128)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(
+        hadamard, "_product", lambda x, n, c: rows.append(len(x)) or product(x, n, c) if n == 128 else x
+    )
+    fwht(normals(8, 100))
+    assert rows == [8]
+    monkeypatch.setattr(hadamard, "_product", lambda x, n, c: rows.append(len(x)) or x @ reference(n)[: x.shape[1], :c])
+    rows.clear()
+    x = normals(3, 7, 100)
+    torch.testing.assert_close(fwht(x), x @ reference(128)[:100], rtol=0, atol=1e-11)
+    assert rows == [8, 8, 5]
 
 
 @pytest.mark.parametrize("n", POWERS)
@@ -74,23 +130,87 @@ def test_twice_is_n_times_the_identity(n):
     torch.testing.assert_close(fwht(fwht(x)), n * x, rtol=1e-12, atol=1e-12 * n)
 
 
-@pytest.mark.parametrize("n", [1, 2, 8, 128])
-def test_gradients(n):
-    x = normals(2, n).requires_grad_()
-    assert gradcheck(fwht, (x,), fast_mode=n > 8)
-    assert gradgradcheck(fwht, (x,), fast_mode=n > 8)
+@pytest.mark.parametrize(("d", "n"), [(1, 1), (2, 2), (8, 8), (5, 8), (5, 32), (128, 128), (90, 128), (9, 128)])
+def test_gradients(d, n, path):
+    x = normals(3, d).requires_grad_()
+    fast = n > 8
+    assert gradcheck(lambda x: fwht(x, n), (x,), fast_mode=fast, check_forward_ad=True, check_batched_grad=not fast)
+    assert gradgradcheck(lambda x: fwht(x, n), (x,), fast_mode=fast)
+    assert gradgradcheck(lambda x: fwht(x, n).pow(3), (x,), fast_mode=fast)
 
 
-def test_gradient_is_the_transform_of_the_incoming_one():
-    x, g = normals(3, 256).requires_grad_(), normals(3, 256) + 1
+@pytest.mark.parametrize("d", [256, 200, 130])
+def test_gradient_is_the_transform_of_the_incoming_one(d, path):
+    x, g = normals(3, d).requires_grad_(), normals(3, 256) + 1
     (found,) = torch.autograd.grad(fwht(x), x, g)
-    torch.testing.assert_close(found, g @ reference(256), rtol=0, atol=1e-10)
+    torch.testing.assert_close(found, g @ reference(256)[:, :d], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("d", [1024, 700, 20])
+def test_nothing_of_the_size_of_x_is_kept_for_backward(d, path):
+    kept = []
+    x = normals(50, d).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        y = fwht(x)
+    factors = {hadamard_matrix(size, x.dtype).untyped_storage().data_ptr() for size in (32, 64)}
+    assert {tensor.untyped_storage().data_ptr() for tensor in kept} <= factors
+    assert path == "products" or not kept
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, reference(y.shape[1])[:d].sum(1).expand(50, -1), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("d", [16, 100])
+def test_functional_transforms(d, path):
+    matrix = reference(next_power_of_two(d))[:d]
+    x = normals(3, d, 2)
+    expected = torch.einsum("adb,dn->abn", x, matrix)
+    nested = torch.vmap(torch.vmap(fwht, in_dims=1), in_dims=0)
+    torch.testing.assert_close(nested(x), expected, rtol=0, atol=1e-11)
+    torch.testing.assert_close(torch.vmap(fwht, in_dims=2)(x.mT.mT), expected.permute(1, 0, 2), rtol=0, atol=1e-11)
+
+    v = normals(4, d)
+    gradients = torch.vmap(torch.func.grad(lambda row: fwht(row).pow(3).sum()))(v)
+    torch.testing.assert_close(gradients, 3 * (v @ matrix).pow(2) @ matrix.T, rtol=1e-10, atol=1e-10)
+    hessian = torch.func.hessian(lambda row: fwht(row).pow(3).sum())(v[0])
+    torch.testing.assert_close(hessian, matrix * (6 * v[0] @ matrix) @ matrix.T, rtol=1e-10, atol=1e-9)
+    torch.testing.assert_close(torch.func.jvp(fwht, (v,), (v + 1,))[1], (v + 1) @ matrix, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("d", [64, 768])
+def test_compiles_to_one_graph(d, path):
+    torch._dynamo.reset()
+    x, y = (normals(3, d).requires_grad_() for _ in range(2))
+    result = torch.compile(fwht, fullgraph=True, backend="aot_eager")(x)
+    torch.testing.assert_close(result, fwht(y), rtol=0, atol=1e-11)
+    result.pow(2).sum().backward()
+    fwht(y).pow(2).sum().backward()
+    torch.testing.assert_close(x.grad, y.grad, rtol=1e-12, atol=1e-10)
+    assert type(hadamard_matrix(next_power_of_two(d))) is torch.Tensor  # the trace left nothing of its own behind
+
+
+def test_autocast_leaves_the_dtype(path):
+    x = normals(3, 768, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(fwht(x), fwht(x.clone()))
+        assert fwht(x).dtype == torch.float32
+    torch.testing.assert_close(fwht(x).double(), x.double() @ reference(1024)[:768], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("d", "n"), [(2, 0), (2, -4), (2, 3), (1000, 1000), (1000, 512), (3, 2)])
+def test_other_sizes_are_refused(d, n):
+    with pytest.raises(ValueError, match=f"of {d} entries needs a power of two of at least {d}, not {n}$"):
+        fwht(torch.zeros(2, d), n)
+
+
+def test_nothing_to_transform_is_refused():
+    with pytest.raises(ValueError, match="at least one entry"):
+        fwht(torch.zeros(2, 0))
+    with pytest.raises(ValueError, match="at least one entry"):
+        fwht(torch.zeros(2, 0), 4)
 
 
 @pytest.mark.parametrize("n", [0, 3, 12, 1000])
-def test_other_sizes_are_refused(n):
-    with pytest.raises(ValueError, match=f"power of two, not {n}"):
-        fwht(torch.zeros(2, n))
+def test_other_matrices_are_refused(n):
     with pytest.raises(ValueError, match=f"power of two, not {n}"):
         hadamard_matrix(n)
 
@@ -140,6 +260,20 @@ def test_what_is_cached_without_gradients_serves_training(context):
     assert torch.equal(weight.grad[0], reference(128, torch.float32)[1])
 
 
-def test_meta_tensors_go_through():
+def test_inference_mode(path):
+    x = normals(3, 100)
+    with torch.inference_mode():
+        y = fwht(x)
+    assert y.is_inference()
+    torch.testing.assert_close(y.clone(), x @ reference(128)[:100], rtol=0, atol=1e-11)
+
+
+def test_meta_tensors_go_through(path):
     assert fwht(torch.empty(3, 256, device="meta")).shape == (3, 256)
+    x = torch.empty(3, 2, 200, device="meta", requires_grad=True)
+    y = fwht(x)
+    assert y.is_meta
+    assert y.shape == (3, 2, 256)
+    y.sum().backward()
+    assert x.grad.shape == x.shape
     assert hadamard_rows(torch.empty(5, dtype=torch.int64, device="meta"), 256).is_meta

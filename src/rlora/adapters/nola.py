@@ -126,8 +126,8 @@ class HadamardBasis(Regenerated):
 
     def forward(self, coefficients: Tensor) -> Tensor:
         """First entries of c H Pi S H, scaled."""
-        padded = nn.functional.pad(coefficients, (0, self.order - coefficients.shape[-1]))
-        return fwht(fwht(padded)[:, self.permutation] * self.signs)[:, : self.size] * self.scale
+        spread = fwht(coefficients, self.order)
+        return fwht(spread[:, self.permutation] * self.signs)[:, : self.size] * self.scale
 
 
 class Mixer(nn.Module):

@@ -136,7 +136,7 @@ class SRHT(Regenerated):
 
     def apply_to(self, x: Tensor, v: Tensor) -> Tensor:
         """The matrix times x: (..., d) to (..., r)."""
-        return fwht(F.pad(x * (v * self.signs), (0, self.order - self.size)))[..., self.rows]
+        return fwht(x * (v * self.signs))[..., self.rows]
 
     def apply_transposed_to(self, u: Tensor, v: Tensor) -> Tensor:
         """The matrix transposed times u: (..., r) to (..., d)."""
@@ -166,7 +166,7 @@ class Fastfood(Regenerated):
 
     def apply_to(self, x: Tensor, v: Tensor) -> Tensor:
         """The matrix times x: (..., d) to (..., r)."""
-        inner = fwht(F.pad(x * self.signs, (0, self.order - self.size)))
+        inner = fwht(x * self.signs)
         return fwht(inner[..., self.permutation.argsort()] * (v / math.sqrt(self.order)))[..., self.rows]
 
     def apply_transposed_to(self, u: Tensor, v: Tensor) -> Tensor:
