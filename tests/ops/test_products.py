@@ -5,10 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck
 
-from rlora.ops.products import by_token, contract, full_rank_linear, low_rank_linear, project
+from rlora.ops.products import by_token, combine, contract, full_rank_linear, low_rank_linear, project
 from rlora.ops.random_sum import RandomSum, RandomSumLinear, stacked
 
 SHAPES = [(5, 7), (7, 5), (6, 6)]  # out, in
+DIRECTIONS = [{"merge_forward": there, "merge_backward": back} for there in (True, False) for back in (True, False)]
+MERGED = DIRECTIONS[0]
 
 
 def normals(*shape, seed=0, dtype=torch.float64, grad=True):
@@ -43,7 +45,16 @@ def test_blocks_of_tokens_change_nothing(tokens, rank):
     torch.testing.assert_close(contract(h, g), (x @ a.T).T @ g)
 
 
-@pytest.mark.parametrize("merge", [True, False])
+@pytest.mark.parametrize("columns", [5, 256, 272, 260])  # in blocks at the second and third
+@pytest.mark.parametrize("rows", [1, 4, 40])
+def test_blocks_of_columns_change_nothing(rows, columns):
+    c, bank = normals(rows, 9), normals(9, columns, seed=1, grad=False)
+    torch.testing.assert_close(combine(c, bank), c @ bank)
+    g = normals(rows, columns, seed=2, grad=False)
+    torch.testing.assert_close(torch.autograd.grad(combine(c, bank), c, g), (g @ bank.T,))
+
+
+@pytest.mark.parametrize("merge", DIRECTIONS)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("lead", [(4,), (2, 3), (16, 16), (0,)])
 @pytest.mark.parametrize(("out", "size"), SHAPES)
@@ -51,17 +62,17 @@ def test_low_rank(out, size, lead, bias, merge):
     w, c = layer(out, size)
     c = c if bias else None
     x, b, a = normals(*lead, size), normals(out, 3, seed=3), normals(3, size, seed=4)
-    y = low_rank_linear(x, w, c, b, a, 0.7, projected=None, merge=merge)
+    y = low_rank_linear(x, w, c, b, a, 0.7, projected=None, **merge)
     expected = F.linear(x, w + 0.7 * b @ a, c)
     torch.testing.assert_close(y, expected)
     g = normals(*y.shape, seed=5, grad=False)
     found = torch.autograd.grad(y, (x, b, a), g)
     torch.testing.assert_close(found, torch.autograd.grad(expected, (x, b, a), g))
     with torch.no_grad():
-        torch.testing.assert_close(low_rank_linear(x, w, c, b, a, 0.7, projected=None, merge=merge), expected)
+        torch.testing.assert_close(low_rank_linear(x, w, c, b, a, 0.7, projected=None, **merge), expected)
 
 
-@pytest.mark.parametrize("merge", [True, False])
+@pytest.mark.parametrize("merge", DIRECTIONS)
 @pytest.mark.parametrize("trained", ["x", "b", "a", "xb", "ba", "xa"])
 def test_low_rank_where_part_of_it_trains(trained, merge):
     w, c = layer(5, 7)
@@ -70,7 +81,7 @@ def test_low_rank_where_part_of_it_trains(trained, merge):
         for seed, (name, shape) in enumerate({"x": (4, 7), "b": (5, 3), "a": (3, 7)}.items())
     )
     inputs = [tensor for tensor in (x, b, a) if tensor.requires_grad]
-    found = torch.autograd.grad(low_rank_linear(x, w, c, b, a, 1.3, projected=None, merge=merge).sum(), inputs)
+    found = torch.autograd.grad(low_rank_linear(x, w, c, b, a, 1.3, projected=None, **merge).sum(), inputs)
     expected = torch.autograd.grad(F.linear(x, w + 1.3 * b @ a, c).sum(), inputs)
     torch.testing.assert_close(found, expected)
 
@@ -128,12 +139,11 @@ def test_what_is_kept(tokens, shape):
     def numbers(function):
         return sum(size for address, size in kept(function)[0].items() if address not in own) // 8
 
-    for merge in (True, False):
-        assert numbers(lambda m=merge: low_rank_linear(x, w, c, b, a, 1.0, projected=None, merge=m)) == 2 * tokens
+    for merge in DIRECTIONS:
+        assert numbers(lambda m=merge: low_rank_linear(x, w, c, b, a, 1.0, projected=None, **m)) == 2 * tokens
         frozen = a.detach()
-        assert numbers(lambda m=merge, f=frozen: low_rank_linear(x, w, c, b, f, 1.0, projected=None, merge=m)) == (
-            2 * tokens
-        )
+        found = numbers(lambda m=merge, f=frozen: low_rank_linear(x, w, c, b, f, 1.0, projected=None, **m))
+        assert found == 2 * tokens + (out * size if merge == MERGED else 0)
     delta = normals(out, size, seed=5)
     assert numbers(lambda: full_rank_linear(x, w, c, delta)) == out * size
     assert numbers(lambda: full_rank_linear(x, w, c, delta, again=delta.detach)) == 0
@@ -150,18 +160,18 @@ def test_what_is_kept(tokens, shape):
 def test_a_frozen_right_factor_keeps_no_input():
     w, c = layer(5, 7)
     x, b, a = normals(4, 7), normals(5, 3, seed=3), normals(3, 7, seed=4, grad=False)
-    addresses, _ = kept(lambda: low_rank_linear(x, w, c, b, a, 1.0, projected=None, merge=True))
+    addresses, _ = kept(lambda: low_rank_linear(x, w, c, b, a, 1.0, projected=None, **MERGED))
     assert x.untyped_storage().data_ptr() not in addresses
 
 
-@pytest.mark.parametrize("merge", [True, False])
+@pytest.mark.parametrize("merge", DIRECTIONS)
 def test_autocast_computes_in_bfloat16_with_float32_gradients(merge):
     w, c = layer(5, 7, torch.float32)
     x, b, a = (t.detach().float().requires_grad_() for t in (normals(4, 7), normals(5, 3), normals(3, 7)))
     lambda_, gamma, bases_a, bases_b, delta = (t.detach().float() for t in random_sum(5, 7))
     lambda_.requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        low = low_rank_linear(x, w, c, b, a, 0.5, projected=None, merge=merge)
+        low = low_rank_linear(x, w, c, b, a, 0.5, projected=None, **merge)
         full = full_rank_linear(x, w, c, a.T[:5] @ a)
         random = RandomSumLinear.apply(x, w, c, lambda_, gamma, bases_a, bases_b, 0.7, True)
     assert low.dtype == full.dtype == random.dtype == torch.bfloat16
@@ -174,7 +184,7 @@ def test_autocast_computes_in_bfloat16_with_float32_gradients(merge):
 def test_a_change_between_forward_and_backward_is_noticed():
     w, c = layer(5, 7)
     x, b, a = normals(4, 7), normals(5, 3, seed=3), normals(3, 7, seed=4)
-    y = low_rank_linear(x, w, c, b, a, 1.0, projected=None, merge=True)
+    y = low_rank_linear(x, w, c, b, a, 1.0, projected=None, **MERGED)
     with torch.no_grad():
         b.add_(1.0)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):

@@ -109,8 +109,17 @@ class Adapter(Regenerated, ABC):
         if path is Path.FULL:
             delta, again = self.scale * (b @ a), lambda: self.scale * (b.detach() @ a.detach())
             return full_rank_linear(x, weight, bias, delta, again=again)
-        shared, merge = self.projected(x, a), path is Path.MERGED
-        return low_rank_linear(x, weight, bias, b, a, self.scale, projected=shared, merge=merge)
+        return low_rank_linear(
+            x,
+            weight,
+            bias,
+            b,
+            a,
+            self.scale,
+            projected=self.projected(x, a),
+            merge_forward=path in (Path.MERGED, Path.MERGED_FORWARD),
+            merge_backward=path in (Path.MERGED, Path.MERGED_BACKWARD),
+        )
 
     def costs(self, x: Tensor, rank: int) -> dict[Path, float]:
         """What each path of `linear` costs for this input."""

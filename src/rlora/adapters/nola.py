@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rlora.adapters.base import Adapter, RankedMethod, Regenerated, Site, constant_parameter, require_choice
 from rlora.ops.hadamard import fwht, next_power_of_two
+from rlora.ops.products import combine
 from rlora.ops.random import RandomSource
 
 BASES = ("dense", "hadamard")
@@ -100,7 +101,7 @@ class DenseBasis(Regenerated):
 
     def forward(self, coefficients: Tensor) -> Tensor:
         """C . Bank."""
-        return coefficients @ self.bank
+        return combine(coefficients, self.bank)
 
 
 class HadamardBasis(Regenerated):

@@ -1,14 +1,18 @@
 """Which way an adapted layer is computed: the one that costs least for T tokens, never one of taste.
 
-Counted are multiply-adds of a training step beyond those of the frozen layer itself (2 T in out), for factors
-B (out, r) and A (r, in); rows are what differs when A is frozen:
+Counted are multiply-adds of a training step beyond those of the frozen layer itself (2 T in out). For factors B
+(out, r) and A (r, in), A x and the gradients of B and A take T r (2 in + 2 out), or T r (in + out) where A is frozen;
+beside them
 
-    factored     y = W x + B (A x)        T r (3 in + 3 out)            frozen A: T r (2 in + 3 out)
-    merged       y = (W + B A) x,         2 r in out + T r (2 in + 2 out)         2 r in out + T r (in + out)
-                 gradients by B and A
-    full         y = (W + dW) x,          4 r in out + T in out
-                 gradients through dW's
-    transformed  activations transformed  3 T (n(in) f(in) + n(out) f(out)) / SPEED
+    factored     y = W x + B (A x)                            T r out
+                 gx = W^T g + A^T (B^T g)                     T r in, frozen A: T r (in + out)
+    merged       y = (W + B A) x                              r in out
+                 gx = (W + B A)^T g                           r in out, frozen A: 0 where W + B A is kept
+
+each of which is chosen for itself. The others, as a whole:
+
+    full         y = (W + dW) x, gradients through dW's       4 r in out + T in out
+    transformed  activations transformed                      3 T (n(in) f(in) + n(out) f(out)) / SPEED
 
 with f(n) the sum of the sizes of H_n's Kronecker factors. Merged and full round W + dW once: in half precision that
 would swallow small changes, so that a low-rank update is added to activations there.
@@ -32,6 +36,8 @@ class Path(StrEnum):
     """The ways to compute an adapted layer."""
 
     FACTORED = "factored"
+    MERGED_FORWARD = "merged in forward"
+    MERGED_BACKWARD = "merged in backward"
     MERGED = "merged"
     FULL = "full"
     TRANSFORMED = "transformed"
@@ -61,11 +67,17 @@ def low_rank_costs(
 ) -> dict[Path, float]:
     """Costs of the paths every update with factors has, in multiply-adds."""
     t, i, o, r = tokens, in_features, out_features, rank
-    costs = {Path.FACTORED: float(t * r * ((3 if trains_a else 2) * i + 3 * o))}
+    common = float(t * r * (i + o) * (2 if trains_a else 1))
+    forward, backward, merged = t * r * o, t * r * (i if trains_a else i + o), r * i * o
+    costs = {Path.FACTORED: common + forward + backward}
     if dtype in (torch.float32, torch.float64):
-        through = t * r * (i + o) * (2 if trains_a else 1)
-        costs[Path.MERGED] = 2 * r * i * o + through
-        costs[Path.FULL] = 4 * r * i * o + t * i * o
+        # With A frozen autograd would keep A x and the update's output, T (r + out) numbers: no path keeps more
+        kept = not trains_a and t >= i
+        costs[Path.MERGED_FORWARD] = common + merged + backward
+        costs[Path.MERGED_BACKWARD] = common + forward + merged
+        costs[Path.MERGED] = common + merged + (0 if kept else merged)
+        if trains_a or i <= r + o:
+            costs[Path.FULL] = 4.0 * merged + t * i * o
     return costs
 
 

@@ -26,11 +26,13 @@ def low_rank_linear(
     scale: float,
     *,
     projected: Tensor | None,
-    merge: bool,
+    merge_forward: bool,
+    merge_backward: bool,
 ) -> Tensor:
     """Compute y = x (W + s B A)^T + c.
 
-    Kept for backward: x and A x, or only A x where A is frozen; beside them W, B and A themselves.
+    Kept for backward: x and A x, or only A x where A is frozen; beside them W, B and A themselves. Where A is frozen
+    and both directions are merged, W + s B A is kept as well (out in numbers).
 
     Args:
         x: (..., in).
@@ -40,13 +42,15 @@ def low_rank_linear(
         a: A (r, in).
         scale: s.
         projected: `project(A, x)` where it is at hand; only for a frozen A.
-        merge: Multiply once by W + s B A, in place of adding B (A x) to W x; for W of full precision, as the sum would
-            lose small changes in half.
+        merge_forward: Multiply once by W + s B A, in place of adding B (A x) to W x; for W of full precision, as the
+            sum would lose small changes in half.
+        merge_backward: The same for x's gradient.
 
     Returns:
         (..., out) in the dtype of the computation.
     """
     wanted = torch.is_grad_enabled()
+    merge = (merge_forward, merge_backward)
     result: Tensor = _LowRankLinear.apply(x, weight, bias, b, a, scale, projected, merge, wanted)
     return result
 
@@ -103,15 +107,28 @@ def project(a: Tensor, x: Tensor) -> Tensor:
     about two thirds of the time of one.
     """
     rows = _blocks(x, len(a))
+    if len(rows) == 1:
+        return F.linear(x, a).t()[None]
     return torch.bmm(a.expand(len(rows), *a.shape), rows.mT)
 
 
 def contract(h: Tensor, g: Tensor) -> Tensor:
     """sum_t h_t g_t^T, (r, d), of h as `project` gives it and g (T, d); summed over the blocks in float32 or better."""
+    if len(h) == 1:
+        return (g.t() @ h[0].t()).t()
     products = torch.bmm(h, g.reshape(len(h), -1, g.shape[-1]))
-    if len(products) == 1:
-        return products[0]
     return products.sum(0, dtype=torch.promote_types(products.dtype, torch.float32))
+
+
+def combine(c: Tensor, bank: Tensor) -> Tensor:
+    """C . bank for few combinations c (L, k) of a large bank (k, n), (L, n).
+
+    In blocks of columns, as in `project`: that reads the bank, which is what it costs, about twice as fast.
+    """
+    if not _worth_blocks(c, len(c), bank.shape[1]):
+        return c @ bank
+    columns = bank.unflatten(1, (BLOCKS, -1)).transpose(0, 1)
+    return torch.bmm(c.expand(BLOCKS, *c.shape), columns).transpose(0, 1).flatten(1)
 
 
 def by_token(h: Tensor) -> Tensor:
@@ -120,8 +137,11 @@ def by_token(h: Tensor) -> Tensor:
 
 
 def _blocks(x: Tensor, rank: int) -> Tensor:
-    split = x.device.type == "cpu" and rank <= THIN and len(x) >= 16 * BLOCKS and len(x) % BLOCKS == 0
-    return x.reshape(BLOCKS if split else 1, -1, x.shape[-1]) if len(x) else x[None]
+    return x.reshape(BLOCKS if _worth_blocks(x, rank, len(x)) else 1, -1, x.shape[-1]) if len(x) else x[None]
+
+
+def _worth_blocks(x: Tensor, thin: int, long: int) -> bool:
+    return x.device.type == "cpu" and thin <= THIN and long >= 16 * BLOCKS and long % BLOCKS == 0
 
 
 class _LowRankLinear(torch.autograd.Function):
@@ -135,30 +155,33 @@ class _LowRankLinear(torch.autograd.Function):
         a: Tensor,
         scale: float,
         projected: Tensor | None,
-        merge: bool,
+        merge: tuple[bool, bool],
         wanted: bool,
     ) -> Tensor:
-        dtype = compute_dtype(x)
+        dtype, merged = compute_dtype(x), None
         with without_autocast(x):
             rows, w, left, right = flat(x).to(dtype), weight.to(dtype), b.to(dtype), a.to(dtype)
             c = None if bias is None else bias.to(dtype)
             h = projected
-            if h is None and (wanted or not merge):
+            if h is None and (wanted or not merge[0]):
                 h = project(right, rows)
-            if merge:
-                y = F.linear(rows, torch.addmm(w, left, right, alpha=scale), c)
+            if merge[0]:
+                merged = torch.addmm(w, left, right, alpha=scale)
+                y = F.linear(rows, merged, c)
             else:
                 y = F.linear(rows, w, c)
                 y.addmm_(by_token(h), left.t(), alpha=scale)  # type: ignore[arg-type]
         if wanted:
-            ctx.merge, ctx.scale, ctx.dtype, ctx.x_dtype = merge, scale, dtype, x.dtype
-            ctx.save_for_backward(rows if ctx.needs_input_grad[4] else None, h, weight, b, a)
+            wants_x, wants_a = ctx.needs_input_grad[0], ctx.needs_input_grad[4]
+            keep = merge[1] and wants_x and not wants_a
+            ctx.merge, ctx.scale, ctx.dtype, ctx.x_dtype = merge[1], scale, dtype, x.dtype
+            ctx.save_for_backward(rows if wants_a else None, h, merged if keep else None, weight, b, a)
         return unflat(y, x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
-        rows, h, weight, b, a = ctx.saved_tensors
+        rows, h, merged, weight, b, a = ctx.saved_tensors
         wants_x, _, _, wants_b, wants_a, *_ = ctx.needs_input_grad
         gx = gb = ga = None
         with without_autocast(gy):
@@ -169,10 +192,10 @@ class _LowRankLinear(torch.autograd.Function):
             if wants_a:
                 ga = (ctx.scale * contract(u, rows)).to(a.dtype)  # type: ignore[arg-type]
             if wants_x:
-                if ctx.merge or u is None:
-                    gx = g @ torch.addmm(w, left, right, alpha=ctx.scale)
+                if ctx.merge:
+                    gx = g @ (torch.addmm(w, left, right, alpha=ctx.scale) if merged is None else merged)
                 else:
-                    gx = (g @ w).addmm_(by_token(u), right, alpha=ctx.scale)
+                    gx = (g @ w).addmm_(by_token(u), right, alpha=ctx.scale)  # type: ignore[arg-type]
                 gx = unflat(gx, gy).to(ctx.x_dtype)
         return gx, None, None, gb, ga, None, None, None, None
 

@@ -22,7 +22,7 @@ from rlora.ops.products import compute_dtype, flat, unflat, without_autocast
 
 def stacked(lambda_: Tensor, gamma: Tensor, a: Tensor, scale: float) -> Tensor:
     """S = [s diag(lambda_j) A diag(gamma_j)]_j, (n r, m), of lambda (n, r), gamma (n, m) and A (r, m)."""
-    return (a * gamma[:, None, :] * (scale * lambda_[:, :, None])).flatten(0, 1)
+    return (a * gamma[:, None, :]).mul_(scale * lambda_[:, :, None]).flatten(0, 1)
 
 
 def coefficient_gradients(p: Tensor, lambda_: Tensor, gamma: Tensor, a: Tensor, scale: float) -> tuple[Tensor, Tensor]:
