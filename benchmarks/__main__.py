@@ -19,7 +19,7 @@ from rich.console import Console
 from benchmarks import file_sizes, growth, hadamard, injecting, large, machine, results, steps
 from benchmarks.plots import png
 from benchmarks.progress import Progress
-from benchmarks.report import markdown
+from benchmarks.report import device_of, markdown
 from benchmarks.settings import Settings, quick
 from benchmarks.summary import print_summary
 from rlora.atomic import write_atomically
@@ -117,8 +117,6 @@ def write_all(document: results.Document, folder: Path) -> None:
     stem = document["device"]
     results.write_document(document, folder / f"{stem}.json")
     write_atomically(folder / f"{stem}.md", markdown(document, stem).encode())
-    from benchmarks.report import device_of
-
     write_atomically(folder / f"{stem}.png", png(document, device_of(document)))
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ def _one_order(settings: HadamardSettings, n: int, dtype: torch.dtype, device: t
     if n <= settings.largest_dense:
         matrix = hadamard_matrix(n, dtype, device)
         actions["dense"] = lambda: x @ matrix
-    candidates: dict[str, Prepare] = {name: lambda action=action: action for name, action in actions.items()}
+    candidates: dict[str, Prepare] = {name: partial(_same, action) for name, action in actions.items()}
     times = compare(take_turns(candidates, settings.rounds, device, at_least=settings.at_least), "copy")
     work = {"fwht": numbers * sum(kronecker_sizes(n)), "dense": numbers * n}  # multiply-adds
     for name, found in times.items():
@@ -49,6 +50,10 @@ def _one_order(settings: HadamardSettings, n: int, dtype: torch.dtype, device: t
         if name in work:
             found["multiply_adds_per_s"] = work[name] / found["median_s"]
     return times
+
+
+def _same(action: Action) -> Action:
+    return action
 
 
 def fit_in_log(orders: Sequence[int], times: Sequence[float]) -> dict[str, float]:

@@ -66,7 +66,7 @@ def _on_cpu(forward: Callable[[], Tensor]) -> dict[str, int]:
             loss = forward()
         with torch.profiler.record_function(BACKWARD_MARK):
             loss.backward()
-    return _summed(profile.profiler.kineto_results.events())  # type: ignore[union-attr]
+    return _summed(profile.profiler.kineto_results.events())
 
 
 BACKWARD_MARK = "benchmarks/backward"

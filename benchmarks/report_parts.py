@@ -24,7 +24,12 @@ def steps(result: Result, settings: Result) -> list[str]:
         f"{settings['rounds']} rounds. Ranks: {_ranks(ranks)}.",
         f"In all of them the head and the bias of the embeddings' LayerNorm train; `{LIMIT}` has nothing else, so it "
         "is what a step costs however cheap the adapter. `nola (redraw)` draws its bases anew in every layer, forward "
-        "and backward, as NOLA's official code does.",
+        "and backward, as NOLA's official code does; `randlora (kept)` is `randlora` with `keep_delta=true`.",
+        "",
+        "*Floor*: the ratio below which the adapter's matrix products do not let it fall, 1 + (F - F of the limit) / "
+        "(rate t of the limit), F counted by torch's FlopCounterMode, at the rate of a large product of T x width by "
+        "width x intermediate that took its turn with the others; what lies above it is memory traffic, thin products "
+        "and Python.",
         "",
         "*Saved*: what autograd keeps for backward beside parameters and buffers, each storage once. *Held* and "
         "*peak*: bytes the allocator has handed out beyond those before the step, after forward and at most. On a CPU "
@@ -39,14 +44,17 @@ def steps(result: Result, settings: Result) -> list[str]:
                 seconds(v["median_s"]),
                 ratio(v["ratio"]),
                 ratio(v["median_of_ratios"]),
+                ratio(v["floor"]),
                 mebibytes(v["saved_bytes"]),
                 mebibytes(v["held_bytes"]),
                 mebibytes(v["peak_bytes"]),
             )
             for name, v in found["variants"].items()
         ]
-        head = ("adapter", "trained", "step", "/ limit", "by rounds", "saved, MiB", "held, MiB", "peak, MiB")
-        lines += ["", f"Adapted: {label} ({found['layers']} layers).", "", *table(head, rows)]
+        head = ("adapter", "trained", "step", "/ limit", "by rounds", "floor", "saved, MiB", "held, MiB", "peak, MiB")
+        rate = found["flops_per_s"] / 1e9
+        adapted = f"Adapted: {label} ({found['layers']} layers). A large product ran at {rate:.0f} GFLOP/s."
+        lines += ["", adapted, "", *table(head, rows)]
     return lines
 
 

@@ -1,18 +1,22 @@
 """Part "steps": what a training step costs with each adapter, against the same model without any."""
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from benchmarks.arithmetic import floor, flops_of, large_product
 from benchmarks.memory import footprint, saved_for_backward
 from benchmarks.models import count_trained, loss_of, random_batch, random_model, step_of
 from benchmarks.progress import within
 from benchmarks.settings import StepSettings
-from benchmarks.timing import Say, compare, take_turns
+from benchmarks.timing import Prepare, Say, compare, take_turns
 from benchmarks.variants import LIMIT, Variant, adapted_modules, parameters_beginning_with, variants
 
+PRODUCT = "large product"
 TRAINED = ("classifier.", "roberta.embeddings.LayerNorm.bias")  # the latter, so that gradients reach the bottom
 
 
@@ -20,7 +24,8 @@ def measure(settings: StepSettings, device: torch.device, say: Say) -> dict[str,
     """Time steps and count memory.
 
     Returns:
-        By selection of targets: {"layers": adapted layers, "variants": {name: times, ratios, bytes, counts}}.
+        By selection of targets: {"layers": adapted layers, "flops_per_s": of a large product that took its turn,
+        "variants": {name: times, ratios, bytes, counts, "flops", and "floor", the ratio these allow}}.
     """
     return {
         label: _one_selection(settings, selection, device, within(say, label))
@@ -31,7 +36,9 @@ def measure(settings: StepSettings, device: torch.device, say: Say) -> dict[str,
 def _one_selection(
     settings: StepSettings, selection: str | Sequence[str], device: torch.device, say: Say
 ) -> dict[str, Any]:
-    forwards, facts, layers = {}, {}, 0
+    forwards: dict[str, Callable[[], Tensor]] = {}
+    facts: dict[str, dict[str, float]] = {}
+    layers = 0
     for variant in variants(settings.ranks):
         say(f"memory of {variant.name}")
         model, layers = _model(settings, variant, selection, device)
@@ -44,11 +51,24 @@ def _one_selection(
             "saved_bytes": saved,
             "held_bytes": used["held"],
             "peak_bytes": used["peak"],
+            "flops": flops_of(forward),
         }
         forwards[variant.name] = forward
-    steps = {name: lambda forward=forward: step_of(forward) for name, forward in forwards.items()}
-    times = compare(take_turns(steps, settings.rounds, device, say=say), LIMIT)
-    return {"layers": layers, "variants": {name: times[name] | facts[name] for name in times}}
+    steps: dict[str, Prepare] = {name: partial(step_of, forward) for name, forward in forwards.items()}
+    encoder = settings.encoder
+    product, flops = large_product(settings.batch * settings.length, encoder.hidden, encoder.intermediate, device)
+    product()
+    seconds = take_turns(steps | {PRODUCT: lambda: product}, settings.rounds, device, say=say)
+    rate = flops / statistics.median(seconds.pop(PRODUCT))
+    times = compare(seconds, LIMIT)
+    limit = times[LIMIT]["median_s"]
+    for found in facts.values():
+        found["floor"] = floor(found["flops"], facts[LIMIT]["flops"], limit, rate)
+    return {
+        "layers": layers,
+        "flops_per_s": rate,
+        "variants": {name: times[name] | facts[name] for name in times},
+    }
 
 
 def _model(

@@ -1,7 +1,8 @@
 """The adapters that are compared: ours, PEFT's, and NOLA computed as its authors' code does."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from rlora.adapters.vera import VeRA
 
 LIMIT = "limit"
 REDRAW = "nola (redraw)"
+KEPT = "randlora (kept)"
 PEFT = "peft "  # what the names of PEFT's begin with
 ALPHA = 16.0
 
@@ -51,8 +53,12 @@ def our_methods(ranks: Ranks, modules: Sequence[str]) -> dict[str, Method]:
         "rlora": RLoRA(rank=ranks.rlora, alpha=ALPHA, targets=modules),
         "nola": NOLA(rank=ranks.nola, alpha=ALPHA, targets=modules, num_bases=ranks.num_bases),
         "vera": VeRA(rank=ranks.vera, alpha=float(ranks.vera), targets=modules),
-        "randlora": RandLoRA(rank=ranks.randlora, alpha=ALPHA, targets=modules),
+        "randlora": _randlora(ranks, modules),
     }
+
+
+def _randlora(ranks: Ranks, modules: Sequence[str]) -> RandLoRA:
+    return RandLoRA(rank=ranks.randlora, alpha=ALPHA, targets=modules)
 
 
 def peft_configs(ranks: Ranks, modules: Sequence[str], *, projection: bool = True) -> dict[str, Any]:
@@ -72,11 +78,18 @@ def peft_configs(ranks: Ranks, modules: Sequence[str], *, projection: bool = Tru
 def variants(ranks: Ranks) -> list[Variant]:
     """Everything that is compared, the limit first: a model of which only what every variant trains does train."""
     found = [Variant(LIMIT, _ours(lambda modules: Head()))]
-    for name in our_methods(ranks, ()):
-        found.append(Variant(name, _ours(lambda modules, name=name: our_methods(ranks, modules)[name])))
-    for name in peft_configs(ranks, ()):
-        found.append(Variant(name, _peft(lambda modules, name=name: peft_configs(ranks, modules)[name])))
+    found += [Variant(name, _ours(partial(_our_method, name, ranks))) for name in our_methods(ranks, ())]
+    found += [Variant(KEPT, _ours(lambda modules: replace(_randlora(ranks, modules), keep_delta=True)))]
+    found += [Variant(name, _peft(partial(_peft_config, name, ranks))) for name in peft_configs(ranks, ())]
     return [*found, Variant(REDRAW, _redraw(ranks))]
+
+
+def _our_method(name: str, ranks: Ranks, modules: Sequence[str]) -> Method:
+    return our_methods(ranks, modules)[name]
+
+
+def _peft_config(name: str, ranks: Ranks, modules: Sequence[str]) -> Any:
+    return peft_configs(ranks, modules)[name]
 
 
 def parameters_beginning_with(model: nn.Module, prefixes: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ import torch
 
 import benchmarks.__main__ as cli
 from benchmarks import naive_nola
+from benchmarks.arithmetic import floor, flops_of, large_product
 from benchmarks.hadamard import fit_in_log
 from benchmarks.large import with_ratios
 from benchmarks.memory import footprint, saved_for_backward
@@ -45,6 +46,15 @@ def test_what_failed_has_no_ratio():
 def test_a_line_in_log_n_is_found():
     fit = fit_in_log([64, 128, 512], [3 + 2 * 6, 3 + 2 * 7, 3 + 2 * 9])
     assert fit == pytest.approx({"constant": 3.0, "slope": 2.0, "r2": 1.0, "worst": 0.0})
+
+
+def test_products_are_counted_forward_and_backward():
+    x, w = torch.ones(5, 7, requires_grad=True), torch.ones(3, 7)
+    assert flops_of(lambda: torch.nn.functional.linear(x, w).sum()) == 2 * (2 * 5 * 7 * 3)
+    product, flops = large_product(5, 7, 3, CPU)
+    assert product().shape == (5, 3)
+    assert flops == 2 * 5 * 7 * 3
+    assert floor(flops=150, limit_flops=100, limit_seconds=2.0, flops_per_s=50.0) == 1.5
 
 
 def product(parameter):

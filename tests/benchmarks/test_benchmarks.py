@@ -19,7 +19,7 @@ from benchmarks.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 OURS = ["lora", "rlora", "nola", "vera", "randlora"]
-COMPARED = ["limit", *OURS, "peft lora", "peft vera", "peft randlora", "nola (redraw)"]
+COMPARED = ["limit", *OURS, "randlora (kept)", "peft lora", "peft vera", "peft randlora", "nola (redraw)"]
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,7 @@ def test_steps_compare_the_same_number_of_trained_parameters(sections):
             check_times(facts, 2)
             assert 0 < facts["saved_bytes"] <= facts["held_bytes"] + 1024  # the batch, which was there before
             assert facts["held_bytes"] <= facts["peak_bytes"]
+            assert (facts["floor"] == 1) == (facts["flops"] == variants["limit"]["flops"])
         for ours, other in (("lora", "peft lora"), ("vera", "peft vera"), ("nola", "nola (redraw)")):
             assert variants[ours]["trained"] == variants[other]["trained"], label
         head = variants["limit"]["trained"]
