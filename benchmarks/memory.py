@@ -19,6 +19,7 @@ def saved_for_backward(forward: Callable[[], Tensor], model: nn.Module) -> int:
     alive: list[Tensor] = []  # a freed storage's address could come again
 
     def pack(tensor: Tensor) -> Tensor:
+        tensor = tensor.detach()  # one with a graph would hold the graph that holds it: none of it were ever freed
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             alive.append(tensor)

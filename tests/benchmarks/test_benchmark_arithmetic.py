@@ -1,6 +1,7 @@
 """The benchmarks compute turns, ratios, fits, bytes and naive NOLA's gradients rightly."""
 
 import math
+import weakref
 
 import pytest
 import torch
@@ -73,6 +74,19 @@ def test_bytes_are_counted_once_and_exactly():
     found = footprint(lambda: product(model.weight), CPU)
     assert found["held"] == 2 * 400_000 + 4  # and the loss
     assert found["peak"] == 400_000 + 4_000_000
+
+
+def test_counting_bytes_lets_go_of_them():
+    model = torch.nn.LayerNorm(1000, bias=False)
+    seen = []
+
+    def forward():
+        y = (torch.ones(100, 1000) * model.weight).exp()
+        seen.append(weakref.ref(y.untyped_storage()))
+        return y.sum()
+
+    assert saved_for_backward(forward, model) == 2 * 400_000
+    assert seen[0]() is None
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (3, 5)])
