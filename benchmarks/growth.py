@@ -1,6 +1,7 @@
 """Part "growth": how the cost of one adapted layer grows with tokens, rank, number of bases and width."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +13,10 @@ from benchmarks.settings import GrowthSettings, Ranks
 from benchmarks.timing import Action, Prepare, Say, compare, take_turns
 from benchmarks.variants import our_methods
 from rlora.adapters import Method, inject
+from rlora.adapters.paths import Path, forced
 
 FROZEN = "frozen"
+TRANSFORMED = "rlora (transformed)"  # whatever the rank
 LAYER = ("layers.0",)
 
 
@@ -62,7 +65,7 @@ def _all(ranks: Ranks) -> dict[str, Method]:
 
 def _by_rank(rank: int) -> dict[str, Method]:
     methods = our_methods(Ranks(lora=rank, rlora=rank), LAYER)
-    return {name: methods[name] for name in ("lora", "rlora")}
+    return {name: methods[name] for name in ("lora", "rlora")} | {TRANSFORMED: methods["rlora"]}
 
 
 def _nola(ranks: Ranks) -> dict[str, Method]:
@@ -80,17 +83,18 @@ def _point(
     for name, method in methods.items():
         layer = OneLayer(width, device)
         inject(layer, method)
-        candidates[name] = _prepared(layer, x, gradient)
+        candidates[name] = _prepared(layer, x, gradient, Path.TRANSFORMED if name == TRANSFORMED else None)
     return compare(take_turns(candidates, settings.rounds, device, at_least=settings.at_least), FROZEN)
 
 
-def _prepared(layer: nn.Module, x: Tensor, gradient: Tensor) -> Prepare:
+def _prepared(layer: nn.Module, x: Tensor, gradient: Tensor, path: Path | None = None) -> Prepare:
     trained = [parameter for parameter in layer.parameters() if parameter.requires_grad]
 
     def step() -> None:
         forget_gradients(trained)
         fresh = x.detach().requires_grad_()  # a new tensor: an adapter may remember what it made of the last input
-        layer(fresh).backward(gradient)
+        with forced(path) if path else nullcontext():
+            layer(fresh).backward(gradient)
 
     def prepare() -> Action:
         return step

@@ -52,6 +52,8 @@ def test_a_line_in_log_n_is_found():
 def test_products_are_counted_forward_and_backward():
     x, w = torch.ones(5, 7, requires_grad=True), torch.ones(3, 7)
     assert flops_of(lambda: torch.nn.functional.linear(x, w).sum()) == 2 * (2 * 5 * 7 * 3)
+    total = torch.zeros(5, 3)
+    assert flops_of(lambda: total.clone().addmm_(x.detach(), w.t()).sum() + x.sum()) == 2 * 5 * 7 * 3
     product, flops = large_product(5, 7, 3, CPU)
     assert product().shape == (5, 3)
     assert flops == 2 * 5 * 7 * 3

@@ -236,9 +236,10 @@ def test_rows_are_float32_whatever_the_default(default):
 def test_kronecker_factors(bits):
     sizes = kronecker_sizes(2**bits)
     assert math.prod(sizes) == 2**bits
-    assert all(size <= hadamard.MAX_FACTOR == 64 for size in sizes)
+    assert all(size <= hadamard.MAX_FACTOR == 32 for size in sizes) or sizes == [64]
     assert max(sizes) <= 2 * min(sizes)  # balanced
-    assert len(sizes) == max(1, -(-bits // 6))
+    assert len(sizes) == (1 if bits <= 6 else -(-bits // 5))
+    assert sizes == sorted(sizes)
 
 
 @pytest.mark.parametrize(("d", "n"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (768, 1024), (1024, 1024), (1025, 2048)])

@@ -27,9 +27,9 @@ import torch
 
 from rlora.ops.hadamard import kronecker_sizes, next_power_of_two
 
-# A transform's multiply-adds a second as a share of a large product's. CPU: measured, `make bench`; CUDA: an
-# assumption, from the transform being bound by memory.
-TRANSFORM_SPEED = {"cpu": 1 / 8, "cuda": 1 / 16}
+# Multiply-adds a second of transforming activations, diagonals and subsets included, as a share of a large product's.
+# CPU: about what `make bench` finds as ranks grow; CUDA: an assumption, from the transform being bound by memory.
+TRANSFORM_SPEED = {"cpu": 1 / 4, "cuda": 1 / 16}
 
 
 class Path(StrEnum):

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MAX_FACTOR = 64  # factors H_n is split into; bounded, so that the cost grows as n log n
+WHOLE = 64  # up to here H_n is one factor
+MAX_FACTOR = 32  # else the factors are at most so large, so that the cost grows as n log n
 CHUNK = 1 << 19  # entries a CPU thread transforms at a time, so that what lies between the factors reuses warm memory
 KERNEL_DEVICE = "cuda"
 
@@ -56,10 +57,10 @@ def hadamard_matrix(n: int, dtype: torch.dtype = torch.float32, device: torch.de
 
 
 def kronecker_sizes(n: int) -> list[int]:
-    """Sizes of the factors of H_n = H_n1 (x) H_n2 (x) ..., balanced and none above MAX_FACTOR."""
+    """Sizes of the factors of H_n = H_n1 (x) H_n2 (x) ..., balanced and bounded; the smaller ones first."""
     bits = n.bit_length() - 1
-    parts = max(1, -(-bits // (MAX_FACTOR.bit_length() - 1)))
-    return [1 << (bits // parts + (1 if i < bits % parts else 0)) for i in range(parts)]
+    parts = 1 if n <= WHOLE else -(-bits // (MAX_FACTOR.bit_length() - 1))
+    return [1 << ((bits + part) // parts) for part in range(parts)]
 
 
 def fwht(x: Tensor, n: int | None = None) -> Tensor:

@@ -82,8 +82,7 @@ class RandomSumLinear(torch.autograd.Function):
                 merged = _merged(w, base, s, tall)
                 y = F.linear(rows, merged, c)
         ctx.tall, ctx.few, ctx.dtype, ctx.x_dtype, ctx.scale = tall, few, dtype, x.dtype, scale
-        # only x's gradient needs W + dW, and not where few tokens go through v
-        kept = merged if keep and ctx.needs_input_grad[0] and (tall or not few) else None
+        kept = merged if keep and ctx.needs_input_grad[0] else None  # only x's gradient needs it
         ctx.save_for_backward(z, kept, weight, lambda_, gamma, a, b)
         return unflat(y, x)
 
@@ -94,17 +93,19 @@ class RandomSumLinear(torch.autograd.Function):
         z, merged, weight, lambda_, gamma, a, b = ctx.saved_tensors
         with without_autocast(gy):
             g, w, base = flat(gy), weight.to(ctx.dtype), b.to(ctx.dtype)
-            s = stacked(lambda_, gamma, a, ctx.scale).to(ctx.dtype)
-            gx = None
-            if ctx.few and not ctx.tall:
-                v = g @ base
-                p = v.t() @ z
-                if ctx.needs_input_grad[0]:
-                    gx = (g @ w).addmm_(v, s)
+            v = g @ base if ctx.few and not ctx.tall else None
+            if ctx.tall:
+                p = z.t() @ g
+            elif v is None:
+                p = base.t() @ (g.t() @ z)
             else:
-                p = z.t() @ g if ctx.tall else base.t() @ (g.t() @ z)
-                if ctx.needs_input_grad[0]:
-                    gx = g @ (_merged(w, base, s, ctx.tall) if merged is None else merged)
+                p = v.t() @ z
+            gx = None
+            if ctx.needs_input_grad[0] and merged is not None:
+                gx = g @ merged
+            elif ctx.needs_input_grad[0]:
+                s = stacked(lambda_, gamma, a, ctx.scale).to(ctx.dtype)
+                gx = g @ _merged(w, base, s, ctx.tall) if v is None else (g @ w).addmm_(v, s)
             gradients = coefficient_gradients(p, lambda_, gamma, a, ctx.scale)
         gx = None if gx is None else unflat(gx, gy).to(ctx.x_dtype)
         return gx, None, None, *gradients, None, None, None, None
