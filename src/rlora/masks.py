@@ -25,6 +25,7 @@ def known_padding(padded: bool | None) -> Iterator[None]:
     Args:
         padded: Whether any row of the batch is padded, in any of its masks; None: not known, let it look.
     """
+    _install()
     token = _padded.set(padded)
     try:
         yield
@@ -46,5 +47,8 @@ def _told(make: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
     return mask
 
 
-for _attention in ("sdpa", "eager"):  # outside `known_padding` they do what they did
-    ALL_MASK_ATTENTION_FUNCTIONS[_attention] = _told(ALL_MASK_ATTENTION_FUNCTIONS[_attention])
+@functools.cache
+def _install() -> None:
+    """Put `_told` around transformers' mask functions; outside `known_padding` they do what they did."""
+    for attention in ("sdpa", "eager"):
+        ALL_MASK_ATTENTION_FUNCTIONS[attention] = _told(ALL_MASK_ATTENTION_FUNCTIONS[attention])
