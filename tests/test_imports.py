@@ -24,7 +24,7 @@ RULES = {
     "rlora.records": ({"rlora.atomic"}, set()),
     "rlora.ops": ({"rlora.ops"}, {"torch", "numpy", "triton"}),
     "rlora.adapters": ({"rlora.ops", "rlora.adapters"}, {"torch", "numpy", "safetensors"}),
-    "rlora.regularizers": ({"rlora.regularizers"}, {"torch"}),
+    "rlora.regularizers": ({"rlora.regularizers"}, {"torch", "scipy"}),
     "rlora.tasks": ({"rlora.tasks", "rlora.metrics", "rlora.hub", "rlora.atomic"}, ANY),
     "rlora.models": ({"rlora.models", "rlora.hub"}, ANY),
     "rlora.module": ({"rlora.adapters", "rlora.tasks.base", "rlora.regularizers.base", "rlora.masks"}, ANY),

@@ -1,5 +1,6 @@
 """The training loop's content: batch -> backbone with adapters -> task loss -> regularizer -> log."""
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ from torchmetrics import MetricCollection
 
 from rlora.adapters import AdapterSet
 from rlora.masks import known_padding
-from rlora.regularizers.base import Regularizer
+from rlora.regularizers.base import Regularizer, Step
 from rlora.tasks.base import Task
 
 Batch = dict[str, Any]
@@ -63,7 +64,13 @@ class FineTuning(L.LightningModule):
         self.loader_names: dict[str, list[str]] = {}
         self.start = (0, 0)  # epoch, and batches of it that are done
         self.metrics = nn.ModuleDict()
-        regularizer.prepare(self.parameter_groups(), task.num_train_examples)
+        if regularizer.needs_bounded_loss and not task.has_bounded_loss:
+            raise ValueError(
+                f"task={task.name} has no loss in [0, 1], which regularizer.objective asks for: only classification "
+                "has; use regularizer.objective=elbo or pac_tuning"
+            )
+        regularizer.prepare(self.net, self.parameter_groups(), task.num_train_examples)
+        self._perturbation = contextlib.ExitStack()
 
     def parameter_groups(self) -> dict[str, dict[str, nn.Parameter]]:
         """What trains, by group and stable name."""
@@ -126,13 +133,35 @@ class FineTuning(L.LightningModule):
         torch.manual_seed(step_seed(self.seed, self.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One batch's objective."""
-        with self.regularizer.perturbed():
-            loss = self.task.loss(self(batch), batch)
-        objective = self.regularizer.objective(loss)
+        """One batch's objective; what is perturbed stays so until backward is through, which may run forward again."""
         size = len(batch["labels"])
+        step = self._step(batch_idx, size)
+        self._perturbation.close()  # of a step that broke off
+        self._perturbation.enter_context(self.regularizer.perturbed(step))
+        outputs = self(batch)
+        loss = self.task.loss(outputs, batch)
+        objective = self.regularizer.objective(step, loss, lambda: self.task.bounded_loss(outputs, batch))
         self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, batch_size=size)
+        for name, value in self.regularizer.facts().items():
+            self.log(f"train/{name}", value.float(), on_step=True, on_epoch=True, batch_size=size)
         return objective
+
+    def _step(self, batch_idx: int, examples: int) -> Step:
+        return Step(
+            seed=step_seed(self.seed, self.current_epoch, batch_idx),
+            rank=self.global_rank,
+            progress=self.trainer.global_step / max(1.0, float(self.trainer.estimated_stepping_batches)),
+            examples=examples,
+        )
+
+    def on_after_backward(self) -> None:
+        """The parameters themselves again."""
+        self._perturbation.close()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leave alone what the regularizer has frozen: without a gradient no optimizer moves it."""
+        for parameter in self.regularizer.frozen(self._step(0, 1)):
+            parameter.grad = None
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Score one batch."""
@@ -166,6 +195,8 @@ class FineTuning(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer over what trains, schedule over optimizer steps."""
         optimizer = self._make_optimizer(self.parameter_groups())
+        for group in self.regularizer.parameter_groups():
+            optimizer.add_param_group(group)
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = self._make_scheduler(optimizer, total_steps=total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

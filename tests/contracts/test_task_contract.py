@@ -145,3 +145,21 @@ def test_an_unknown_setting_is_refused(compose, name):
 def test_its_config_is_plain(compose, name):
     node = compose(f"task={name}").config["task"]
     assert json.loads(json.dumps(node)) == node
+
+
+def test_its_bounded_loss_lies_in_0_1_and_can_be_followed(task):
+    if task.head()["kind"] == "regression":
+        assert not task.has_bounded_loss
+        with pytest.raises(NotImplementedError, match=r"no loss in \[0, 1\]"):
+            task.bounded_loss(outputs(task), {"labels": labels(task)})
+        return
+    assert task.has_bounded_loss
+    batch, wrong = {"labels": labels(task)}, perfect(task)
+    assert task.bounded_loss(wrong, batch).item() == pytest.approx(0.0, abs=1e-6)
+    wrong.logits = wrong.logits.roll(1, dims=1)
+    assert task.bounded_loss(wrong, batch).item() == pytest.approx(1.0)
+    some = outputs(task)
+    some.logits.requires_grad_()
+    loss = task.bounded_loss(some, batch)
+    assert 0 < loss.item() < 1
+    assert torch.autograd.grad(loss, some.logits)[0].abs().sum() > 0

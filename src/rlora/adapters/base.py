@@ -60,6 +60,7 @@ class Adapter(Regenerated, ABC):
         dropout: Probability with which an input feature is dropped on its way to the update.
     """
 
+    per_example = False  # whether `each` exists: parameters (B, size), each example's own, may stand in for (size,)
     scale = 1.0  # s, in front of the factors
     trains_a = True  # whether the right one of the factors depends on what trains
 
@@ -72,6 +73,15 @@ class Adapter(Regenerated, ABC):
     def drops(self) -> bool:
         """Whether dropout acts on the input at present."""
         return self.training and not isinstance(self.dropout, nn.Identity)
+
+    @property
+    def batched(self) -> bool:
+        """Whether every example has parameters of its own at present."""
+        return self.per_example and any(p is not None and p.dim() > 1 for p in self._parameters.values())
+
+    def each(self, x: Tensor) -> Tensor:
+        """Apply each example's own update: (B, ..., in) to (B, ..., out), its parameters being (B, size)."""
+        raise NotImplementedError(f"{type(self).__name__} has one update for all examples")
 
     def factors(self) -> tuple[Tensor, Tensor] | None:
         """(B, A) of shapes (out, r) and (r, in) with dW = scale B A; None where dW has full rank."""
@@ -87,6 +97,8 @@ class Adapter(Regenerated, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the update: (..., in) to (..., out), in x's dtype; the parameters stay in float32."""
         x = self.dropout(x)
+        if self.batched:
+            return self.each(x)
         factors = self.factors()
         if factors is None:
             return F.linear(x, self.delta().to(x.dtype))
@@ -194,6 +206,11 @@ class RankedMethod(Method):
             raise ValueError(
                 f"adapter.rank={self.rank} is above min(in, out) = {limit} of {tightest.name}: set it to 1..{limit}"
             )
+
+
+def along(parameter: Tensor, x: Tensor) -> Tensor:
+    """(B, size) as (B, 1, ..., size), to multiply x (B, ..., size); (size,) as it is."""
+    return parameter if parameter.dim() == 1 else parameter.view(len(parameter), *[1] * (x.dim() - 2), -1)
 
 
 def require_choice(key: str, value: str, allowed: Iterable[str]) -> None:

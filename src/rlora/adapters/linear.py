@@ -57,7 +57,7 @@ class AdaptedLinear(nn.Module):
             and not (weight.requires_grad or (self.bias is not None and self.bias.requires_grad))
             and not (base._forward_hooks or base._forward_pre_hooks)
             and not (base._backward_hooks or base._backward_pre_hooks)
-            and not any(update.drops for update in self.adapters())
+            and not any(update.drops or update.batched for update in self.adapters())
             and x.is_floating_point()
         )
 

@@ -23,6 +23,7 @@ from rlora.adapters.base import (
     RankedMethod,
     Regenerated,
     Site,
+    along,
     constant_parameter,
     require_choice,
     uniform_parameter,
@@ -33,6 +34,7 @@ from rlora.ops.products import compute_dtype, without_autocast
 from rlora.ops.random import RandomSource
 
 TRANSFORMS = ("srht", "fastfood")
+FEW_ROWS = 16  # so few rows of H are multiplied by as they are, not through a transform of all
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class RLoRA(RankedMethod):
 class RLoRALayer(Adapter):
     """dW = s B diag(g) A; a, b and, with a core, g are trained."""
 
+    per_example = True
+
     def __init__(self, site: Site, method: RLoRA, source: RandomSource) -> None:
         super().__init__(site, method.dropout)
         self.scale, self.rank = method.scale, method.rank
@@ -89,23 +93,28 @@ class RLoRALayer(Adapter):
         left, right = self.left(self.b).mT, self.right(self.a)
         return left if self.g is None else left * self.g, right
 
-    def transformed(self, x: Tensor) -> Tensor:
+    def transformed(self, x: Tensor, a: Tensor, b: Tensor, g: Tensor | None) -> Tensor:
         """Compute dW x with no factor formed: (..., in) to (..., out), n log n a token, whatever the rank."""
         dtype = compute_dtype(x)
         with without_autocast(x):
-            u = self.right.apply_to(x.to(dtype), self.a.to(dtype))
-            u = self.scale * (u if self.g is None else u * self.g.to(dtype))
-            return self.left.apply_transposed_to(u, self.b.to(dtype))
+            u = self.right.apply_to(x.to(dtype), a.to(dtype))
+            u = self.scale * (u if g is None else u * g.to(dtype))
+            return self.left.apply_transposed_to(u, b.to(dtype))
+
+    def each(self, x: Tensor) -> Tensor:
+        """dW_e x_e: the diagonals multiply activations, so that a diagonal of its own costs an example nothing."""
+        g = None if self.g is None else along(self.g, x)
+        return self.transformed(x, along(self.a, x), along(self.b, x), g).to(x.dtype)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """(W + dW) x + c; through transforms of the activations where that costs less, as at large ranks."""
         if cheapest(self.costs(x, self.rank)) is not Path.TRANSFORMED:
             return super().linear(x, weight, bias)
-        y = F.linear(x, weight, bias)
+        y, inputs = F.linear(x, weight, bias), (x, self.a, self.b, self.g)
         if not torch.is_grad_enabled():
-            return y.add_(self.transformed(x))
+            return y.add_(self.transformed(*inputs))
         # keeps x alone, and transforms again in backward
-        change: Tensor = checkpoint(self.transformed, x, use_reentrant=False, preserve_rng_state=False)
+        change: Tensor = checkpoint(self.transformed, *inputs, use_reentrant=False, preserve_rng_state=False)
         return y.add_(change)
 
     def costs(self, x: Tensor, rank: int) -> dict[Path, float]:
@@ -136,11 +145,20 @@ class SRHT(Regenerated):
 
     def apply_to(self, x: Tensor, v: Tensor) -> Tensor:
         """The matrix times x: (..., d) to (..., r)."""
-        return fwht(x * (v * self.signs))[..., self.rows]
+        x = x * (v * self.signs)
+        return F.linear(x, self._matrix(x)) if self._few else fwht(x)[..., self.rows]
 
     def apply_transposed_to(self, u: Tensor, v: Tensor) -> Tensor:
         """The matrix transposed times u: (..., r) to (..., d)."""
-        return fwht(_spread(u, self.rows, self.order))[..., : self.size] * (v * self.signs)
+        x = u @ self._matrix(u) if self._few else fwht(_spread(u, self.rows, self.order))[..., : self.size]
+        return x * (v * self.signs)
+
+    @property
+    def _few(self) -> bool:
+        return len(self.rows) <= FEW_ROWS
+
+    def _matrix(self, x: Tensor) -> Tensor:
+        return hadamard_rows(self.rows, self.order)[:, : self.size].to(x.dtype)
 
 
 class Fastfood(Regenerated):

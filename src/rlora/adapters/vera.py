@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rlora.adapters.base import Adapter, RankedMethod, Regenerated, Site, constant_parameter, cut_to
+from rlora.adapters.base import Adapter, RankedMethod, Regenerated, Site, along, constant_parameter, cut_to
 from rlora.adapters.shared_input import SharedInput
 from rlora.ops.random import RandomSource
 
@@ -63,6 +64,7 @@ class VeRALayer(Adapter):
     """dW = s diag(b) B diag(d) A; b and d are trained."""
 
     trains_a = False
+    per_example = True
 
     def __init__(self, site: Site, method: VeRA, bases: VeRABases, source: RandomSource) -> None:
         super().__init__(site, method.dropout)
@@ -75,9 +77,17 @@ class VeRALayer(Adapter):
         """(diag(b) B diag(d), A): A is frozen, and so is what backward needs of x."""
         rank = len(self.d)
         b = cut_to((self.site.out_features, rank), self.bases.B)
-        a = cut_to((rank, self.site.in_features), self.bases.A)
         scaled: Tensor = _Scaled.apply(b, self.b, self.d)
-        return scaled, a
+        return scaled, self._right(rank)
+
+    def each(self, x: Tensor) -> Tensor:
+        """Compute s b_e * (B (d_e * (A x_e)))."""
+        b, a = cut_to((self.site.out_features, self.d.shape[-1]), self.bases.B), self._right(self.d.shape[-1])
+        inner = F.linear(x, a.to(x.dtype)) * along(self.d, x).to(x.dtype)
+        return F.linear(inner, b.to(x.dtype)) * (self.scale * along(self.b, x)).to(x.dtype)
+
+    def _right(self, rank: int) -> Tensor:
+        return cut_to((rank, self.site.in_features), self.bases.A)
 
     def projected(self, x: Tensor, a: Tensor) -> Tensor:
         """A x, shared by the layers that read the same x."""

@@ -18,12 +18,14 @@ class Task(ABC):
         monitor: The metric, without its stage, by which checkpoints are chosen.
         mode: ``"max"`` or ``"min"``: the direction in which ``monitor`` improves.
         trained_modules: Last path components of the backbone's submodules that are trained in full (the head).
+        has_bounded_loss: Whether there is a ``bounded_loss``, and errors to count.
     """
 
     name: str
     monitor: str
     mode: str
     trained_modules: tuple[str, ...]
+    has_bounded_loss: bool = False
 
     @abstractmethod
     def head(self) -> dict[str, Any]:
@@ -68,6 +70,10 @@ class Task(ABC):
     @abstractmethod
     def loss(self, outputs: Any, batch: dict[str, Tensor]) -> Tensor:
         """Return the mean loss of a batch, a float32 scalar."""
+
+    def bounded_loss(self, outputs: Any, batch: dict[str, Tensor]) -> Tensor:
+        """Return a mean loss in [0, 1] of a batch, a differentiable float32 scalar, where ``has_bounded_loss``."""
+        raise NotImplementedError(f"{self.name} has no loss in [0, 1]")
 
     @abstractmethod
     def decode(self, outputs: Any) -> Tensor:

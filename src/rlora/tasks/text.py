@@ -1,5 +1,6 @@
 """Classification or regression of one text or a pair of texts: everything but reading the raw data."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from rlora.tasks.predictions import format_prediction, write_table
 from rlora.tasks.sampler import EvalBatchSampler, TrainBatchSampler
 from rlora.tasks.splits import few_shot, group_rows, grouped_split
 from rlora.tasks.tokenise import cached_tokens, tokenizer_identity
+
+LOG_FLOOR = math.log(1e-5)  # of a probability, where the loss is to be bounded
 
 
 @dataclass(frozen=True)
@@ -217,6 +220,18 @@ class TextClassification(Task):
                 f"A label of the batch is outside 0..{self.num_labels - 1}; correct task.labels or the data."
             )
         return functional.cross_entropy(logits, labels)
+
+    @property
+    def has_bounded_loss(self) -> bool:  # type: ignore[override]
+        """Whether the task is classification."""
+        return self.labels is not None
+
+    def bounded_loss(self, outputs: Any, batch: dict[str, Tensor]) -> Tensor:
+        """Return the mean of -ln max(p_y, p) / ln(1 / p) at p = 1e-5 (Perez-Ortiz et al., JMLR 2021, section 5)."""
+        if not self.has_bounded_loss:
+            return super().bounded_loss(outputs, batch)
+        chosen = outputs.logits.float().log_softmax(-1).gather(-1, batch["labels"][:, None])[:, 0]
+        return (chosen.clamp_min(LOG_FLOOR) / LOG_FLOOR).mean()
 
     def decode(self, outputs: Any) -> Tensor:
         """Return the most probable class (B,) int64, or the score (B,) float32."""
