@@ -49,7 +49,7 @@ def told(monkeypatch, tmp_path, capsys):
         (["adapter=lroa"], ["adapter=lroa", "lora"]),
         (["task=mlni"], ["task=mlni", "mnli"]),
         (["model=robertabase"], ["roberta_base"]),
-        (["regularizer=pacbayes"], ["none"]),
+        (["regularizer=pacbayes"], ["pac_bayes"]),
         (["adapter.rnk=4"], ["adapter.rnk", "adapter.rank"]),
         (["optimiser.lr=1"], ["optimizer.lr"]),
         (["adapter=bitfit", "adapter.rank=4"], ["adapter.rank is not a key"]),

@@ -58,6 +58,8 @@ class GLUE(TextClassification):
     incomplete_rows: str = "error"
 
     def __post_init__(self) -> None:
+        if stray := [column for column in self.groups or () if column not in self.text]:
+            raise ValueError(f"task.groups names {stray}, which are not in task.text={list(self.text)}.")
         super().__post_init__()
         if (self.labels is None) == (self.score_range is None):
             raise ValueError(f"{self.name} needs either task.labels or task.score_range, and not both.")
@@ -67,8 +69,6 @@ class GLUE(TextClassification):
             )
         if "test" not in self.dev:
             raise ValueError(f"task.dev has {sorted(self.dev)} but needs the set 'test'; add task.dev.test.")
-        if stray := [column for column in self.groups or () if column not in self.text]:
-            raise ValueError(f"task.groups names {stray}, which are not in task.text={list(self.text)}.")
 
     def group_fields(self) -> Sequence[int] | None:
         """Return the positions of ``groups`` among the text fields."""

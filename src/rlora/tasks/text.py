@@ -1,27 +1,21 @@
 """Classification or regression of one text or a pair of texts: everything but reading the raw data."""
 
-import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-from torch.nn import functional
 from torch.utils.data import DataLoader
-from torchmetrics import Metric, MetricCollection
 
-from rlora.tasks.base import Task
+from rlora.tasks.division import Division
 from rlora.tasks.examples import Examples, fingerprint
+from rlora.tasks.labelled import LabelledTask
 from rlora.tasks.loader import EncodedSplit, Padding, make_loader
 from rlora.tasks.predictions import format_prediction, write_table
 from rlora.tasks.sampler import EvalBatchSampler, TrainBatchSampler
-from rlora.tasks.splits import few_shot, group_rows, grouped_split
 from rlora.tasks.tokenise import cached_tokens, tokenizer_identity
-
-LOG_FLOOR = math.log(1e-5)  # of a probability, where the loss is to be bounded
 
 
 @dataclass(frozen=True)
@@ -33,22 +27,18 @@ class _Ready:
     fingerprint: str
     encode: Any
     padding: Padding
+    train: Examples
+    parts: dict[str, str]
 
 
 @dataclass(kw_only=True, eq=False)
-class TextClassification(Task):
+class TextClassification(LabelledTask):
     """Sequence classification, or regression where ``labels`` is None.
 
     By default the official development set is the test set, and every choice is made on a part of train in which no
     text of the remaining training rows occurs.
 
     Attributes:
-        name: Task name.
-        metrics: Metrics by name, updated with ``decode``'s predictions and the labels.
-        monitor: The metric by which checkpoints are chosen.
-        mode: ``max`` or ``min``.
-        labels: Label names in id order, or None for regression.
-        score_range: Smallest and largest score of a regression task.
         batch_size: Training examples per step and process.
         eval_batch_size: Examples per batch without gradients.
         max_length: Most tokens of an example.
@@ -59,6 +49,9 @@ class TextClassification(Task):
         split_seed: Seed of that split, not the run's: runs over several seeds share their splits.
         shots: Rows per class of train and of validation in the few-shot protocol, or None.
         sample_seed: Seed of the few-shot sample.
+        part: ``prior`` or ``rest``: train on that part only, which shares nothing with the other; None: on all.
+        prior_fraction: Share of the rows that is the prior's.
+        contained: Whether rows may contain one another, as phrases of one sentence do.
         path: Where the data lies, or None for the task's own search order.
         trained_modules: Backbone submodules trained in full.
 
@@ -66,12 +59,6 @@ class TextClassification(Task):
         ValueError: A setting is out of range or has no meaning for this task.
     """
 
-    name: str
-    metrics: Mapping[str, Metric]
-    monitor: str
-    mode: str = "max"
-    labels: Sequence[str] | None = None
-    score_range: Sequence[float] | None = None
     batch_size: int = 32
     eval_batch_size: int = 64
     max_length: int = 128
@@ -82,12 +69,16 @@ class TextClassification(Task):
     split_seed: int = 0
     shots: int | None = None
     sample_seed: int = 13
+    part: str | None = None
+    prior_fraction: float = 0.5
+    contained: bool = False
     path: str | Path | None = None
     trained_modules: tuple[str, ...] = ("classifier", "score")
     _ready: _Ready | None = field(default=None, init=False, repr=False)
     _unlabelled: dict[str, EncodedSplit] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.trained_modules = tuple(self.trained_modules)
         for key in ("batch_size", "eval_batch_size", "max_length", "validation_max"):
             if getattr(self, key) < 1:
@@ -95,16 +86,7 @@ class TextClassification(Task):
         for key in ("num_workers", "split_seed", "sample_seed")[self.num_workers is None :]:  # which may be None
             if getattr(self, key) < 0:
                 raise ValueError(f"task.{key}={getattr(self, key)} must not be negative.")
-        if self.validation not in ("train", "dev"):
-            raise ValueError(f"task.validation={self.validation} is unknown; set task.validation to train or dev.")
-        if not 0 < self.validation_fraction < 1:
-            raise ValueError(f"task.validation_fraction={self.validation_fraction} must lie between 0 and 1.")
-        if self.mode not in ("max", "min"):
-            raise ValueError(f"task.mode={self.mode} is unknown; set task.mode to max or min.")
-        if self.monitor not in self.metrics:
-            raise ValueError(f"task.monitor={self.monitor} is no metric of {self.name}; use {sorted(self.metrics)}.")
-        if self.shots is not None and self.shots < 1:
-            raise ValueError(f"task.shots={self.shots} must be at least 1, or null for the whole training set.")
+        self._division()
         if self.shots is not None and self.labels is None:
             raise ValueError(
                 f"task.shots={self.shots} draws rows per class, but {self.name} is a regression task without classes; "
@@ -135,15 +117,6 @@ class TextClassification(Task):
 
     # The protocol.
 
-    @property
-    def num_labels(self) -> int:
-        """Number of classes, 1 for regression."""
-        return 1 if self.labels is None else len(self.labels)
-
-    def head(self) -> dict[str, Any]:
-        """Return the kind of the head and its number of outputs."""
-        return {"kind": "regression" if self.labels is None else "classification", "num_labels": self.num_labels}
-
     def setup(self, processor: Any, *, seed: int, cache_dir: Path) -> None:
         """Read, split and tokenise; see the protocol.
 
@@ -160,9 +133,17 @@ class TextClassification(Task):
         if self._ready is not None and self._ready.key == key:
             return
         encode = partial(self._encode, tokenizer=processor, identity=identity, folder=Path(cache_dir) / "tokens")
-        examples = self._divide(self.read())
-        splits = {name: encode(split) for name, split in examples.items()}
-        self._ready = _Ready(key, splits, fingerprint(examples), encode, Padding.of(processor))
+        divided = self._division().of(self.read())
+        splits = {name: encode(split) for name, split in divided.splits.items()}
+        self._ready = _Ready(
+            key,
+            splits,
+            fingerprint(divided.splits),
+            encode,
+            Padding.of(processor),
+            divided.splits["train"],
+            divided.parts,
+        )
         self._unlabelled = None
 
     @property
@@ -196,52 +177,6 @@ class TextClassification(Task):
         """Return the unlabelled official test sets, read when first asked for."""
         return self._eval_loaders(self._unlabelled_splits(), rank, world_size)
 
-    def loss(self, outputs: Any, batch: dict[str, Tensor]) -> Tensor:
-        """Return the mean cross entropy, or the mean squared error of regression, in float32.
-
-        Args:
-            outputs: Has ``logits`` (B, num_labels).
-            batch: Has ``labels`` (B,).
-
-        Raises:
-            ValueError: The logits have another width, or a label is out of range.
-        """
-        logits, labels = outputs.logits.float(), batch["labels"]
-        if logits.shape[-1] != self.num_labels:
-            raise ValueError(
-                f"The model gives {logits.shape[-1]} logits but task {self.name} has {self.num_labels} labels; "
-                "load the model with the head that the task asks for."
-            )
-        if self.labels is None:
-            return functional.mse_loss(logits.squeeze(-1), labels.float())
-        # On an accelerator the look at the values would stop the pipeline at every step; ``setup`` has checked them.
-        if labels.device.type == "cpu" and bool(((labels < 0) | (labels >= self.num_labels)).any()):
-            raise ValueError(
-                f"A label of the batch is outside 0..{self.num_labels - 1}; correct task.labels or the data."
-            )
-        return functional.cross_entropy(logits, labels)
-
-    @property
-    def has_bounded_loss(self) -> bool:  # type: ignore[override]
-        """Whether the task is classification."""
-        return self.labels is not None
-
-    def bounded_loss(self, outputs: Any, batch: dict[str, Tensor]) -> Tensor:
-        """Return the mean of -ln max(p_y, p) / ln(1 / p) at p = 1e-5 (Perez-Ortiz et al., JMLR 2021, section 5)."""
-        if not self.has_bounded_loss:
-            return super().bounded_loss(outputs, batch)
-        chosen = outputs.logits.float().log_softmax(-1).gather(-1, batch["labels"][:, None])[:, 0]
-        return (chosen.clamp_min(LOG_FLOOR) / LOG_FLOOR).mean()
-
-    def decode(self, outputs: Any) -> Tensor:
-        """Return the most probable class (B,) int64, or the score (B,) float32."""
-        logits = outputs.logits
-        return logits.squeeze(-1).float() if self.labels is None else logits.argmax(dim=-1)
-
-    def new_metrics(self) -> MetricCollection:
-        """Return fresh copies of the task's metrics."""
-        return MetricCollection({name: metric.clone() for name, metric in self.metrics.items()})
-
     def write_predictions(self, directory: Path, loader_name: str, predictions: Sequence[float | int]) -> Path:
         """Write ``index`` and ``prediction`` (a label name, or a score clipped to its range) per row.
 
@@ -270,6 +205,8 @@ class TextClassification(Task):
             "split_seed": self.split_seed,
             "shots": self.shots,
             "sample_seed": None if self.shots is None else self.sample_seed,
+            "part": self.part,
+            "parts": self._setup_done().parts,
             "max_length": self.max_length,
             "labels": None if self.labels is None else list(self.labels),
             "metrics": list(self.metrics),
@@ -281,18 +218,19 @@ class TextClassification(Task):
             raise RuntimeError(f"Task {self.name} has no data yet; call setup() first.")
         return self._ready
 
-    def _divide(self, read: dict[str, Examples]) -> dict[str, Examples]:
-        train, splits = read["train"], dict(read)
-        if self.shots is not None:
-            splits["train"], splits["validation"] = few_shot(train, self.shots, self.sample_seed)
-        elif self.validation == "train" and "validation" not in read:
-            fields = range(len(train.texts[0])) if self.group_fields() is None else self.group_fields()
-            size = max(1, min(round(self.validation_fraction * len(train)), self.validation_max))
-            rest, chosen = grouped_split(group_rows(train.texts, list(fields or ())), size, self.split_seed)
-            splits["train"], splits["validation"] = train.take(rest), train.take(chosen)
-        if self.validation == "dev":
-            splits["validation"] = read["test"]
-        return splits
+    def _division(self) -> Division:
+        return Division(
+            validation=self.validation,
+            fraction=self.validation_fraction,
+            most=self.validation_max,
+            seed=self.split_seed,
+            shots=self.shots,
+            sample_seed=self.sample_seed,
+            part=self.part,
+            prior_fraction=self.prior_fraction,
+            fields=self.group_fields(),
+            contained=self.contained,
+        )
 
     def _encode(self, examples: Examples, *, tokenizer: Any, identity: str, folder: Path) -> EncodedSplit:
         labels = examples.label_array(None if self.labels is None else len(self.labels))

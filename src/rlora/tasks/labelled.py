@@ -1,0 +1,99 @@
+"""Classification and regression, whatever the inputs are: head, losses, decoding and metrics."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional
+from torchmetrics import Metric, MetricCollection
+
+from rlora.tasks.base import Task
+
+LOG_FLOOR = math.log(1e-5)  # of a probability, where the loss is to be bounded
+
+
+@dataclass(kw_only=True, eq=False)
+class LabelledTask(Task):
+    """One label, or one score where ``labels`` is None, for each example.
+
+    Attributes:
+        name: Task name.
+        metrics: Metrics by name, updated with ``decode``'s predictions and the labels.
+        monitor: The metric by which checkpoints are chosen.
+        mode: ``max`` or ``min``.
+        labels: Label names in id order, or None for regression.
+        score_range: Smallest and largest score of a regression task.
+
+    Raises:
+        ValueError: A setting is unknown.
+    """
+
+    name: str
+    metrics: Mapping[str, Metric]
+    monitor: str
+    mode: str = "max"
+    labels: Sequence[str] | None = None
+    score_range: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("max", "min"):
+            raise ValueError(f"task.mode={self.mode} is unknown; set task.mode to max or min.")
+        if self.monitor not in self.metrics:
+            raise ValueError(f"task.monitor={self.monitor} is no metric of {self.name}; use {sorted(self.metrics)}.")
+
+    @property
+    def num_labels(self) -> int:
+        """Number of classes, 1 for regression."""
+        return 1 if self.labels is None else len(self.labels)
+
+    def head(self) -> dict[str, Any]:
+        """Return the kind of the head and its number of outputs."""
+        return {"kind": "regression" if self.labels is None else "classification", "num_labels": self.num_labels}
+
+    def loss(self, outputs: Any, batch: dict[str, Tensor]) -> Tensor:
+        """Return the mean cross entropy, or the mean squared error of regression, in float32.
+
+        Args:
+            outputs: Has ``logits`` (B, num_labels).
+            batch: Has ``labels`` (B,).
+
+        Raises:
+            ValueError: The logits have another width, or a label is out of range.
+        """
+        logits, labels = outputs.logits.float(), batch["labels"]
+        if logits.shape[-1] != self.num_labels:
+            raise ValueError(
+                f"The model gives {logits.shape[-1]} logits but task {self.name} has {self.num_labels} labels; "
+                "load the model with the head that the task asks for."
+            )
+        if self.labels is None:
+            return functional.mse_loss(logits.squeeze(-1), labels.float())
+        # On an accelerator the look at the values would stop the pipeline at every step; ``setup`` has checked them.
+        if labels.device.type == "cpu" and bool(((labels < 0) | (labels >= self.num_labels)).any()):
+            raise ValueError(
+                f"A label of the batch is outside 0..{self.num_labels - 1}; correct task.labels or the data."
+            )
+        return functional.cross_entropy(logits, labels)
+
+    @property
+    def has_bounded_loss(self) -> bool:  # type: ignore[override]
+        """Whether the task is classification."""
+        return self.labels is not None
+
+    def bounded_loss(self, outputs: Any, batch: dict[str, Tensor]) -> Tensor:
+        """Return the mean of -ln max(p_y, p) / ln(1 / p) at p = 1e-5 (Perez-Ortiz et al., JMLR 2021, section 5)."""
+        if not self.has_bounded_loss:
+            return super().bounded_loss(outputs, batch)
+        chosen = outputs.logits.float().log_softmax(-1).gather(-1, batch["labels"][:, None])[:, 0]
+        return (chosen.clamp_min(LOG_FLOOR) / LOG_FLOOR).mean()
+
+    def decode(self, outputs: Any) -> Tensor:
+        """Return the most probable class (B,) int64, or the score (B,) float32."""
+        logits = outputs.logits
+        return logits.squeeze(-1).float() if self.labels is None else logits.argmax(dim=-1)
+
+    def new_metrics(self) -> MetricCollection:
+        """Return fresh copies of the task's metrics."""
+        return MetricCollection({name: metric.clone() for name, metric in self.metrics.items()})
