@@ -34,6 +34,8 @@ RULES = {
     "rlora.environment": ({"rlora.records"}, ANY),
     "rlora.console": ({"rlora.records"}, ANY),
     "rlora.hub": (set(), ANY),
+    "rlora.prior": ({"rlora.job", "rlora.records"}, set()),
+    "rlora.certification": ({"rlora.module", "rlora.regularizers", "rlora.tasks.parts"}, ANY),
     "rlora.masks": (set(), {"torch", "transformers"}),
     "rlora.memory": (set(), set()),
     "rlora": (set(), set()),  # the package's own __init__

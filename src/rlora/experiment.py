@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
@@ -21,7 +20,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from rich.console import Console
 
-from rlora import restore
+from rlora import certification, prior, restore
 from rlora.adapters import AdapterSet, files, inject
 from rlora.atomic import write_atomically
 from rlora.callbacks.checkpoint import AtomicCheckpointIO
@@ -33,8 +32,9 @@ from rlora.environment import environment, is_first_process
 from rlora.job import Job, check
 from rlora.memory import keep_freed_memory
 from rlora.models.backbone import Backbone
-from rlora.module import FineTuning
+from rlora.module import FineTuning, write_predictions
 from rlora.records import FILE, Parameters, Record, Run, write_record
+from rlora.regularizers.certificate import CertificateOptions
 from rlora.tasks.base import Task
 
 log = logging.getLogger(__name__)
@@ -74,6 +74,8 @@ class Experiment:
             self.saved = restore.find_saved(config["ckpt_path"], resume=config["train"])
             resume = self.saved.checkpoint is not None and config["train"]
             config, self.choices = restore.bring(config, job.choices, self.saved, job.words, resume=resume)
+        if config["train"] or config["certify"]:
+            config = prior.with_part(config)
         self.config = config
         check(config, job)
         if is_first_process():
@@ -95,6 +97,9 @@ class Experiment:
         """Train if asked to, test, predict, and write what is left of it."""
         quieten()
         config = self.config
+        resumed = self.saved is not None and self.saved.checkpoint is not None  # a checkpoint holds its prior
+        self.certificate_options = CertificateOptions(**config["certificate"])
+        learnt = None if resumed else prior.find(config, self.job, run=self._run_another)
         L.seed_everything(config["seed"], workers=True, verbose=False)
         self.task: Task = build(config["task"])
         self.backbone: Backbone = build(config["model"], **self.task.head(), seed=config["seed"])
@@ -108,7 +113,11 @@ class Experiment:
             head=self.backbone.head_parameters(self.task.trained_modules),
         )
         self.module = self._module()
+        if learnt:
+            self._start_from(learnt)
         self.recorder = Recorder()
+        if config["certify"]:
+            certification.check(self.module)
         failed = True
         try:
             self.trainer = self._trainer()
@@ -120,6 +129,17 @@ class Experiment:
         finally:
             _close_wandb(failed)
         return record
+
+    def _run_another(self, config: dict[str, Any], job: Job) -> None:
+        Experiment(config, job, self.console).run()
+
+    def _start_from(self, learnt: Path) -> None:
+        """Take a learnt prior's mean as the start and as the prior's mean."""
+        facts = prior.facts(learnt, self.config)
+        certification.check_prior(self.task.describe(), facts)
+        files.load(self.adapters, learnt / "adapter", fingerprint=self.backbone.fingerprint)
+        self.module.prior = facts
+        self.module.regularizer.recentre()
 
     def _module(self) -> FineTuning:
         config = self.config
@@ -226,6 +246,9 @@ class Experiment:
         if not same_task:
             log.info("the saved head belongs to another task: the adapter is loaded, the head starts anew")
         files.load(self.adapters, directory, fingerprint=self.backbone.fingerprint, head=same_task)
+        if not self.config["train"]:
+            restore.load_regularizer(self.module.regularizer, directory)
+            self.module.prior = files.read_card(directory).get("prior", self.module.prior)
 
     def _finish(self, scores: dict[str, float]) -> Record:
         config, directory = self.config, self.job.directory
@@ -234,8 +257,12 @@ class Experiment:
             self.trainer.test(self.module, verbose=False)
             scores |= {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("test")}
         if config["predict"]:
-            self._predict()
+            write_predictions(self.trainer, self.module, self.job.directory / "predictions")
         record = self._record(scores, size)
+        if config["certify"]:
+            record.certificate = certification.certify(
+                self.module, self.trainer, self.certificate_options, self.console
+            )
         for logger in self.trainer.loggers:
             logger.log_metrics({f"final/{key}": value for key, value in record.scores.items()})
             logger.log_metrics({k: float(v) for k, v in flat(asdict(record.parameters), "parameters/").items()})
@@ -248,17 +275,9 @@ class Experiment:
         if not self.trainer.is_global_zero:
             return None
         source = {"source": self.backbone.source, "fingerprint": self.backbone.fingerprint}
-        extra = {"config": self.module.run_config}
-        return files.save(self.adapters, self.job.directory / "adapter", backbone=source, extra=extra)
-
-    def _predict(self) -> None:
-        outputs = self.trainer.predict(self.module) or []
-        names = self.module.loader_names["predict"]
-        for name, batches in zip(names, outputs if len(names) > 1 else [outputs], strict=True):
-            index = torch.cat([rows for rows, _ in batches])
-            values = torch.cat([predicted for _, predicted in batches])[index.argsort()]
-            file = self.task.write_predictions(self.job.directory / "predictions", name, values.tolist())
-            log.info("predictions: %s", file)
+        extra = {"config": self.module.run_config, "prior": self.module.prior}
+        beside = restore.regularizer_files(self.module.regularizer)
+        return files.save(self.adapters, self.job.directory / "adapter", backbone=source, extra=extra, beside=beside)
 
     def _record(self, scores: dict[str, float], size: int | None) -> Record:
         config, report, monitor = self.config, self.adapters.report(), f"validation/{self.task.monitor}"

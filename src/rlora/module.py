@@ -2,7 +2,9 @@
 
 import contextlib
 import hashlib
+import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -18,6 +20,7 @@ from rlora.masks import known_padding
 from rlora.regularizers.base import Regularizer, Step
 from rlora.tasks.base import Task
 
+log = logging.getLogger(__name__)
 Batch = dict[str, Any]
 OWN_KEYS = ("labels", "index", "padded")  # of a batch, not for the backbone
 
@@ -63,6 +66,7 @@ class FineTuning(L.LightningModule):
         self.identity, self.run_config = identity, run_config
         self.loader_names: dict[str, list[str]] = {}
         self.start = (0, 0)  # epoch, and batches of it that are done
+        self.prior: dict[str, Any] = {"kind": "start"}  # how a posterior's prior was made, see rlora.prior
         self.metrics = nn.ModuleDict()
         if regularizer.needs_bounded_loss and not task.has_bounded_loss:
             raise ValueError(
@@ -212,7 +216,7 @@ class FineTuning(L.LightningModule):
         """Drop what is frozen; add what a load has to agree with."""
         kept = self._kept()
         checkpoint["state_dict"] = {key: v for key, v in checkpoint["state_dict"].items() if key in kept}
-        checkpoint["rlora"] = {"identity": self.identity, "config": self.run_config}
+        checkpoint["rlora"] = {"identity": self.identity, "config": self.run_config, "prior": self.prior}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a foreign checkpoint, then fill in the frozen part from the model itself, so that loading is strict.
@@ -238,3 +242,15 @@ class FineTuning(L.LightningModule):
                 f"the checkpoint's {wrong[0]} has shape {tuple(state[wrong[0]].shape)}, not that of the model"
             )
         checkpoint["state_dict"] = {key: state.get(key, value) for key, value in own.items()}
+        self.prior = checkpoint["rlora"].get("prior", self.prior)
+
+
+def write_predictions(trainer: L.Trainer, module: FineTuning, directory: Path) -> None:
+    """Predict the unlabelled splits and write a file for each."""
+    outputs = trainer.predict(module) or []
+    names = module.loader_names["predict"]
+    for name, batches in zip(names, outputs if len(names) > 1 else [outputs], strict=True):
+        index = torch.cat([rows for rows, _ in batches])
+        values = torch.cat([predicted for _, predicted in batches])[index.argsort()]
+        file = module.task.write_predictions(directory, name, values.tolist())
+        log.info("predictions: %s", file)

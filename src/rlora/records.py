@@ -78,6 +78,7 @@ class Record:
         backbone: Its source and fingerprint.
         adapter_file_bytes: Size of adapter.safetensors, the head apart; None where nothing was saved.
         config: The resolved config.
+        certificate: A PAC-Bayes certificate's numbers, where one was asked for.
     """
 
     run: Run
@@ -90,6 +91,7 @@ class Record:
     backbone: dict[str, str]
     adapter_file_bytes: int | None
     config: dict[str, Any]
+    certificate: dict[str, Any] | None = None
     schema: int = SCHEMA
 
 

@@ -8,9 +8,14 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as dump_tensors
+from torch import nn
 
 from rlora.adapters import files
 
+REGULARIZER = "regularizer.safetensors"  # beside an adapter: a posterior's deviations and its prior
 CONFIG = "config.yaml"
 BROUGHT = ("model", "task", "adapter", "seed", "regularizer")  # what an evaluation takes from the saved config
 RESUMED = (*BROUGHT, "optimizer", "scheduler", "trainer")  # what going on with a training takes besides
@@ -96,6 +101,33 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("rlora"), dict):
         raise ValueError(f"{path} is a checkpoint, but not of this project")
     return checkpoint
+
+
+def regularizer_files(regularizer: nn.Module) -> dict[str, bytes]:
+    """The file that holds a regularizer's state, by name; none where it has no state."""
+    state = {key: tensor.detach().cpu().contiguous() for key, tensor in regularizer.state_dict().items()}
+    return {REGULARIZER: dump_tensors(state)} if state else {}
+
+
+def load_regularizer(regularizer: nn.Module, directory: Path) -> None:
+    """Fill a regularizer from beside an adapter; one without a state is left alone.
+
+    Raises:
+        ValueError: no such file, a damaged one, or one of another model.
+    """
+    own = regularizer.state_dict()
+    if not own:
+        return
+    path = directory / REGULARIZER
+    try:
+        state = load_tensors(path.read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist: that run was trained without this regularizer") from None
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or cut short: {error}") from error
+    if {key: value.shape for key, value in state.items()} != {key: value.shape for key, value in own.items()}:
+        raise ValueError(f"{path} belongs to a model of other parameters or another regularizer")
+    regularizer.load_state_dict(state)
 
 
 def bring(

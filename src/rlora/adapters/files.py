@@ -35,7 +35,14 @@ def fixed_options(method: Method) -> dict[str, Any]:
     return {key: value for key, value in described.items() if key not in FREE}
 
 
-def save(adapters: AdapterSet, directory: Path, *, backbone: Mapping[str, str], extra: Mapping[str, Any]) -> int:
+def save(
+    adapters: AdapterSet,
+    directory: Path,
+    *,
+    backbone: Mapping[str, str],
+    extra: Mapping[str, Any],
+    beside: Mapping[str, bytes] | None = None,
+) -> int:
     """Write an adapter directory, whole or not at all; an older one is replaced.
 
     Args:
@@ -43,6 +50,7 @@ def save(adapters: AdapterSet, directory: Path, *, backbone: Mapping[str, str], 
         directory: Where to.
         backbone: "source" and "fingerprint" of what it was trained on.
         extra: Further plain values for the card, such as the config.
+        beside: Further files by name, such as a regularizer's state.
 
     Returns:
         Size of the adapter's tensor file in bytes, the head apart.
@@ -64,7 +72,7 @@ def save(adapters: AdapterSet, directory: Path, *, backbone: Mapping[str, str], 
         "rlora": version("rlora"),
         **extra,
     }
-    _replace_directory(directory, {**tensors, CARD: (json.dumps(card, indent=2) + "\n").encode()})
+    _replace_directory(directory, {**tensors, **(beside or {}), CARD: (json.dumps(card, indent=2) + "\n").encode()})
     return len(tensors[ADAPTER])
 
 

@@ -60,6 +60,9 @@ class Regularizer(nn.Module, ABC):
             bounded: Gives the mean over the batch of the task's loss in [0, 1] (a scalar).
         """
 
+    def recentre(self) -> None:
+        """Take the parameters' present values as the start, in the place of those that `prepare` saw."""
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Its own trained parameters as optimizer groups, each with its learning rate."""
         return []

@@ -103,6 +103,10 @@ class PACBayes(Regularizer):
         if self.noise == "per_example":
             check_draws_for_each(self.posterior)
 
+    def recentre(self) -> None:
+        """Make the present means the prior's."""
+        self.posterior.recentre()
+
     def perturbed(self, step: Step) -> AbstractContextManager[None]:
         """The parameters with noise; the same for all of the step's examples and ranks, or each example's own."""
         if self.noise == "none":

@@ -116,6 +116,13 @@ class GaussianPosterior(nn.Module):
             for member, _ in pairs:
                 _put(member, member.parameter)
 
+    @torch.no_grad()
+    def recentre(self) -> None:
+        """Make the present means the prior's, as after loading a prior that was learnt; sigma starts anew."""
+        for group in self.members:
+            self.mean0(group).copy_(self.mean(group))
+            self.rho[group].copy_(self.sigma0(group).log().expand_as(self.rho[group]))
+
     @contextlib.contextmanager
     def at_prior_mean(self) -> Iterator[None]:
         """Let the model see mu0."""

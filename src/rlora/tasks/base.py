@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
@@ -66,6 +68,14 @@ class Task(ABC):
     def predict_loaders(self, *, rank: int = 0, world_size: int = 1) -> dict[str, DataLoader[Any]]:
         """Return the loaders of unlabelled official test splits, by name; empty where the task has none."""
         return {}
+
+    def certification_loader(self, rows: NDArray[np.int64], batch_size: int | None) -> DataLoader[Any]:
+        """Return the loader of these training rows, each once, in batches of this size or, for None, any."""
+        raise NotImplementedError(f"{self.name} cannot be certified")
+
+    def train_groups(self) -> list[NDArray[np.int64]]:
+        """Return the groups of each training row: rows that share or contain one another's inputs share a group."""
+        raise NotImplementedError(f"{self.name} cannot be certified")
 
     @abstractmethod
     def loss(self, outputs: Any, batch: dict[str, Tensor]) -> Tensor:

@@ -1,6 +1,7 @@
 """Tokenised splits as padded batches."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from rlora.tasks.tokenise import Tokens
 
@@ -103,7 +104,7 @@ def default_workers() -> int:
 
 
 def make_loader(
-    split: EncodedSplit, sampler: Sampler[list[int]], padding: Padding, *, num_workers: int | None, seed: int
+    split: EncodedSplit, sampler: Iterable[list[int]], padding: Padding, *, num_workers: int | None, seed: int
 ) -> DataLoader[Any]:
     """Return a loader over ``split``; its workers persist and work ahead, and with CUDA the batches are pinned.
 

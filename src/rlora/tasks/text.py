@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from rlora.tasks.division import Division
@@ -176,6 +178,18 @@ class TextClassification(LabelledTask):
     def predict_loaders(self, *, rank: int = 0, world_size: int = 1) -> dict[str, DataLoader[Any]]:
         """Return the unlabelled official test sets, read when first asked for."""
         return self._eval_loaders(self._unlabelled_splits(), rank, world_size)
+
+    def certification_loader(self, rows: NDArray[np.int64], batch_size: int | None) -> DataLoader[Any]:
+        """Return these training rows in batches of similar length."""
+        ready = self._setup_done()
+        split, size = ready.splits["train"], batch_size or self.eval_batch_size
+        order = rows[np.argsort(split.tokens.lengths[rows], kind="stable")]
+        batches = [order[start : start + size].tolist() for start in range(0, len(order), size)]
+        return make_loader(split, batches, ready.padding, num_workers=self.num_workers, seed=ready.key[1])
+
+    def train_groups(self) -> list[NDArray[np.int64]]:
+        """Return the groups of each training row."""
+        return self._division().groups(self._setup_done().train)
 
     def write_predictions(self, directory: Path, loader_name: str, predictions: Sequence[float | int]) -> Path:
         """Write ``index`` and ``prediction`` (a label name, or a score clipped to its range) per row.

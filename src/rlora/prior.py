@@ -1,0 +1,117 @@
+"""A prior that was learnt: an ordinary run on the part of the training set that the certificate leaves alone."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rlora.job import Job
+from rlora.records import FILE, Record, read_record
+
+log = logging.getLogger(__name__)
+START, SPLIT = "start", "split"
+FOLDER = "prior"
+SAME = ("model", "adapter", "seed")  # sections that a prior shares with its posterior
+
+
+def of(config: dict[str, Any]) -> str:
+    """What a config says of its prior: "start", "split" or a folder; "start" where it has no posterior."""
+    return str((config.get("regularizer") or {}).get("prior", START))
+
+
+def with_part(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of the run whose prior is learnt: it trains on the rest.
+
+    Raises:
+        ValueError: the task cannot be divided, or is to train on another part.
+    """
+    if of(config) == START:
+        return config
+    task = config["task"]
+    if "part" not in task:
+        raise ValueError(f"regularizer.prior={of(config)} needs a task that can be divided; this one has no task.part")
+    if task["part"] not in (None, "rest"):
+        raise ValueError(
+            f"task.part={task['part']} with regularizer.prior={of(config)}: the posterior trains on the rest; leave "
+            "task.part out"
+        )
+    return {**config, "task": {**task, "part": "rest"}}
+
+
+def find(config: dict[str, Any], job: Job, *, run: Callable[[dict[str, Any], Job], object]) -> Path | None:
+    """The folder of the finished run that learnt the prior; None for a prior without data.
+
+    Args:
+        config: Of the run that needs the prior.
+        job: The same.
+        run: Runs another config, here the prior's where it has not finished yet.
+    """
+    asked = of(config)
+    if asked == START or not config["train"]:
+        return None
+    if asked != SPLIT:
+        return Path(asked).expanduser()
+    own, its_job = job_of(config, job)
+    if not finished(own, its_job.directory):
+        log.info("learning the prior in %s", its_job.directory)
+        run(own, its_job)
+    return its_job.directory
+
+
+def job_of(config: dict[str, Any], job: Job) -> tuple[dict[str, Any], Job]:
+    """The config and job of the run that learns the prior, in a folder of its own below this run's."""
+    folder = job.directory / FOLDER
+    moved = _moved(config, str(job.directory), str(folder))
+    own = {
+        **moved,
+        "regularizer": {"_target_": "rlora.regularizers.none.NoRegularizer"},
+        "task": {**moved["task"], "part": "prior"},
+        "train": True,
+        "predict": False,
+        "certify": False,
+        "ckpt_path": None,
+        "print_config": False,
+    }
+    return own, replace(job, directory=folder, choices={**job.choices, "regularizer": "none"}, words=[])
+
+
+def finished(config: dict[str, Any], folder: Path) -> bool:
+    """Whether a run of this very config lies finished in a folder, as after a break in the posterior's training."""
+    if not (folder / FILE).is_file():
+        return False
+    saved = read_record(folder).config
+    return all(saved.get(key) == config[key] for key in (*SAME, "task", "optimizer", "scheduler", "trainer"))
+
+
+def facts(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """What a certificate has to know of a learnt prior: its part and the digests of all parts.
+
+    Raises:
+        ValueError: no finished run lies there, or it is one of another model, adapter or seed.
+    """
+    try:
+        record: Record = read_record(folder)
+    except ValueError as error:
+        raise ValueError(f"regularizer.prior={folder} is not start, split or the folder of a run: {error}") from error
+    if other := [key for key in SAME if record.config.get(key) != config[key]]:
+        raise ValueError(
+            f"regularizer.prior={folder} was learnt with another {', '.join(other)}: use the same, or "
+            "regularizer.prior=split"
+        )
+    return {
+        "kind": "learnt",
+        "part": record.data.get("part"),
+        "parts": record.data.get("parts"),
+        "scores": record.scores,
+    }
+
+
+def _moved(value: Any, here: str, there: str) -> Any:
+    """A plain config with every path below one folder moved to another."""
+    if isinstance(value, dict):
+        return {key: _moved(item, here, there) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_moved(item, here, there) for item in value]
+    inside = isinstance(value, str) and (value == here or value.startswith(here + "/"))
+    return there + value[len(here) :] if inside else value

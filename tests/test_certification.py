@@ -1,0 +1,168 @@
+"""Certificates of runs: with a prior without data, with a learnt one, afterwards; and what is refused."""
+
+import json
+
+import pytest
+import torch
+
+from rlora.certification import Certification, check_prior
+from rlora.records import read_record
+from rlora.regularizers.certificate import CertificateOptions
+from rlora.regularizers.noise import one_draw
+
+FEW = ["certificate.draws=200", "certificate.rows_per_draw=7", "certify=true"]
+POSTERIOR = ["adapter.rank=2", "regularizer=pac_bayes"]
+SPLIT = [*POSTERIOR, "regularizer.prior=split", "task.batch_size=10"]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The number of training batches", "ignore:The dirpath has changed", "ignore:Total length of `list`"
+)
+
+
+@pytest.fixture(scope="module")
+def certified(tiny_run, tmp_path_factory):
+    """The folder of a run with a learnt prior and a certificate."""
+    folder = tmp_path_factory.mktemp("certified")
+    tiny_run(*SPLIT, *FEW, folder=folder)
+    return folder
+
+
+def test_the_report_is_complete_and_consistent(certified):
+    found = read_record(certified).certificate
+    assert 0 <= found["risk"] <= found["risk_upper"] <= found["bound"] <= 1
+    assert found["rows"] == 30  # of 60, half are the prior's
+    assert found["draws"] >= 200
+    assert found["draw"] == "each row its own"  # RLoRA and a linear head
+    assert found["by_group"]["rows"] <= found["rows"]
+    assert found["confidence"] == pytest.approx(0.965)
+    assert found["rival"]["rows"] == 30
+    assert found["rival"]["error"] < found["rival"]["bound"]
+    assert found["gap"] == found["bound"] - found["rival"]["bound"]
+    assert set(found["test"]["test"]) == {"mean", "posterior"}
+    assert found["test"]["test"]["mean"] == pytest.approx(1 - read_record(certified).scores["test/accuracy"])
+    assert found["kl"] > 0
+    assert found["prior"]["kind"] == "learnt"
+
+
+def test_the_prior_is_a_run_of_its_own_on_the_other_part(certified):
+    own, prior = read_record(certified), read_record(certified / "prior")
+    assert (own.data["part"], prior.data["part"]) == ("rest", "prior")
+    assert own.data["parts"] == prior.data["parts"]
+    assert prior.run.regularizer == "none"
+    assert prior.certificate is None
+    assert (certified / "prior" / "adapter").is_dir()
+
+
+def test_a_finished_run_is_certified_afterwards_with_the_same_numbers(certified, tiny_run, tmp_path):
+    tiny_run("train=false", f"ckpt_path='{certified}'", *FEW, folder=tmp_path)
+    assert read_record(tmp_path).certificate == read_record(certified).certificate
+
+
+def test_a_prior_without_data_certifies_all_rows_and_names_no_rival(tiny_run, tmp_path):
+    tiny_run(*POSTERIOR, "adapter=lora", *FEW, "certificate.tune_sigma0=true", folder=tmp_path)
+    found = read_record(tmp_path).certificate
+    assert found["rows"] == 56  # of 60, in draws of seven
+    assert found["draw"] == "one for 7 rows"
+    assert found["draws"] >= 200
+    assert "no predictor is at hand that never saw" in found["rival"]["reason"]
+    assert found["gap"] is None
+    assert len(found["payments"]) == 3
+
+
+def test_a_prior_of_another_run_is_taken(certified, tiny_run, tmp_path):
+    tiny_run(*POSTERIOR, f"regularizer.prior='{certified / 'prior'}'", "task.batch_size=10", *FEW, folder=tmp_path)
+    assert read_record(tmp_path).certificate["rival"] == read_record(certified).certificate["rival"]
+    assert not (tmp_path / "prior").exists()
+
+
+def test_a_finished_prior_is_not_learnt_again(certified, tiny_run):
+    before = (certified / "prior" / "results.json").stat().st_mtime_ns
+    tiny_run(*SPLIT, folder=certified)
+    assert (certified / "prior" / "results.json").stat().st_mtime_ns == before
+
+
+def test_the_risk_is_the_mean_error_of_its_draws(tiny_experiment, tmp_path):
+    experiment = tiny_experiment(*POSTERIOR, "adapter=lora", "regularizer.sigma_head=0.5", folder=tmp_path)
+    experiment.run()
+    module, options = experiment.module, CertificateOptions(draws=8, rows_per_draw=15)
+    trainer = experiment.trainer
+    certification = Certification(
+        module, options, device=torch.device("cpu"), precision=trainer.precision_plugin, console=experiment.console
+    )
+    seeds = []
+    drawn = certification._drawn
+    certification._drawn = lambda seed, examples: seeds.append(seed) or drawn(seed, examples)
+    rows = torch.arange(60).numpy()
+    found = certification.gibbs_risk("x", rows)
+    assert (found.rows, found.draws) == (60, 8)
+    assert len(set(seeds)) == 8
+    losses = []
+    for number in range(2):
+        batches = module.task.certification_loader(certification_rows(module, rows), 15)
+        for seed, batch in zip(seeds[4 * number :], batches, strict=False):
+            with one_draw(module.regularizer.posterior, seed), torch.no_grad():
+                wrong = module.task.decode(module(batch)) != batch["labels"]
+            losses.append(wrong.double().mean().item())
+    assert found.risk == pytest.approx(sum(losses) / 8)
+
+
+def certification_rows(module, rows):
+    import numpy as np
+
+    return np.random.default_rng(module.seed).permutation(rows)
+
+
+def test_a_prior_that_saw_the_examples_is_refused(tiny_run, tmp_path):
+    tiny_run("adapter.rank=2", folder=tmp_path / "whole")
+    with pytest.raises(ValueError, match=r"overlap those to be certified, .* \(there part=None, here part=rest"):
+        tiny_run(*POSTERIOR, f"regularizer.prior='{tmp_path / 'whole'}'", folder=tmp_path / "run")
+    assert not (tmp_path / "run" / "results.json").exists()
+    facts = {"part": "prior", "parts": {"prior": "a", "rest": "b"}}
+    check_prior({"part": "rest", "parts": facts["parts"]}, {"kind": "learnt", **facts})
+    with pytest.raises(ValueError, match="another division"):
+        check_prior({"part": "rest", "parts": {"prior": "c", "rest": "d"}}, {"kind": "learnt", **facts})
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["certify=true"], "certify=true needs a posterior"),
+        ([*SPLIT, "task.part=prior"], r"task\.part=prior with regularizer\.prior=split"),
+        ([*SPLIT, "task.shots=4"], r"task\.part=prior divides"),
+        (
+            [*POSTERIOR, "regularizer.prior=nowhere"],
+            r"regularizer\.prior=nowhere is not start, split or the folder of a run",
+        ),
+        ([*POSTERIOR, "certify=true", "certificate.draws=0"], r"certificate\.draws=0"),
+        ([*SPLIT, "task.prior_fraction=0.001"], r"leave no rows for prior"),
+    ],
+)
+def test_what_cannot_be_certified_is_refused_before_training(words, told, tiny_run, tmp_path):
+    with pytest.raises(ValueError, match=told):
+        tiny_run(*words, folder=tmp_path)
+    assert not (tmp_path / "results.json").exists()
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_task_without_0_1_loss_is_refused(tiny_run, tmp_path, monkeypatch):
+    from rlora.tasks.lexicon import Lexicon
+
+    monkeypatch.setattr(Lexicon, "has_bounded_loss", False)
+    with pytest.raises(ValueError, match="bounds the 0-1 loss of classification"):
+        tiny_run(*POSTERIOR, "regularizer.objective=elbo", "certify=true", folder=tmp_path)
+
+
+def test_another_models_posterior_is_refused(certified, tiny_run, tmp_path):
+    file = certified / "adapter" / "regularizer.safetensors"
+    content = file.read_bytes()
+    words = ["train=false", f"ckpt_path='{certified}'", *FEW]
+    try:
+        file.write_bytes(content[: len(content) // 2])
+        with pytest.raises(ValueError, match="is damaged or cut short"):
+            tiny_run(*words, folder=tmp_path / "cut")
+        file.unlink()
+        with pytest.raises(ValueError, match="was trained without this regularizer"):
+            tiny_run(*words, folder=tmp_path / "gone")
+    finally:
+        file.write_bytes(content)
+    card = json.loads((certified / "adapter" / "adapter.json").read_text())
+    assert card["prior"]["part"] == "prior"
