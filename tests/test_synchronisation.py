@@ -31,7 +31,7 @@ SYNCHRONISING = {"_local_scalar_dense", "item", "is_nonzero", "nonzero", "masked
 # what is read from the host's own memory, whatever the device: (file, function)
 ON_THE_HOST = {
     ("module.py", "on_before_batch_transfer"),  # the batch on its way to the device
-    ("text.py", "loss"),  # labels, looked at on a CPU only
+    ("labelled.py", "loss"),  # labels, looked at on a CPU only
     ("adamw.py", "_single_tensor_adamw"),  # the optimizer counts its steps on the host
     ("adam.py", "_single_tensor_adam"),
 }
@@ -72,6 +72,14 @@ def backbone(compose):
         return build(compose(*FAMILIES[name]).config["model"], kind="classification", num_labels=2, seed=0)
 
     return make
+
+
+@pytest.mark.parametrize("noise", ["per_step", "per_example"])
+@pytest.mark.parametrize("objective", ["quadratic", "kl", "pac_tuning"])
+def test_a_regularizer_reads_nothing_either(tiny_run, tmp_path, reads, objective, noise):
+    words = ["regularizer=pac_bayes", f"regularizer.objective={objective}", f"regularizer.noise={noise}"]
+    tiny_run(*words, "trainer.max_epochs=1", "trainer.log_every_n_steps=100", folder=tmp_path)
+    assert reads.places == []
 
 
 @family

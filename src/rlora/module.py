@@ -199,6 +199,8 @@ class FineTuning(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer over what trains, schedule over optimizer steps."""
         optimizer = self._make_optimizer(self.parameter_groups())
+        for group in optimizer.param_groups:
+            group["lr"] *= self.regularizer.mean_rate
         for group in self.regularizer.parameter_groups():
             optimizer.add_param_group(group)
         total = int(self.trainer.estimated_stepping_batches)

@@ -137,6 +137,12 @@ def test_pac_tuning_keeps_what_it_learnt_in_its_second_stage():
     assert own.posterior.rho["head"].grad.abs().sum() == 0  # in the graph, as DDP asks for
 
 
+def test_a_learnt_prior_is_left_by_small_steps():
+    assert made().mean_rate == 1.0
+    assert made(prior="split").mean_rate == 0.02
+    assert made(prior="split", mean_rate=0.5).mean_rate == 0.5
+
+
 def test_its_state_travels():
     own, other = made(), made()
     with torch.no_grad():
@@ -154,6 +160,7 @@ def test_its_state_travels():
         ({"delta": 0.0}, r"regularizer\.delta=0\.0 must lie strictly between 0 and 1"),
         ({"delta": 1}, r"regularizer\.delta=1 must lie"),
         ({"lr": 0}, r"regularizer\.lr=0 must be a finite number above 0"),
+        ({"mean_rate": 0.0}, r"regularizer\.mean_rate=0\.0 must be"),
         ({"beta": math.nan}, r"regularizer\.beta=nan"),
         ({"gamma": -1.0}, r"regularizer\.gamma=-1\.0"),
         ({"moment": 0}, r"regularizer\.moment=0"),

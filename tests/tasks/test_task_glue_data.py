@@ -43,14 +43,14 @@ def test_official_counts(build_task, data_root, name):
 def test_validation_shares_no_text_with_train(build_task, data_root, name):
     task = build_task(name)
     read = task.read()
-    splits = task._divide(read)
+    splits = task.division().of(read).splits
     texts = [{normalise(text) for row in splits[part].texts for text in row} for part in ("train", "validation")]
     assert not texts[0] & texts[1]
     wanted = min(round(0.05 * len(read["train"])), 2000)
     assert len(splits["validation"]) == wanted
     assert len(splits["train"]) + wanted == len(read["train"])
     assert splits["test"] is read["test"]
-    assert task._divide(read)["validation"].digest == splits["validation"].digest
+    assert task.division().of(read).splits["validation"].digest == splits["validation"].digest
 
 
 def test_qnli_dev_and_test(build_task, data_root, tmp_path):
@@ -121,7 +121,7 @@ def test_few_shot_cola_and_what_does_not_agree(data_root):
 
 def test_task_draws_the_published_sample(build_task, data_root):
     task = build_task("rte", shots=16, sample_seed=42)
-    texts = task._divide(task.read())["train"].texts
+    texts = task.division().of(task.read()).splits["train"].texts
     lines = published(data_root, "RTE", 42, 1)[0]
     assert texts == [tuple(line.rstrip("\n").split("\t")[1:3]) for line in lines]
 

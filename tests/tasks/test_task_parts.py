@@ -23,7 +23,7 @@ PHRASES = [
 
 
 def division(compose, task, **changes):
-    return build(compose(f"task={task}").config["task"], **changes)._division()
+    return build(compose(f"task={task}").config["task"], **changes).division()
 
 
 def words(text):
@@ -120,7 +120,7 @@ def test_no_row_of_sst2_lies_inside_a_row_of_another_part(compose):
     task = build(compose("task=sst2").config["task"], part="rest")
     divided = {part: build(compose("task=sst2").config["task"], part=part) for part in ("prior", "rest")}
     read = task.read()
-    splits = {part: one._division().of(read).splits for part, one in divided.items()}
+    splits = {part: one.division().of(read).splits for part, one in divided.items()}
     parts = {name: [words(text) for (text,) in splits[name]["train"].texts] for name in splits}
     parts["validation"] = [words(text) for (text,) in splits["rest"]["validation"].texts]
     total = sum(len(rows) for rows in parts.values())

@@ -63,6 +63,11 @@ class Regularizer(nn.Module, ABC):
     def recentre(self) -> None:
         """Take the parameters' present values as the start, in the place of those that `prepare` saw."""
 
+    @property
+    def mean_rate(self) -> float:
+        """Factor on the optimizer's learning rates of the model's own parameters."""
+        return 1.0
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Its own trained parameters as optimizer groups, each with its learning rate."""
         return []

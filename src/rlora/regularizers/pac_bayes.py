@@ -16,7 +16,7 @@ from rlora.regularizers.posterior import GaussianPosterior
 BOUNDED = {"mcallester": bounds.mcallester, "quadratic": bounds.quadratic, "lambda": None, "kl": bounds.klinv}
 FREE = ("elbo", "pac_tuning")  # of any loss, bounded or not
 NOISES = ("per_step", "per_example", "none")
-PRIORS = ("start", "split")
+LEARNT_RATE = 0.02
 
 
 class PACBayes(Regularizer):
@@ -43,6 +43,8 @@ class PACBayes(Regularizer):
         sigma_adapter: sigma0 of what the adapter trains, where sigma starts.
         sigma_head: The same of the head.
         lr: Learning rate of rho (and l), some ten to a hundred times that of the means.
+        mean_rate: Factor on the optimizer's learning rates of the means, above 0; None: 1, and 0.02 where the prior was
+            learnt, which is left by small steps only.
         delta: Probability with which the bound may fail, in (0, 1).
         beta: KL's weight in elbo, above 0; below 1 it tempers.
         gamma: Of pac_tuning, above 0; None: the one that minimises its two terms, sqrt((KL + ln(1 / delta)) / n) / K.
@@ -62,6 +64,7 @@ class PACBayes(Regularizer):
         sigma_adapter: float = 0.01,
         sigma_head: float = 0.01,
         lr: float = 0.01,
+        mean_rate: float | None = None,
         delta: float = 0.025,
         beta: float = 1.0,
         gamma: float | None = None,
@@ -76,12 +79,16 @@ class PACBayes(Regularizer):
         if noise not in NOISES:
             raise ValueError(f"regularizer.noise={noise!r} is unknown: choose one of {', '.join(NOISES)}")
         bounds.check_delta(delta, "regularizer.delta")
-        for key, value in (("lr", lr), ("beta", beta), ("gamma", 1.0 if gamma is None else gamma), ("moment", moment)):
-            if not (math.isfinite(value) and value > 0):
+        numbers = {"lr": lr, "mean_rate": mean_rate, "beta": beta, "gamma": gamma, "moment": moment}
+        for key, value in numbers.items():
+            if value is None and key in ("mean_rate", "gamma"):
+                continue
+            if value is None or not (math.isfinite(value) and value > 0):
                 raise ValueError(f"regularizer.{key}={value} must be a finite number above 0")
         if not 0 < first_stage < 1:
             raise ValueError(f"regularizer.first_stage={first_stage} must lie strictly between 0 and 1: it is a share")
         self.kind, self.noise, self.prior, self.lr, self.delta = objective, noise, prior, lr, delta
+        self._mean_rate = (1.0 if prior == "start" else LEARNT_RATE) if mean_rate is None else mean_rate
         self.beta, self.gamma, self.moment, self.first_stage = beta, gamma, moment, first_stage
         self.sigma0 = {"adapter": sigma_adapter, "head": sigma_head}
         self.needs_bounded_loss = objective in BOUNDED
@@ -142,6 +149,11 @@ class PACBayes(Regularizer):
 
     def _second_stage(self, step: Step) -> bool:
         return self.kind == "pac_tuning" and step.progress >= self.first_stage
+
+    @property
+    def mean_rate(self) -> float:
+        """Factor on the optimizer's learning rates of the means."""
+        return self._mean_rate
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Give rho, and l's logit where there is one."""

@@ -88,7 +88,7 @@ class TextClassification(LabelledTask):
         for key in ("num_workers", "split_seed", "sample_seed")[self.num_workers is None :]:  # which may be None
             if getattr(self, key) < 0:
                 raise ValueError(f"task.{key}={getattr(self, key)} must not be negative.")
-        self._division()
+        self.division()
         if self.shots is not None and self.labels is None:
             raise ValueError(
                 f"task.shots={self.shots} draws rows per class, but {self.name} is a regression task without classes; "
@@ -135,7 +135,7 @@ class TextClassification(LabelledTask):
         if self._ready is not None and self._ready.key == key:
             return
         encode = partial(self._encode, tokenizer=processor, identity=identity, folder=Path(cache_dir) / "tokens")
-        divided = self._division().of(self.read())
+        divided = self.division().of(self.read())
         splits = {name: encode(split) for name, split in divided.splits.items()}
         self._ready = _Ready(
             key,
@@ -189,7 +189,7 @@ class TextClassification(LabelledTask):
 
     def train_groups(self) -> list[NDArray[np.int64]]:
         """Return the groups of each training row."""
-        return self._division().groups(self._setup_done().train)
+        return self.division().groups(self._setup_done().train)
 
     def write_predictions(self, directory: Path, loader_name: str, predictions: Sequence[float | int]) -> Path:
         """Write ``index`` and ``prediction`` (a label name, or a score clipped to its range) per row.
@@ -232,7 +232,8 @@ class TextClassification(LabelledTask):
             raise RuntimeError(f"Task {self.name} has no data yet; call setup() first.")
         return self._ready
 
-    def _division(self) -> Division:
+    def division(self) -> Division:
+        """Return the rules by which the training rows are divided."""
         return Division(
             validation=self.validation,
             fraction=self.validation_fraction,
