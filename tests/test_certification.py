@@ -116,10 +116,29 @@ def test_a_prior_that_saw_the_examples_is_refused(tiny_run, tmp_path):
     with pytest.raises(ValueError, match=r"overlap those to be certified, .* \(there part=None, here part=rest"):
         tiny_run(*POSTERIOR, f"regularizer.prior='{tmp_path / 'whole'}'", folder=tmp_path / "run")
     assert not (tmp_path / "run" / "results.json").exists()
-    facts = {"part": "prior", "parts": {"prior": "a", "rest": "b"}}
-    check_prior({"part": "rest", "parts": facts["parts"]}, {"kind": "learnt", **facts})
+
+
+class Rows:
+    """A task as far as the check looks at it."""
+
+    def __init__(self, part="rest", rest="b", shared=0):
+        self.facts, self.shared = {"part": part, "parts": {"prior": "a", "rest": rest}}, shared
+
+    def describe(self):
+        return self.facts
+
+    def train_rows_in_validation(self):
+        return self.shared
+
+
+def test_a_prior_must_come_from_the_same_division_and_be_chosen_elsewhere():
+    learnt = {"kind": "learnt", "part": "prior", "parts": {"prior": "a", "rest": "b"}}
+    check_prior(Rows(), learnt)
+    check_prior(Rows(part=None, shared=9), {"kind": "start"})
     with pytest.raises(ValueError, match="another division"):
-        check_prior({"part": "rest", "parts": {"prior": "c", "rest": "d"}}, {"kind": "learnt", **facts})
+        check_prior(Rows(rest="c"), learnt)
+    with pytest.raises(ValueError, match="3 of the rows to be certified are rows of the validation set too"):
+        check_prior(Rows(shared=3), learnt)
 
 
 @pytest.mark.parametrize(

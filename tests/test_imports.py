@@ -35,7 +35,7 @@ RULES = {
     "rlora.console": ({"rlora.records"}, ANY),
     "rlora.hub": (set(), ANY),
     "rlora.prior": ({"rlora.job", "rlora.records"}, set()),
-    "rlora.certification": ({"rlora.module", "rlora.regularizers", "rlora.tasks.parts"}, ANY),
+    "rlora.certification": ({"rlora.module", "rlora.regularizers", "rlora.tasks.base", "rlora.tasks.parts"}, ANY),
     "rlora.masks": (set(), {"torch", "transformers"}),
     "rlora.memory": (set(), set()),
     "rlora": (set(), set()),  # the package's own __init__

@@ -27,6 +27,7 @@ from rlora.regularizers.certificate import (
 from rlora.regularizers.noise import check_draws_for_each, draw_for_each, one_draw
 from rlora.regularizers.pac_bayes import PACBayes
 from rlora.regularizers.posterior import GaussianPosterior
+from rlora.tasks.base import Task
 from rlora.tasks.parts import one_of_each
 
 NO_RIVAL = (
@@ -50,11 +51,11 @@ def check(module: FineTuning) -> None:
         )
 
 
-def check_prior(task: dict[str, Any], prior: dict[str, Any]) -> None:
+def check_prior(task: Task, prior: dict[str, Any]) -> None:
     """Refuse a prior that was learnt, or chosen, on examples that are to be certified.
 
     Args:
-        task: What `Task.describe` tells of the certified rows: their `part`, and the digests of all `parts`.
+        task: Whose training rows are to be certified; `describe` tells their `part` and the digests of all `parts`.
         prior: `kind` ("start" or "learnt"), and the same facts of a learnt one.
 
     Raises:
@@ -62,12 +63,18 @@ def check_prior(task: dict[str, Any], prior: dict[str, Any]) -> None:
     """
     if prior["kind"] == "start":
         return
-    if (prior["part"], task.get("part")) != ("prior", "rest") or prior["parts"] != task.get("parts"):
+    facts = task.describe()
+    if shared := task.train_rows_in_validation():
+        raise ValueError(
+            f"{shared} of the rows to be certified are rows of the validation set too, on which the prior's epoch was "
+            "chosen: use task.validation=train, which keeps them apart"
+        )
+    if (prior["part"], facts.get("part")) != ("prior", "rest") or prior["parts"] != facts.get("parts"):
         raise ValueError(
             "the prior was learnt on examples that overlap those to be certified, or may do so: it must come from "
             "task.part=prior and be certified on task.part=rest of the same division (there "
-            f"part={prior['part']}, here part={task.get('part')}, "
-            f"{'the same' if prior['parts'] == task.get('parts') else 'another'} division)"
+            f"part={prior['part']}, here part={facts.get('part')}, "
+            f"{'the same' if prior['parts'] == facts.get('parts') else 'another'} division)"
         )
 
 
@@ -101,7 +108,7 @@ class Certification:
     def certificate(self) -> dict[str, Any]:
         """All numbers of the report; see `bound_of` and `rival_of`."""
         prior = self.module.prior
-        check_prior(self.task.describe(), prior)
+        check_prior(self.task, prior)
         learnt = prior["kind"] == "learnt"  # on other examples, so that its mean is an honest rival
         divergence, payments = divergence_of(self.posterior, self.options)
         rows = np.arange(self.task.num_train_examples)

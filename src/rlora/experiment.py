@@ -136,7 +136,7 @@ class Experiment:
     def _start_from(self, learnt: Path) -> None:
         """Take a learnt prior's mean as the start and as the prior's mean."""
         facts = prior.facts(learnt, self.config)
-        certification.check_prior(self.task.describe(), facts)
+        certification.check_prior(self.task, facts)
         files.load(self.adapters, learnt / "adapter", fingerprint=self.backbone.fingerprint)
         self.module.prior = facts
         self.module.regularizer.recentre()

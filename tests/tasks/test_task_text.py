@@ -224,3 +224,13 @@ def test_max_length_beyond_the_model(build_task, rte, tokenizer, tmp_path):
         task.setup(tokenizer, seed=0, cache_dir=tmp_path)
     with pytest.raises(RuntimeError, match=r"call setup\(\) first"):
         task.train_loader()
+
+
+def test_rows_that_are_in_the_validation_set_too_are_counted(ready):
+    task = ready()
+    assert task.train_rows_in_validation() == 0
+    validation = ready(validation="dev")._ready.examples["validation"]
+    task._ready.examples["validation"] = task._ready.examples["train"].take([3, 5, 5])
+    assert task.train_rows_in_validation() == 2
+    task._ready.examples["validation"] = validation
+    assert task.train_rows_in_validation() == 0

@@ -77,6 +77,10 @@ class Task(ABC):
         """Return the groups of each training row: rows that share or contain one another's inputs share a group."""
         raise NotImplementedError(f"{self.name} cannot be certified")
 
+    def train_rows_in_validation(self) -> int:
+        """Return how many training rows have all their inputs in common with a validation row."""
+        raise NotImplementedError(f"{self.name} cannot be certified")
+
     @abstractmethod
     def loss(self, outputs: Any, batch: dict[str, Tensor]) -> Tensor:
         """Return the mean loss of a batch, a float32 scalar."""

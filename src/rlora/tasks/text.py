@@ -17,6 +17,7 @@ from rlora.tasks.labelled import LabelledTask
 from rlora.tasks.loader import EncodedSplit, Padding, make_loader
 from rlora.tasks.predictions import format_prediction, write_table
 from rlora.tasks.sampler import EvalBatchSampler, TrainBatchSampler
+from rlora.tasks.splits import normalise
 from rlora.tasks.tokenise import cached_tokens, tokenizer_identity
 
 
@@ -29,7 +30,7 @@ class _Ready:
     fingerprint: str
     encode: Any
     padding: Padding
-    train: Examples
+    examples: dict[str, Examples]
     parts: dict[str, str]
 
 
@@ -143,7 +144,7 @@ class TextClassification(LabelledTask):
             fingerprint(divided.splits),
             encode,
             Padding.of(processor),
-            divided.splits["train"],
+            divided.splits,
             divided.parts,
         )
         self._unlabelled = None
@@ -189,7 +190,13 @@ class TextClassification(LabelledTask):
 
     def train_groups(self) -> list[NDArray[np.int64]]:
         """Return the groups of each training row."""
-        return self.division().groups(self._setup_done().train)
+        return self.division().groups(self._setup_done().examples["train"])
+
+    def train_rows_in_validation(self) -> int:
+        """Return how many training rows have the very texts of a validation row, case and white space apart."""
+        examples = self._setup_done().examples
+        seen = {tuple(map(normalise, texts)) for texts in examples["validation"].texts}
+        return sum(tuple(map(normalise, texts)) in seen for texts in examples["train"].texts)
 
     def write_predictions(self, directory: Path, loader_name: str, predictions: Sequence[float | int]) -> Path:
         """Write ``index`` and ``prediction`` (a label name, or a score clipped to its range) per row.
