@@ -77,7 +77,7 @@ def test_a_run_asks_for_it(tiny_job, tmp_path, monkeypatch):
     from rlora import experiment
 
     class Asked(Exception):
-        pass
+        """What the run stops with."""
 
     def asked():
         raise Asked

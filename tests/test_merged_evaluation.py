@@ -1,15 +1,10 @@
 """Validation, test and prediction run with W + dW in place of W, and W comes back whatever happens."""
 
-import logging
-
 import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import nn
 
-from rlora.adapters import AdapterSet, inject
-from rlora.adapters.lora import LoRA
 from rlora.callbacks.merged_evaluation import MergedEvaluation
 from rlora.module import FineTuning
 from rlora.records import read_record
@@ -222,97 +217,6 @@ def test_it_does_not_undo_what_the_caller_merged(ready):
         experiment.trainer.validate(experiment.module, verbose=False)
         assert all(merged(experiment))
     assert unchanged(experiment, before)
-
-
-class Layers(nn.Module):
-    def __init__(self, shared):
-        super().__init__()
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8)) for _ in range(2))
-        if shared:
-            self.blocks[1][0].weight = self.blocks[0][0].weight
-
-
-def adapted(shared=False):
-    return inject(Layers(shared), LoRA(rank=2, targets="all-linear"))
-
-
-def test_where_layers_share_a_weight_it_says_so_once(caplog):
-    adapters = adapted(shared=True)
-    callback = MergedEvaluation(adapters)
-    with caplog.at_level(logging.INFO):
-        for _ in range(2):
-            callback.on_validation_start(None, None)
-            assert not any(wrapper.merged for wrapper in adapters.wrappers)
-            callback.on_validation_end(None, None)
-    (line,) = caplog.messages
-    assert "shares its weight" in line
-    assert "unmerged" in line
-
-
-def test_where_layers_share_a_weight_a_run_goes_on(tiny_experiment, tmp_path, monkeypatch):
-    from rlora.models import tiny
-
-    make = tiny.random_model
-
-    def tied(*args, **options):
-        backbone = make(*args, **options)
-        first, second = (layer.attention.self for layer in backbone.net.bert.encoder.layer)
-        second.query.weight = first.query.weight
-        return backbone
-
-    monkeypatch.setattr(tiny, "random_model", tied)
-    experiment = tiny_experiment("adapter.targets=[q]", folder=tmp_path)
-    experiment.run()
-    assert len({id(wrapper.weight) for wrapper in experiment.adapters.wrappers}) == 1
-    assert "test/accuracy" in read_record(tmp_path).scores
-
-
-def test_a_quantised_weight_is_left_alone(caplog):
-    adapters = adapted()
-    base = adapters.wrappers[0].base
-    base.weight = nn.Parameter(torch.ones(8, 8, dtype=torch.int8), requires_grad=False)
-    with caplog.at_level(logging.INFO):
-        MergedEvaluation(adapters).on_test_start(None, None)
-    assert not any(wrapper.merged for wrapper in adapters.wrappers)
-    assert "quantised" in caplog.text
-
-
-def test_without_memory_for_it_there_is_one_warning(monkeypatch, caplog):
-    adapters, tries = adapted(), []
-
-    def full(self):
-        tries.append(self)
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(AdapterSet, "merge", full)
-    callback = MergedEvaluation(adapters)
-    for _ in range(3):
-        callback.on_validation_start(None, None)
-        callback.on_validation_end(None, None)
-    assert len(tries) == 1
-    (record,) = caplog.records
-    assert record.levelno == logging.WARNING
-    assert "merge_for_evaluation=false" in record.message
-
-
-def test_what_is_wrong_with_an_adapter_is_not_hidden(monkeypatch):
-    adapters = adapted()
-    adapters.wrappers[1].adapters()[0].delta = lambda: torch.zeros(3, 5, 7)
-    with pytest.raises(RuntimeError):
-        MergedEvaluation(adapters).on_validation_start(None, None)
-    assert not any(wrapper.merged for wrapper in adapters.wrappers)
-
-
-def test_merged_in_inference_mode_the_weights_can_be_trained_with():
-    adapters = adapted()
-    wrapper, callback = adapters.wrappers[0], MergedEvaluation(adapters)
-    with torch.inference_mode():
-        callback.on_validation_start(None, None)
-        assert wrapper.merged
-        assert not wrapper.weight.is_inference()
-        callback.on_validation_end(None, None)
-    assert not wrapper.weight.is_inference()
-    wrapper(torch.ones(2, 8, requires_grad=True)).sum().backward()
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call")
