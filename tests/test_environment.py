@@ -1,0 +1,24 @@
+"""Facts about the process."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from rlora.environment import peak_memory_mib
+
+
+def test_peak_memory_counts_what_was_freed():
+    before = peak_memory_mib()
+    size = int(before * 2**20) + 64 * 2**20
+    np.ones(size, dtype=np.uint8)
+    assert peak_memory_mib() >= size / 2**20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux hands a parent's peak down")
+def test_peak_memory_is_not_that_of_the_parent():
+    code = "import rlora.environment as e; print(e.peak_memory_mib())"
+    ballast = np.ones(2 * 2**30, dtype=np.uint8)
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 10 < float(process.stdout) < ballast.nbytes / 2**20
