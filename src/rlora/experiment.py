@@ -14,21 +14,18 @@ from typing import Any
 
 import lightning as L
 import yaml
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
-from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from rich.console import Console
 
-from rlora import certification, prior, restore
+from rlora import certification, prior, restore, studies
 from rlora.adapters import AdapterSet, files, inject
 from rlora.atomic import write_atomically
-from rlora.callbacks.checkpoint import AtomicCheckpointIO
-from rlora.callbacks.merged_evaluation import MergedEvaluation
 from rlora.callbacks.recorder import Recorder
 from rlora.config import build, flat, plain, show
 from rlora.console import print_summary, quieten
 from rlora.environment import environment, is_first_process
+from rlora.identity import identity
 from rlora.job import Job, check
 from rlora.memory import keep_freed_memory
 from rlora.models.backbone import Backbone
@@ -36,9 +33,9 @@ from rlora.module import FineTuning, write_predictions
 from rlora.records import FILE, Parameters, Record, Run, write_record
 from rlora.regularizers.certificate import CertificateOptions
 from rlora.tasks.base import Task
+from rlora.training import GROUPS, make_trainer
 
 log = logging.getLogger(__name__)
-GROUPS = ("task", "model", "adapter", "regularizer")
 
 
 def run(config: DictConfig, job: Job) -> float | None:
@@ -46,10 +43,13 @@ def run(config: DictConfig, job: Job) -> float | None:
 
     On failure the traceback is left in error.log, and no results.json.
     """
+    values = plain(config)
+    if (found := studies.skipped(values, job)) is not None:
+        return found.scores.get(found.monitor)
     keep_freed_memory()
     console = Console()
     try:
-        record = Experiment(plain(config), job, console).run()
+        record = Experiment(values, job, console).run()
     except BaseException as error:
         with contextlib.suppress(OSError):  # the disk may be full, which is then the error to tell
             job.directory.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ class Experiment:
         self.job, self.console = job, console
         self.started, self.clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
         self.saved: restore.Saved | None = None
-        self.choices = job.choices
+        self.choices, self.identity = job.choices, identity(config, str(job.directory))
         if config["ckpt_path"] is not None:
             self.saved = restore.find_saved(config["ckpt_path"], resume=config["train"])
             resume = self.saved.checkpoint is not None and config["train"]
@@ -120,7 +120,7 @@ class Experiment:
             certification.check(self.module)
         failed = True
         try:
-            self.trainer = self._trainer()
+            self.trainer = make_trainer(self.config, self.choices, self.task, self.adapters, self.recorder)
             scores = self._train() if config["train"] else {}
             if not config["train"]:
                 self._load_for_evaluation()
@@ -162,31 +162,6 @@ class Experiment:
         if config["compile"]:
             module.net.compile(backend="inductor" if config["compile"] is True else config["compile"])
         return module
-
-    def _trainer(self) -> L.Trainer:
-        monitor = f"validation/{self.task.monitor}"
-        callbacks: list[L.Callback] = [self.recorder]  # first: merging counts as validation, not as training
-        if self.config["merge_for_evaluation"]:
-            callbacks.append(MergedEvaluation(self.adapters))
-        for node in (self.config.get("callbacks") or {}).values():
-            watched = {"monitor": monitor, "mode": self.task.mode} if "monitor" in node else {}
-            callbacks.append(build({k: v for k, v in node.items() if k not in watched}, **watched))
-        if not self.config["trainer"].get("enable_progress_bar", True):
-            callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
-        keeps = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
-        loggers: list[Logger] = [build(node) for node in (self.config.get("logger") or {}).values()]
-        for logger in loggers:
-            if isinstance(logger, CSVLogger):
-                continue  # config.yaml says it already
-            logger.log_hyperparams({**flat(self.config), **{k: self.choices.get(k, "") for k in GROUPS}})
-        trainer: L.Trainer = build(
-            self.config["trainer"],
-            logger=loggers,
-            callbacks=callbacks,
-            plugins=[AtomicCheckpointIO()],
-            enable_checkpointing=keeps,
-        )
-        return trainer
 
     def _train(self) -> dict[str, float]:
         """Fit, return to the best epoch, and save the adapter; gives the best epoch's validation scores."""
@@ -269,6 +244,8 @@ class Experiment:
             logger.finalize("success")
         if self.trainer.is_global_zero:
             write_record(record, directory)
+            if file := studies.study_file(config):
+                studies.append(record, file)
         return record
 
     def _save_adapter(self) -> int | None:
@@ -291,6 +268,7 @@ class Experiment:
                 command=self.job.words,
                 trained=config["train"],
                 from_checkpoint=config["ckpt_path"],
+                identity=self.identity,
             ),
             parameters=Parameters(report.adapter, report.head, report.backbone, report.percent),
             scores=scores,

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rlora.identity import identity, moved
 from rlora.job import Job
 from rlora.records import FILE, Record, read_record
 
@@ -62,26 +63,24 @@ def find(config: dict[str, Any], job: Job, *, run: Callable[[dict[str, Any], Job
 def job_of(config: dict[str, Any], job: Job) -> tuple[dict[str, Any], Job]:
     """The config and job of the run that learns the prior, in a folder of its own below this run's."""
     folder = job.directory / FOLDER
-    moved = _moved(config, str(job.directory), str(folder))
+    there = moved(config, str(job.directory), str(folder))
     own = {
-        **moved,
+        **there,
         "regularizer": {"_target_": "rlora.regularizers.none.NoRegularizer"},
-        "task": {**moved["task"], "part": "prior"},
+        "task": {**there["task"], "part": "prior"},
         "train": True,
         "predict": False,
         "certify": False,
         "ckpt_path": None,
         "print_config": False,
+        "study": None,
     }
     return own, replace(job, directory=folder, choices={**job.choices, "regularizer": "none"}, words=[])
 
 
 def finished(config: dict[str, Any], folder: Path) -> bool:
     """Whether a run of this very config lies finished in a folder, as after a break in the posterior's training."""
-    if not (folder / FILE).is_file():
-        return False
-    saved = read_record(folder).config
-    return all(saved.get(key) == config[key] for key in (*SAME, "task", "optimizer", "scheduler", "trainer"))
+    return (folder / FILE).is_file() and read_record(folder).run.identity == identity(config, str(folder))
 
 
 def facts(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
@@ -105,13 +104,3 @@ def facts(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
         "parts": record.data.get("parts"),
         "scores": record.scores,
     }
-
-
-def _moved(value: Any, here: str, there: str) -> Any:
-    """A plain config with every path below one folder moved to another."""
-    if isinstance(value, dict):
-        return {key: _moved(item, here, there) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_moved(item, here, there) for item in value]
-    inside = isinstance(value, str) and (value == here or value.startswith(here + "/"))
-    return there + value[len(here) :] if inside else value

@@ -13,7 +13,7 @@ FILE = "results.json"
 
 @dataclass
 class Run:
-    """What was run: the choices of the command line, and how it ended."""
+    """What was run: the choices of the command line, and how it ended; identity: see `rlora.identity`."""
 
     task: str
     model: str
@@ -26,6 +26,7 @@ class Run:
     command: list[str]
     trained: bool
     from_checkpoint: str | None = None
+    identity: str = ""
 
 
 @dataclass
@@ -113,6 +114,15 @@ def read_record(path: Path) -> Record:
         raise ValueError(f"{path} does not exist: the run did not finish, or this is not a run directory") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a run record: {error}") from error
+    return parse_record(raw, str(path))
+
+
+def parse_record(raw: Any, path: str) -> Record:
+    """A record from its plain JSON; `path` says where it came from.
+
+    Raises:
+        ValueError: it is none, or of another schema.
+    """
     schema = raw.get("schema") if isinstance(raw, dict) else None
     if schema != SCHEMA:
         raise ValueError(f"{path} has record schema {schema}, this version reads schema {SCHEMA}")

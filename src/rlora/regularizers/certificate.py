@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -146,8 +146,3 @@ def rival_of(errors: int, rows: int, options: CertificateOptions) -> dict[str, A
     """Clopper-Pearson's bound, at the same confidence, on a predictor that never trained on these rows."""
     bound = bounds.clopper_pearson(errors, rows, options.delta + options.delta_mc)
     return {"error": errors / rows, "rows": rows, "bound": bound}
-
-
-def as_plain(bound: Bound) -> dict[str, float]:
-    """A bound as plain values."""
-    return asdict(bound)

@@ -1,0 +1,39 @@
+"""What makes two runs the same: their resolved config, but for where they write and how they tell of it."""
+
+import hashlib
+import json
+from typing import Any
+
+PRESENTATION = ("paths", "logger", "print_config", "study", "skip_finished")  # sections that change no result
+TRAINER_PRESENTATION = ("default_root_dir", "enable_progress_bar")
+
+
+def essence(config: dict[str, Any], folder: str) -> dict[str, Any]:
+    """A resolved config without what changes no result: paths, loggers and the run's own folder.
+
+    Args:
+        config: Plain and resolved.
+        folder: Of the run, as the config's paths name it.
+    """
+    kept = {key: value for key, value in config.items() if key not in PRESENTATION}
+    if not kept.get("certify"):
+        kept.pop("certificate", None)
+    if "trainer" in kept:
+        kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key not in TRAINER_PRESENTATION}
+    without: dict[str, Any] = moved(kept, folder, ".")
+    return without
+
+
+def identity(config: dict[str, Any], folder: str) -> str:
+    """SHA-256 (hex) of a config's essence: two runs of one identity give the same result on the same machine."""
+    return hashlib.sha256(json.dumps(essence(config, folder), sort_keys=True).encode()).hexdigest()
+
+
+def moved(value: Any, here: str, there: str) -> Any:
+    """A plain config with every path below one folder moved to another."""
+    if isinstance(value, dict):
+        return {key: moved(item, here, there) for key, item in value.items()}
+    if isinstance(value, list):
+        return [moved(item, here, there) for item in value]
+    inside = isinstance(value, str) and (value == here or value.startswith(here + "/"))
+    return there + value[len(here) :] if inside else value

@@ -1,0 +1,111 @@
+"""Finished runs: found again wherever they lie; and a study's records, which outlive the folders of its runs."""
+
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rlora.identity import essence, identity
+from rlora.job import Job
+from rlora.records import FILE, Record, parse_record, read_record, write_record
+
+log = logging.getLogger(__name__)
+RECORDS = "records.jsonl"
+
+
+def skipped(config: dict[str, Any], job: Job) -> Record | None:
+    """The record of the same run, where it finished before and this is a multirun that skips such runs.
+
+    A copy is left in this run's folder, so that the multirun's folder is complete.
+    """
+    if not (job.multirun and config["skip_finished"]):
+        return None
+    record = find(identity(config, str(job.directory)), Path(config["paths"]["outputs"]), study_file(config))
+    if record is not None:
+        log.info("skipped: the same run finished on %s in %s", record.run.started, record.run.directory)
+        write_record(record, job.directory)
+    return record
+
+
+def find(wanted: str, outputs: Path, study: Path | None) -> Record | None:
+    """The record of this identity in a study's file, or else anywhere below a folder; None where there is none."""
+    for line in _lines(study):
+        if wanted in line:
+            return parse_record(json.loads(line), str(study))
+    for file in outputs.rglob(FILE):
+        if wanted in file.read_text(errors="replace"):
+            return read_record(file)
+    return None
+
+
+def read_study(file: Path) -> list[Record]:
+    """All records of a study.
+
+    Raises:
+        ValueError: a line is no record.
+    """
+    records = []
+    for number, line in enumerate(_lines(file), start=1):
+        place = f"{file}, line {number}"
+        try:
+            raw = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{place} cannot be read as a run record: {error}") from None
+        records.append(parse_record(raw, place))
+    return records
+
+
+def study_file(config: dict[str, Any]) -> Path | None:
+    """Where the records of a run's study are kept; None where it belongs to none."""
+    return Path(config["paths"]["studies"]) / str(config["study"]) / RECORDS if config["study"] else None
+
+
+def append(record: Record, file: Path) -> None:
+    """Add a record to a study's file, as a line of its own, while others may do the same."""
+    line = json.dumps(asdict(portable(record))) + "\n"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a+b") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.seek(0)
+        stream.truncate(stream.read().rfind(b"\n") + 1)  # of a line that a full disk cut off
+        stream.write(line.encode())
+
+
+def portable(record: Record) -> Record:
+    """A record without the names and paths of the machine it was made on."""
+    folder = record.run.directory
+    return replace(
+        record,
+        run=replace(record.run, directory=Path(folder).name, command=_nameless(record.run.command)),
+        environment=replace(record.environment, host="", platform=""),
+        data=_nameless(record.data),
+        backbone=_nameless(record.backbone),
+        config=_nameless(essence(record.config, folder)),
+    )
+
+
+def _nameless(value: Any) -> Any:
+    """Plain values with the last part alone of every absolute path, in `key=path` too."""
+    if isinstance(value, dict):
+        return {key: _nameless(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_nameless(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    key, equals, path = value.rpartition("=")
+    path = path.strip("'\"")
+    return f"{key}{equals}{Path(path).name}" if os.path.isabs(path) else value
+
+
+def _lines(file: Path | None) -> Iterator[str]:
+    """The whole lines of a file; a last one that was cut off is left out."""
+    if file is None or not file.is_file():
+        return
+    with file.open(encoding="utf-8") as stream:
+        for line in stream:
+            if line.endswith("\n") and line.strip():
+                yield line

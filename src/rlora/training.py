@@ -1,0 +1,52 @@
+"""The Lightning trainer of a run: its callbacks, loggers and checkpoints."""
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger
+
+from rlora.adapters import AdapterSet
+from rlora.callbacks.checkpoint import AtomicCheckpointIO
+from rlora.callbacks.merged_evaluation import MergedEvaluation
+from rlora.config import build, flat
+from rlora.tasks.base import Task
+
+GROUPS = ("task", "model", "adapter", "regularizer")  # whose options name a run
+
+
+def make_trainer(
+    config: dict[str, Any], choices: dict[str, str], task: Task, adapters: AdapterSet, recorder: L.Callback
+) -> L.Trainer:
+    """Build the trainer that a config asks for.
+
+    Args:
+        config: Plain and resolved.
+        choices: Group to option, for the loggers.
+        task: Whose score is watched.
+        adapters: Merged while scoring.
+        recorder: Keeps what the record needs.
+    """
+    monitor = f"validation/{task.monitor}"
+    callbacks: list[L.Callback] = [recorder]  # first: merging counts as validation, not as training
+    if config["merge_for_evaluation"]:
+        callbacks.append(MergedEvaluation(adapters))
+    for node in (config.get("callbacks") or {}).values():
+        watched = {"monitor": monitor, "mode": task.mode} if "monitor" in node else {}
+        callbacks.append(build({k: v for k, v in node.items() if k not in watched}, **watched))
+    if not config["trainer"].get("enable_progress_bar", True):
+        callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
+    keeps = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+    loggers: list[Logger] = [build(node) for node in (config.get("logger") or {}).values()]
+    for logger in loggers:
+        if isinstance(logger, CSVLogger):
+            continue  # config.yaml says it already
+        logger.log_hyperparams({**flat(config), **{k: choices.get(k, "") for k in GROUPS}})
+    trainer: L.Trainer = build(
+        config["trainer"],
+        logger=loggers,
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        enable_checkpointing=keeps,
+    )
+    return trainer

@@ -1,0 +1,130 @@
+"""Finished runs are found again and not repeated; a study's records stand alone."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from omegaconf import OmegaConf
+
+from rlora import experiment, studies
+from rlora.identity import essence, identity
+from rlora.records import read_record
+
+WORDS = ("adapter=rlora", "adapter.rank=2", "trainer.max_epochs=1")
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_run, tmp_path_factory):
+    """A finished run of a study, below its outputs."""
+    folder = tmp_path_factory.mktemp("outputs") / "runs" / "one"
+    tiny_run(*WORDS, *places(folder.parents[1]), "study=toy", folder=folder)
+    return folder
+
+
+def places(outputs):
+    return f"paths.outputs='{outputs}'", f"paths.studies='{outputs.parent / 'studies'}'"
+
+
+@pytest.fixture
+def again(tiny_job, finished, monkeypatch):
+    """Function (*words, outputs): run as one job of a multirun; gives the folders of the experiments that ran."""
+    ran = []
+    monkeypatch.setattr(experiment.Experiment, "run", lambda self: ran.append(self.job.directory) or record(finished))
+
+    def record(folder):
+        return read_record(folder)
+
+    def start(*words, folder, outputs=None):
+        config, job = tiny_job(*WORDS, *places(outputs or finished.parents[1]), *words, folder=folder)
+        score = experiment.run(OmegaConf.create(config), replace(job, multirun=True))
+        return score, ran
+
+    return start
+
+
+def test_a_finished_run_is_not_repeated_in_a_multirun(again, finished, tmp_path):
+    score, ran = again("study=toy", "logger=none", "trainer.enable_progress_bar=true", folder=tmp_path / "new")
+    assert not ran
+    assert score == read_record(finished).scores["validation/accuracy"]
+    assert read_record(tmp_path / "new") == studies.portable(read_record(finished))
+
+
+@pytest.mark.parametrize("word", ["seed=1", "optimizer.lr=0.5", "task.shots=2", "adapter.rank=4", "certify=true"])
+def test_any_other_run_is_run(word, again, tmp_path):
+    more = ["regularizer=pac_bayes"] if word == "certify=true" else []
+    assert again(word, *more, folder=tmp_path / "new")[1] == [tmp_path / "new"]
+
+
+def test_on_request_it_is_repeated(again, tmp_path):
+    assert again("skip_finished=false", folder=tmp_path / "new")[1] == [tmp_path / "new"]
+
+
+def test_a_study_is_resumed_without_its_outputs(again, finished, tmp_path):
+    studies_there = finished.parents[2] / "studies"
+    words = (f"paths.studies='{studies_there}'", "study=toy")
+    assert again(*words, folder=tmp_path / "new", outputs=tmp_path / "empty")[1] == []
+    assert again("study=other", folder=tmp_path / "newer", outputs=tmp_path / "empty")[1] == [tmp_path / "newer"]
+
+
+def test_a_single_run_is_always_run(tiny_job, finished, tmp_path):
+    config, job = tiny_job(*WORDS, *places(finished.parents[1]), folder=tmp_path)
+    assert studies.skipped(config, job) is None
+
+
+def test_a_broken_run_is_no_finished_one(finished, tmp_path):
+    wanted = read_record(finished).run.identity
+    assert studies.find(wanted, finished.parents[1], None) == read_record(finished)
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "results.json").write_text('{"run": ')
+    assert studies.find(wanted, tmp_path, None) is None
+
+
+def test_a_studys_records_name_no_machine(finished):
+    file = finished.parents[2] / "studies" / "toy" / studies.RECORDS
+    text = file.read_text()
+    host = read_record(finished).environment.host
+    assert f'"{host}"' not in text
+    assert str(finished) not in text
+    assert not [
+        leaf for leaf in leaves(json.loads(text)) if isinstance(leaf, str) and ("/tmp" in leaf or leaf.startswith("/"))
+    ]
+    (record,) = studies.read_study(file)
+    assert record.scores == read_record(finished).scores
+    assert record.run.identity == read_record(finished).run.identity
+
+
+def leaves(value):
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from leaves(item)
+    else:
+        yield value
+
+
+def test_a_line_that_was_cut_off_is_left_out_and_replaced(finished, tmp_path):
+    record, file = read_record(finished), tmp_path / "study" / studies.RECORDS
+    studies.append(record, file)
+    whole = file.read_bytes()
+    file.write_bytes(whole + whole[:100])
+    assert len(studies.read_study(file)) == 1
+    studies.append(record, file)
+    assert file.read_bytes() == whole * 2
+
+
+def test_a_line_that_is_no_record_is_named(tmp_path):
+    file = tmp_path / studies.RECORDS
+    file.write_text("{}\n")
+    with pytest.raises(ValueError, match=r"records\.jsonl, line 1 has record schema None"):
+        studies.read_study(file)
+    file.write_text("{\n")
+    with pytest.raises(ValueError, match=r"records\.jsonl, line 1 cannot be read"):
+        studies.read_study(file)
+
+
+def test_identity_knows_the_config_alone_not_where_it_writes(compose):
+    here = compose("adapter=lora", folder="/here")
+    there = compose("adapter=lora", "paths.cache=/elsewhere", "logger=none", "print_config=false", folder="/there")
+    assert identity(here.config, "/here") == identity(there.config, "/there")
+    assert "/here" not in json.dumps(essence(here.config, "/here"))
+    other = compose("adapter=lora", "certificate.draws=5", folder="/here").config
+    assert identity(other, "/here") == identity(here.config, "/here"), "nothing is certified"
