@@ -76,7 +76,7 @@ def test_a_prior_of_another_run_is_taken(certified, tiny_run, tmp_path):
 
 def test_a_finished_prior_is_not_learnt_again(certified, tiny_run):
     before = (certified / "prior" / "results.json").stat().st_mtime_ns
-    tiny_run(*SPLIT, folder=certified)
+    tiny_run(*SPLIT, *FEW, folder=certified)
     assert (certified / "prior" / "results.json").stat().st_mtime_ns == before
 
 
@@ -118,6 +118,28 @@ def test_a_prior_that_saw_the_examples_is_refused(tiny_run, tmp_path):
     assert not (tmp_path / "run" / "results.json").exists()
 
 
+def test_a_rival_of_another_run_stands_in(certified, tiny_experiment, tmp_path):
+    words = [*POSTERIOR, "task.part=rest", "task.batch_size=10", *FEW, f"certificate.rival='{certified / 'prior'}'"]
+    experiment = tiny_experiment(*words, folder=tmp_path)
+    experiment.run()
+    found, learnt = read_record(tmp_path).certificate, read_record(certified).certificate
+    assert found["prior"]["kind"] == "start"
+    assert {**found["rival"], "of": ""} == {**learnt["rival"], "of": ""}
+    assert found["gap"] == found["bound"] - found["rival"]["bound"]
+    own = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    state = experiment.module.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in own.items()), "the run's own numbers are back"
+
+
+def test_a_rival_that_saw_the_examples_is_refused(tiny_run, tmp_path):
+    tiny_run("adapter.rank=2", folder=tmp_path / "whole")
+    with pytest.raises(ValueError, match="the rival was learnt on examples that overlap those to be certified"):
+        tiny_run(*POSTERIOR, *FEW, f"certificate.rival='{tmp_path / 'whole'}'", folder=tmp_path / "run")
+    with pytest.raises(ValueError, match=r"certificate\.rival=nowhere is not the folder of a finished run"):
+        tiny_run(*POSTERIOR, *FEW, "certificate.rival=nowhere", folder=tmp_path / "run")
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
 class Rows:
     """A task as far as the check looks at it."""
 
@@ -149,7 +171,7 @@ def test_a_prior_must_come_from_the_same_division_and_be_chosen_elsewhere():
         ([*SPLIT, "task.shots=4"], r"task\.part=prior divides"),
         (
             [*POSTERIOR, "regularizer.prior=nowhere"],
-            r"regularizer\.prior=nowhere is not start, split or the folder of a run",
+            r"regularizer\.prior=nowhere is not start, split or the folder of a finished run",
         ),
         ([*POSTERIOR, "certify=true", "certificate.draws=0"], r"certificate\.draws=0"),
         ([*SPLIT, "task.prior_fraction=0.001"], r"leave no rows for prior"),

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from rlora import experiment, studies
 from rlora.identity import essence, identity
-from rlora.records import read_record
+from rlora.records import read_lines, read_record
 
 WORDS = ("adapter=rlora", "adapter.rank=2", "trainer.max_epochs=1")
 
@@ -88,7 +88,7 @@ def test_a_studys_records_name_no_machine(finished):
     assert not [
         leaf for leaf in leaves(json.loads(text)) if isinstance(leaf, str) and ("/tmp" in leaf or leaf.startswith("/"))
     ]
-    (record,) = studies.read_study(file)
+    (record,) = read_lines(file)
     assert record.scores == read_record(finished).scores
     assert record.run.identity == read_record(finished).run.identity
 
@@ -106,7 +106,7 @@ def test_a_line_that_was_cut_off_is_left_out_and_replaced(finished, tmp_path):
     studies.append(record, file)
     whole = file.read_bytes()
     file.write_bytes(whole + whole[:100])
-    assert len(studies.read_study(file)) == 1
+    assert len(read_lines(file)) == 1
     studies.append(record, file)
     assert file.read_bytes() == whole * 2
 
@@ -115,10 +115,10 @@ def test_a_line_that_is_no_record_is_named(tmp_path):
     file = tmp_path / studies.RECORDS
     file.write_text("{}\n")
     with pytest.raises(ValueError, match=r"records\.jsonl, line 1 has record schema None"):
-        studies.read_study(file)
+        read_lines(file)
     file.write_text("{\n")
     with pytest.raises(ValueError, match=r"records\.jsonl, line 1 cannot be read"):
-        studies.read_study(file)
+        read_lines(file)
 
 
 def test_identity_knows_the_config_alone_not_where_it_writes(compose):

@@ -1,8 +1,10 @@
 """The certificate of a trained posterior: which examples may be certified, the draws over them, and the report."""
 
 import hashlib
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -16,6 +18,8 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from rlora import prior
+from rlora.adapters import files
 from rlora.module import FineTuning
 from rlora.regularizers.certificate import (
     CertificateOptions,
@@ -31,17 +35,17 @@ from rlora.tasks.base import Task
 from rlora.tasks.parts import one_of_each
 
 NO_RIVAL = (
-    "with a prior of the start values no predictor is at hand that never saw these examples: train one on others, as "
-    "regularizer.prior=split does"
+    "with a prior of the start values no predictor is at hand that never saw these examples: give the folder of one "
+    "trained on task.part=prior as certificate.rival, and train the posterior with task.part=rest"
 )
 ASSUMPTION = "the certified rows count as independent draws of one distribution; by_group takes one row of each group"
 
 
-def check(module: FineTuning) -> None:
+def check(module: FineTuning, options: CertificateOptions) -> None:
     """Refuse what cannot be certified, before any work is done.
 
     Raises:
-        ValueError: no posterior, or no 0-1 loss.
+        ValueError: no posterior, no 0-1 loss, or a rival that saw the rows.
     """
     if not isinstance(module.regularizer, PACBayes):
         raise ValueError("certify=true needs a posterior, and this run has none: train it with regularizer=pac_bayes")
@@ -49,32 +53,36 @@ def check(module: FineTuning) -> None:
         raise ValueError(
             f"certify=true bounds the 0-1 loss of classification, which task={module.task.name} has not: leave it out"
         )
+    if options.rival is not None:
+        facts = prior.facts(Path(options.rival).expanduser(), module.run_config, "certificate.rival")
+        check_prior(module.task, facts, "rival")
 
 
-def check_prior(task: Task, prior: dict[str, Any]) -> None:
-    """Refuse a prior that was learnt, or chosen, on examples that are to be certified.
+def check_prior(task: Task, facts: dict[str, Any], name: str = "prior") -> None:
+    """Refuse a prior, or a rival, that was learnt, or chosen, on examples that are to be certified.
 
     Args:
         task: Whose training rows are to be certified; `describe` tells their `part` and the digests of all `parts`.
-        prior: `kind` ("start" or "learnt"), and the same facts of a learnt one.
+        facts: `kind` ("start" or "learnt") and, of a learnt one, what `rlora.prior.facts` tells.
+        name: What it is.
 
     Raises:
         ValueError: the rows overlap, or may do so.
     """
-    if prior["kind"] == "start":
+    if facts["kind"] == "start":
         return
-    facts = task.describe()
+    here = task.describe()
     if shared := task.train_rows_in_validation():
         raise ValueError(
-            f"{shared} of the rows to be certified are rows of the validation set too, on which the prior's epoch was "
+            f"{shared} of the rows to be certified are rows of the validation set too, on which the {name}'s epoch was "
             "chosen: use task.validation=train, which keeps them apart"
         )
-    if (prior["part"], facts.get("part")) != ("prior", "rest") or prior["parts"] != facts.get("parts"):
+    if (facts["part"], here.get("part")) != ("prior", "rest") or facts["parts"] != here.get("parts"):
         raise ValueError(
-            "the prior was learnt on examples that overlap those to be certified, or may do so: it must come from "
+            f"the {name} was learnt on examples that overlap those to be certified, or may do so: it must come from "
             "task.part=prior and be certified on task.part=rest of the same division (there "
-            f"part={prior['part']}, here part={facts.get('part')}, "
-            f"{'the same' if prior['parts'] == facts.get('parts') else 'another'} division)"
+            f"part={facts['part']}, here part={here.get('part')}, "
+            f"{'the same' if facts['parts'] == here.get('parts') else 'another'} division)"
         )
 
 
@@ -107,16 +115,14 @@ class Certification:
 
     def certificate(self) -> dict[str, Any]:
         """All numbers of the report; see `bound_of` and `rival_of`."""
-        prior = self.module.prior
-        check_prior(self.task, prior)
-        learnt = prior["kind"] == "learnt"  # on other examples, so that its mean is an honest rival
+        check_prior(self.task, self.module.prior)
         divergence, payments = divergence_of(self.posterior, self.options)
         rows = np.arange(self.task.num_train_examples)
         every = self.gibbs_risk("certified rows", rows)
         apart = one_of_each(self.task.train_groups(), self.module.seed)
         single = every if len(apart) == len(rows) else self.gibbs_risk("one row of each group", apart)
         bound = bound_of(every, divergence, payments, self.options)
-        rival: dict[str, Any] = self._rival(rows) if learnt else {"reason": NO_RIVAL}
+        rival = self._rival(rows)
         return {
             **asdict(bound),
             "by_group": asdict(bound_of(single, divergence, payments, self.options)),
@@ -126,10 +132,10 @@ class Certification:
             "options": asdict(self.options),
             "draw": "each row its own" if self.own_draws else f"one for {self.options.rows_per_draw} rows",
             "rival": rival,
-            "gap": bound.bound - rival["bound"] if learnt else None,
+            "gap": bound.bound - rival["bound"] if "bound" in rival else None,
             "test": {name: self._test_errors(name, loader) for name, loader in self.task.test_loaders().items()},
             "assumption": ASSUMPTION,
-            "prior": prior,
+            "prior": self.module.prior,
         }
 
     def gibbs_risk(self, label: str, rows: NDArray[np.int64]) -> GibbsRisk:
@@ -156,12 +162,31 @@ class Certification:
         return draw_for_each(self.posterior, seed, examples) if self.own_draws else one_draw(self.posterior, seed)
 
     def _rival(self, rows: NDArray[np.int64]) -> dict[str, Any]:
-        with self.posterior.at_prior_mean():
-            errors = self._errors("the prior's mean", self.task.certification_loader(rows, None))
-        return {
-            "of": "the prior's mean, which never trained on these rows",
-            **rival_of(errors, len(rows), self.options),
-        }
+        of: str
+        standing: AbstractContextManager[None]
+        if self.options.rival is not None:
+            of, standing = self.options.rival, self._standing_in(Path(self.options.rival).expanduser())
+        elif self.module.prior["kind"] == "learnt":
+            of, standing = "the prior's mean", self.posterior.at_prior_mean()
+        else:
+            return {"reason": NO_RIVAL}
+        with standing:
+            errors = self._errors("the rival", self.task.certification_loader(rows, None))
+        return {"of": f"{of}, which never trained on these rows", **rival_of(errors, len(rows), self.options)}
+
+    @contextmanager
+    def _standing_in(self, folder: Path) -> Iterator[None]:
+        """Let another run's trained numbers stand in for this one's."""
+        adapters = self.module.adapter_set
+        trained = [*adapters.adapter_parameters().values(), *adapters.head_parameters().values()]
+        own = [parameter.detach().clone() for parameter in trained]
+        files.load(adapters, folder / "adapter", fingerprint=self.module.identity["backbone"])
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(trained, own, strict=True):
+                    parameter.copy_(value)
 
     def _test_errors(self, name: str, loader: DataLoader[Any]) -> dict[str, float]:
         """Errors of the posterior's mean and of draws from it."""

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.tree import Tree
 
 from rlora.job import Job
+from rlora.plain import flat
 
 
 def build(node: Any, *args: Any, **runtime: Any) -> Any:
@@ -53,13 +54,6 @@ def build(node: Any, *args: Any, **runtime: Any) -> Any:
 def plain(config: Any) -> Any:
     """A config as plain dicts, lists and values, resolved."""
     return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
-
-
-def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys to leaves, for loggers whose nested dicts would clash with sweep parameters."""
-    if isinstance(config, dict) and config:
-        return {key: value for name, inner in config.items() for key, value in flat(inner, f"{prefix}{name}.").items()}
-    return {prefix.removesuffix("."): config}
 
 
 def show(config: dict[str, Any], console: Console, choices: dict[str, str]) -> None:

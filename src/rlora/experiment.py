@@ -22,7 +22,7 @@ from rlora import certification, prior, restore, studies
 from rlora.adapters import AdapterSet, files, inject
 from rlora.atomic import write_atomically
 from rlora.callbacks.recorder import Recorder
-from rlora.config import build, flat, plain, show
+from rlora.config import build, plain, show
 from rlora.console import print_summary, quieten
 from rlora.environment import environment, is_first_process
 from rlora.identity import identity
@@ -30,6 +30,7 @@ from rlora.job import Job, check
 from rlora.memory import keep_freed_memory
 from rlora.models.backbone import Backbone
 from rlora.module import FineTuning, write_predictions
+from rlora.plain import flat
 from rlora.records import FILE, Parameters, Record, Run, write_record
 from rlora.regularizers.certificate import CertificateOptions
 from rlora.tasks.base import Task
@@ -117,7 +118,7 @@ class Experiment:
             self._start_from(learnt)
         self.recorder = Recorder()
         if config["certify"]:
-            certification.check(self.module)
+            certification.check(self.module, self.certificate_options)
         failed = True
         try:
             self.trainer = make_trainer(self.config, self.choices, self.task, self.adapters, self.recorder)

@@ -4,6 +4,8 @@ import hashlib
 import json
 from typing import Any
 
+from rlora.plain import moved
+
 PRESENTATION = ("paths", "logger", "print_config", "study", "skip_finished")  # sections that change no result
 TRAINER_PRESENTATION = ("default_root_dir", "enable_progress_bar")
 
@@ -27,13 +29,3 @@ def essence(config: dict[str, Any], folder: str) -> dict[str, Any]:
 def identity(config: dict[str, Any], folder: str) -> str:
     """SHA-256 (hex) of a config's essence: two runs of one identity give the same result on the same machine."""
     return hashlib.sha256(json.dumps(essence(config, folder), sort_keys=True).encode()).hexdigest()
-
-
-def moved(value: Any, here: str, there: str) -> Any:
-    """A plain config with every path below one folder moved to another."""
-    if isinstance(value, dict):
-        return {key: moved(item, here, there) for key, item in value.items()}
-    if isinstance(value, list):
-        return [moved(item, here, there) for item in value]
-    inside = isinstance(value, str) and (value == here or value.startswith(here + "/"))
-    return there + value[len(here) :] if inside else value

@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rlora.identity import identity, moved
+from rlora.identity import identity
 from rlora.job import Job
+from rlora.plain import moved
 from rlora.records import FILE, Record, read_record
 
 log = logging.getLogger(__name__)
@@ -83,8 +84,8 @@ def finished(config: dict[str, Any], folder: Path) -> bool:
     return (folder / FILE).is_file() and read_record(folder).run.identity == identity(config, str(folder))
 
 
-def facts(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """What a certificate has to know of a learnt prior: its part and the digests of all parts.
+def facts(folder: Path, config: dict[str, Any], key: str = "regularizer.prior") -> dict[str, Any]:
+    """What a certificate has to know of a learnt prior, or of a rival: its part and the digests of all parts.
 
     Raises:
         ValueError: no finished run lies there, or it is one of another model, adapter or seed.
@@ -92,11 +93,12 @@ def facts(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     try:
         record: Record = read_record(folder)
     except ValueError as error:
-        raise ValueError(f"regularizer.prior={folder} is not start, split or the folder of a run: {error}") from error
+        others = "start, split or " if key == "regularizer.prior" else ""
+        raise ValueError(f"{key}={folder} is not {others}the folder of a finished run: {error}") from error
     if other := [key for key in SAME if record.config.get(key) != config[key]]:
         raise ValueError(
-            f"regularizer.prior={folder} was learnt with another {', '.join(other)}: use the same, or "
-            "regularizer.prior=split"
+            f"{key}={folder} was learnt with another {', '.join(other)}: use the same, or let "
+            "regularizer.prior=split learn one"
         )
     return {
         "kind": "learnt",

@@ -117,6 +117,31 @@ def read_record(path: Path) -> Record:
     return parse_record(raw, str(path))
 
 
+def read_lines(file: Path, *, holding: str = "") -> list[Record]:
+    """Read a file with a record a line; one that does not exist holds none, and a last line that was cut off is none.
+
+    Args:
+        file: See above.
+        holding: Text that a line must hold to be read.
+
+    Raises:
+        ValueError: a line is no record.
+    """
+    if not file.is_file():
+        return []
+    records = []
+    for number, line in enumerate(file.read_text().split("\n")[:-1], start=1):
+        if holding not in line:
+            continue
+        place = f"{file}, line {number}"
+        try:
+            raw = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{place} cannot be read as a run record: {error}") from None
+        records.append(parse_record(raw, place))
+    return records
+
+
 def parse_record(raw: Any, path: str) -> Record:
     """A record from its plain JSON; `path` says where it came from.
 

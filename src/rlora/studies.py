@@ -4,14 +4,13 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from rlora.identity import essence, identity
 from rlora.job import Job
-from rlora.records import FILE, Record, parse_record, read_record, write_record
+from rlora.records import FILE, Record, read_lines, read_record, write_record
 
 log = logging.getLogger(__name__)
 RECORDS = "records.jsonl"
@@ -33,30 +32,12 @@ def skipped(config: dict[str, Any], job: Job) -> Record | None:
 
 def find(wanted: str, outputs: Path, study: Path | None) -> Record | None:
     """The record of this identity in a study's file, or else anywhere below a folder; None where there is none."""
-    for line in _lines(study):
-        if wanted in line:
-            return parse_record(json.loads(line), str(study))
+    if study is not None and (found := next(iter(read_lines(study, holding=wanted)), None)):
+        return found
     for file in outputs.rglob(FILE):
         if wanted in file.read_text(errors="replace"):
             return read_record(file)
     return None
-
-
-def read_study(file: Path) -> list[Record]:
-    """All records of a study.
-
-    Raises:
-        ValueError: a line is no record.
-    """
-    records = []
-    for number, line in enumerate(_lines(file), start=1):
-        place = f"{file}, line {number}"
-        try:
-            raw = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{place} cannot be read as a run record: {error}") from None
-        records.append(parse_record(raw, place))
-    return records
 
 
 def study_file(config: dict[str, Any]) -> Path | None:
@@ -99,13 +80,3 @@ def _nameless(value: Any) -> Any:
     key, equals, path = value.rpartition("=")
     path = path.strip("'\"")
     return f"{key}{equals}{Path(path).name}" if os.path.isabs(path) else value
-
-
-def _lines(file: Path | None) -> Iterator[str]:
-    """The whole lines of a file; a last one that was cut off is left out."""
-    if file is None or not file.is_file():
-        return
-    with file.open(encoding="utf-8") as stream:
-        for line in stream:
-            if line.endswith("\n") and line.strip():
-                yield line

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlora.config import flat
+from rlora.plain import flat
 
 CONF = Path(__file__).parents[2] / "conf"
 RECIPES = sorted(file.relative_to(CONF / "recipe").with_suffix("") for file in (CONF / "recipe").rglob("*.yaml"))

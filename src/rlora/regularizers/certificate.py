@@ -25,6 +25,7 @@ class CertificateOptions:
         rows_per_draw: Rows that share a draw, where examples cannot each have their own.
         candidates: Priors (sigma0, splits, ...) that were tried on the certified examples, this one included.
         tune_sigma0: Choose the prior's variances afterwards, from a grid that is paid for.
+        rival: Folder of a run that never trained on the certified rows, to compare with; None: the learnt prior's mean.
 
     Raises:
         ValueError: an option is out of its range.
@@ -36,6 +37,7 @@ class CertificateOptions:
     rows_per_draw: int = 16
     candidates: int = 1
     tune_sigma0: bool = False
+    rival: str | None = None
 
     def __post_init__(self) -> None:
         bounds.check_delta(self.delta, "certificate.delta")

@@ -1,0 +1,97 @@
+"""Options compared with each other on the same samples or seeds: means, and paired differences."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlora.reports.statistics import Estimate, estimate, paired
+from rlora.reports.tidy import Measured
+
+
+@dataclass(frozen=True)
+class Line:
+    """One setting.
+
+    Attributes:
+        setting: Values of the keys that tell settings apart.
+        estimates: By option: over the runs that have it; None where there are none.
+        difference: Last option minus first over the pairs both have; None where they share none.
+    """
+
+    setting: tuple[Any, ...]
+    estimates: list[Estimate | None]
+    difference: Estimate | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Lines of a table.
+
+    Attributes:
+        keys: What tells settings apart.
+        key: What is compared.
+        options: Its values, in order.
+        lines: Sorted by setting.
+    """
+
+    keys: list[str]
+    key: str
+    options: list[Any]
+    lines: list[Line]
+
+
+def compare(
+    runs: Sequence[Measured], *, keys: Sequence[str], key: str, pairs: Sequence[str], options: Sequence[Any] = ()
+) -> Comparison:
+    """Compare the options of one key in each setting.
+
+    Args:
+        runs: All of one comparison.
+        keys: Dotted keys that tell settings apart, such as task and adapter.
+        key: The dotted key whose options are compared.
+        pairs: Dotted keys whose values pair the runs, such as seed.
+        options: Order of the options; empty: as they sort.
+
+    Raises:
+        ValueError: a key that no run has, a run without a score, or several runs of one setting, option and pair.
+    """
+    cells: dict[tuple[Any, ...], dict[Any, dict[object, float]]] = {}
+    for run in runs:
+        setting, (option,), pair = (_values(run, names) for names in (keys, [key], pairs))
+        if run.score is None:
+            raise ValueError(f"the run in {run.record.run.directory} was not scored on a test split: leave it out")
+        cell = cells.setdefault(setting, {}).setdefault(option, {})
+        if pair in cell:
+            raise ValueError(
+                f"several runs have {_told(keys, setting)}, {key}={option} and {_told(pairs, pair)}: name the keys "
+                "that tell them apart, among rows or pairs"
+            )
+        cell[pair] = run.score
+    order = list(options) or sorted({option for cell in cells.values() for option in cell}, key=str)
+    lines = [
+        Line(
+            setting,
+            [estimate(list(cell[option].values())) if option in cell else None for option in order],
+            paired(cell.get(order[0], {}), cell.get(order[-1], {})) if len(order) > 1 else None,
+        )
+        for setting, cell in sorted(cells.items(), key=lambda item: [_rank(value) for value in item[0]])
+    ]
+    return Comparison(list(keys), key, order, lines)
+
+
+def _values(run: Measured, names: Sequence[str]) -> tuple[Any, ...]:
+    for name in names:
+        if name not in run.facts:
+            raise ValueError(
+                f"the run in {run.record.run.directory} has no {name}: see its config for the keys there are"
+            )
+    return tuple(run.facts[name] for name in names)
+
+
+def _told(names: Sequence[str], values: Sequence[Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
+
+
+def _rank(value: Any) -> tuple[bool, Any]:
+    number = isinstance(value, int | float)
+    return (not number, value if number else str(value))
