@@ -8,45 +8,7 @@ import pytest
 
 from rlora import records
 from rlora.atomic import write_atomically
-from rlora.records import Environment, Parameters, Record, Run, Training, read_record, write_record
-
-
-@pytest.fixture
-def record():
-    return Record(
-        run=Run(
-            task="lexicon",
-            model="minilm",
-            adapter="rlora",
-            regularizer="none",
-            seed=0,
-            directory="runs/1",
-            started="2024-01-01T00:00:00+00:00",
-            seconds=1.25,
-            command=["adapter=rlora", "seed=0"],
-            trained=True,
-        ),
-        parameters=Parameters(adapter=96, head=66, backbone=20000, percent=0.48),
-        scores={"validation/accuracy": 0.75, "test/accuracy": 1 / 3},
-        monitor="validation/accuracy",
-        training=Training(epochs=1, steps=3, best_epoch=0, history=[{"epoch": 0, "train/loss": 0.1}]),
-        environment=Environment(
-            host="here",
-            platform="Linux",
-            device="cpu",
-            precision="32-true",
-            threads=1,
-            peak_memory_mib=10.5,
-            peak_device_memory_mib=None,
-            git_commit=None,
-            git_dirty=None,
-            versions={"torch": "2"},
-        ),
-        data={"sizes": {"train": 60}, "fingerprint": "ab"},
-        backbone={"source": "random bert", "fingerprint": "cd"},
-        adapter_file_bytes=1234,
-        config={"seed": 0, "adapter": {"targets": ["q", "v"]}},
-    )
+from rlora.records import read_record, write_record
 
 
 def test_round_trip(record, tmp_path):

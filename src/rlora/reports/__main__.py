@@ -21,6 +21,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--compare", default="adapter", help="a key, or key=option,option in their order (%(default)s)")
     made.add_argument("--pairs", default="seed", help="keys that pair the runs (%(default)s)")
+    made.add_argument("--split", default="test", choices=["test", "validation"], help="(%(default)s)")
     made.add_argument("--markdown", type=Path, help="write a Markdown table to this file")
     return made
 
@@ -31,7 +32,7 @@ def main(words: Sequence[str] | None = None) -> None:
     key, _, options = asked.compare.partition("=")
     try:
         comparison = compare(
-            load(asked.paths),
+            load(asked.paths, asked.split),
             keys=_split(asked.rows),
             key=key,
             pairs=_split(asked.pairs),

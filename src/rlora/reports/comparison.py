@@ -59,7 +59,9 @@ def compare(
     for run in runs:
         setting, (option,), pair = (_values(run, names) for names in (keys, [key], pairs))
         if run.score is None:
-            raise ValueError(f"the run in {run.record.run.directory} was not scored on a test split: leave it out")
+            raise ValueError(
+                f"the run in {run.record.run.directory} was not scored on this split: leave it out, or see --split"
+            )
         cell = cells.setdefault(setting, {}).setdefault(option, {})
         if pair in cell:
             raise ValueError(

@@ -15,7 +15,7 @@ class Measured:
 
     Attributes:
         facts: What was run, by dotted key: task, model, adapter and regularizer by name, seed, and the whole config.
-        score: The task's own score on its test split; None where it was not tested.
+        score: The task's own score on the split asked for; None where it was not scored there.
         record: All of it.
     """
 
@@ -24,7 +24,7 @@ class Measured:
     record: Record
 
 
-def load(paths: Iterable[Path]) -> list[Measured]:
+def load(paths: Iterable[Path], split: str = "test") -> list[Measured]:
     """Read the records of folders of runs (at any depth) and of files with a record a line, each run once.
 
     Raises:
@@ -37,7 +37,7 @@ def load(paths: Iterable[Path]) -> list[Measured]:
             raise ValueError(f"{path} holds no record of a finished run: give a folder of runs or a records.jsonl")
         for record in records:
             found.setdefault((record.run.identity or record.run.directory, record.run.started), record)
-    return [measured(record) for record in found.values()]
+    return [measured(record, split) for record in found.values()]
 
 
 def _read(path: Path) -> list[Record]:
@@ -51,9 +51,9 @@ def _read(path: Path) -> list[Record]:
     return read_lines(path) if path.suffix == ".jsonl" else [read_record(path)]
 
 
-def measured(record: Record) -> Measured:
+def measured(record: Record, split: str) -> Measured:
     """One run's row."""
     run = record.run
     named = {"task": run.task, "model": run.model, "adapter": run.adapter, "regularizer": run.regularizer}
     metric = record.monitor.partition("/")[2]
-    return Measured({**flat(record.config), **named, "seed": run.seed}, record.scores.get(f"test/{metric}"), record)
+    return Measured({**flat(record.config), **named, "seed": run.seed}, record.scores.get(f"{split}/{metric}"), record)
