@@ -57,10 +57,12 @@ def append(record: Record, file: Path) -> None:
 
 
 def portable(record: Record) -> Record:
-    """A record without the names and paths of the machine it was made on."""
+    """A record without the names and paths of the machine it was made on, and of the epochs those that were scored."""
     folder = record.run.directory
+    scored = [row for row in record.training.history if any(key.startswith("validation/") for key in row)]
     return replace(
         record,
+        training=replace(record.training, history=scored),
         run=replace(record.run, directory=Path(folder).name, command=_nameless(record.run.command)),
         environment=replace(record.environment, host="", platform=""),
         data=_nameless(record.data),
