@@ -201,6 +201,24 @@ def test_two_processes_share_the_work(train, tmp_path):
     assert read_record(alone).scores["test/accuracy"] == pytest.approx(record.scores["test/accuracy"], abs=1e-7)
 
 
+def test_a_killed_multirun_goes_on_where_it_stopped(start, train, tmp_path):
+    words = ("-m", *SMALL, "seed=0,1,2", "trainer.max_epochs=1")
+    process = start(*words)
+    deadline = time.monotonic() + 120
+    while not (done := list(tmp_path.rglob("results.json"))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    before = {record.run.seed: record.run.started for record in map(read_record, done)}
+    assert 0 in before
+    output = train(*words)
+    assert "skipped: the same run finished on" in output
+    last = max((tmp_path / "multiruns").iterdir())
+    after = {record.run.seed: record.run.started for record in map(read_record, last.rglob("results.json"))}
+    assert set(after) == {0, 1, 2}
+    assert after | before == after
+
+
 def test_help_and_completion(start):
     for words, expected in ((("--help",), "adapter: "), (("--shell-completion", "install=bash"), "complete")):
         process = start(*words)
