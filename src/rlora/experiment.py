@@ -234,11 +234,10 @@ class Experiment:
             scores |= {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("test")}
         if config["predict"]:
             write_predictions(self.trainer, self.module, self.job.directory / "predictions")
-        record = self._record(scores, size)
+        certificate = None
         if config["certify"]:
-            record.certificate = certification.certify(
-                self.module, self.trainer, self.certificate_options, self.console
-            )
+            certificate = certification.certify(self.module, self.trainer, self.certificate_options, self.console)
+        record = self._record(scores, size, certificate)
         for logger in self.trainer.loggers:
             logger.log_metrics({f"final/{key}": value for key, value in record.scores.items()})
             logger.log_metrics({k: float(v) for k, v in flat(asdict(record.parameters), "parameters/").items()})
@@ -257,7 +256,7 @@ class Experiment:
         beside = restore.regularizer_files(self.module.regularizer)
         return files.save(self.adapters, self.job.directory / "adapter", backbone=source, extra=extra, beside=beside)
 
-    def _record(self, scores: dict[str, float], size: int | None) -> Record:
+    def _record(self, scores: dict[str, float], size: int | None, certificate: dict[str, Any] | None) -> Record:
         config, report, monitor = self.config, self.adapters.report(), f"validation/{self.task.monitor}"
         return Record(
             run=Run(
@@ -284,6 +283,7 @@ class Experiment:
             },
             adapter_file_bytes=size,
             config=self.module.run_config,
+            certificate=certificate,
         )
 
 

@@ -68,6 +68,7 @@ def portable(record: Record) -> Record:
         data=_nameless(record.data),
         backbone=_nameless(record.backbone),
         config=_nameless(essence(record.config, folder)),
+        certificate=_nameless(record.certificate),
     )
 
 
