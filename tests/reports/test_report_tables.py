@@ -46,6 +46,17 @@ def test_means_differences_and_their_pairs(study, capsys):
     assert "lexicon" in capsys.readouterr().out
 
 
+def test_runs_are_chosen_and_a_key_that_some_lack_is_left_empty(study, record, tmp_path):
+    alone = replace(record, run=replace(record.run, identity="x"), config={**record.config, "beta": 3})
+    write_record(replace(alone, scores={"test/accuracy": 0.5}), study / "runs" / "x")
+    words = ["--rows", "adapter,beta", "--where", "adapter=rlora", "--markdown", str(tmp_path / "table.md")]
+    main([str(study / "runs"), *words])
+    assert (tmp_path / "table.md").read_text().splitlines()[2:] == ["| rlora | 3 | 50.0 (1) |"]
+    words[1:4] = ["adapter,beta", "--where", "regularizer=none"]
+    main([str(study / "runs"), *words, "--pairs", "task.sample_seed"])
+    assert "| head |  |" in (tmp_path / "table.md").read_text()
+
+
 def test_a_run_counts_once_wherever_it_is_found(study):
     everywhere = load([study / "runs", study / "study" / studies.RECORDS, study])
     assert len(everywhere) == len(SCORES)
@@ -63,7 +74,9 @@ def test_runs_that_nothing_tells_apart_are_refused(study):
     [
         (["nowhere"], "nowhere does not exist"),
         (["{empty}"], "holds no record of a finished run"),
-        (["{runs}", "--rows", "task,adpter"], "has no adpter"),
+        (["{runs}", "--rows", "task,adpter"], "no run has the key adpter"),
+        (["{runs}", "--where", "adapter=nola"], "none of 5 runs has adapter=nola"),
+        (["{runs}", "--where", "adapter"], "--where adapter: conditions are key=value"),
     ],
 )
 def test_wrong_words_end_in_a_sentence(words, told, study, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rlora.reports.comparison import compare
+from rlora.reports.comparison import chosen, compare
 from rlora.reports.tables import cells, markdown, terminal
 from rlora.reports.tidy import load
 
@@ -20,6 +20,7 @@ def parser() -> argparse.ArgumentParser:
         "--rows", default="task", help="keys that tell settings apart, such as task,task.shots (%(default)s)"
     )
     made.add_argument("--compare", default="adapter", help="a key, or key=option,option in their order (%(default)s)")
+    made.add_argument("--where", default="", help="only runs with these values, such as regularizer=none,seed=0")
     made.add_argument("--pairs", default="seed", help="keys that pair the runs (%(default)s)")
     made.add_argument("--split", default="test", choices=["test", "validation"], help="(%(default)s)")
     made.add_argument("--markdown", type=Path, help="write a Markdown table to this file")
@@ -32,7 +33,7 @@ def main(words: Sequence[str] | None = None) -> None:
     key, _, options = asked.compare.partition("=")
     try:
         comparison = compare(
-            load(asked.paths, asked.split),
+            chosen(load(asked.paths, asked.split), _conditions(asked.where)),
             keys=_split(asked.rows),
             key=key,
             pairs=_split(asked.pairs),
@@ -44,6 +45,12 @@ def main(words: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     Console().print(terminal(titles, rows))
+
+
+def _conditions(words: str) -> dict[str, str]:
+    if wrong := [word for word in _split(words) if "=" not in word]:
+        raise ValueError(f"--where {wrong[0]}: conditions are key=value, with commas between them")
+    return dict(word.split("=", 1) for word in _split(words))
 
 
 def _split(words: str) -> list[str]:

@@ -1,6 +1,6 @@
 """Options compared with each other on the same samples or seeds: means, and paired differences."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,7 @@ def compare(
     Raises:
         ValueError: a key that no run has, a run without a score, or several runs of one setting, option and pair.
     """
+    _check_known(runs, [*keys, key, *pairs])
     cells: dict[tuple[Any, ...], dict[Any, dict[object, float]]] = {}
     for run in runs:
         setting, (option,), pair = (_values(run, names) for names in (keys, [key], pairs))
@@ -81,13 +82,28 @@ def compare(
     return Comparison(list(keys), key, order, lines)
 
 
-def _values(run: Measured, names: Sequence[str]) -> tuple[Any, ...]:
+def chosen(runs: Sequence[Measured], conditions: Mapping[str, str]) -> list[Measured]:
+    """The runs whose keys have these values, as one would type them.
+
+    Raises:
+        ValueError: a key that no run has, or no run is left.
+    """
+    _check_known(runs, list(conditions))
+    left = [run for run in runs if all(str(run.facts.get(key)) == value for key, value in conditions.items())]
+    if not left:
+        told = ", ".join(f"{key}={value}" for key, value in conditions.items())
+        raise ValueError(f"none of {len(runs)} runs has {told}")
+    return left
+
+
+def _check_known(runs: Sequence[Measured], names: Sequence[str]) -> None:
     for name in names:
-        if name not in run.facts:
-            raise ValueError(
-                f"the run in {run.record.run.directory} has no {name}: see its config for the keys there are"
-            )
-    return tuple(run.facts[name] for name in names)
+        if not any(name in run.facts for run in runs):
+            raise ValueError(f"no run has the key {name}: see a run's config.yaml for the keys there are")
+
+
+def _values(run: Measured, names: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(run.facts.get(name, "") for name in names)  # another option of the group may lack the key
 
 
 def _told(names: Sequence[str], values: Sequence[Any]) -> str:
