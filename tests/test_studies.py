@@ -66,6 +66,13 @@ def test_a_study_is_resumed_without_its_outputs(again, finished, tmp_path):
     assert again("study=other", folder=tmp_path / "newer", outputs=tmp_path / "empty")[1] == [tmp_path / "newer"]
 
 
+def test_a_run_that_finished_outside_the_study_joins_it(again, finished, tmp_path):
+    words = (f"paths.studies='{tmp_path}'", "study=later")
+    for folder in ("new", "newer"):
+        assert again(*words, folder=tmp_path / folder)[1] == []
+    assert read_lines(tmp_path / "later" / studies.RECORDS) == [studies.portable(read_record(finished))]
+
+
 def test_a_single_run_is_always_run(tiny_job, finished, tmp_path):
     config, job = tiny_job(*WORDS, *places(finished.parents[1]), folder=tmp_path)
     assert studies.skipped(config, job) is None
@@ -73,10 +80,10 @@ def test_a_single_run_is_always_run(tiny_job, finished, tmp_path):
 
 def test_a_broken_run_is_no_finished_one(finished, tmp_path):
     wanted = read_record(finished).run.identity
-    assert studies.find(wanted, finished.parents[1], None) == read_record(finished)
+    assert studies.find(wanted, finished.parents[1]) == read_record(finished)
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "results.json").write_text('{"run": ')
-    assert studies.find(wanted, tmp_path, None) is None
+    assert studies.find(wanted, tmp_path) is None
 
 
 def test_a_studys_records_name_no_machine(finished):

@@ -19,21 +19,23 @@ RECORDS = "records.jsonl"
 def skipped(config: dict[str, Any], job: Job) -> Record | None:
     """The record of the same run, where it finished before and this is a multirun that skips such runs.
 
-    A copy is left in this run's folder, so that the multirun's folder is complete.
+    A copy is left in this run's folder and in its study, so that both are complete.
     """
     if not (job.multirun and config["skip_finished"]):
         return None
-    record = find(identity(config, str(job.directory)), Path(config["paths"]["outputs"]), study_file(config))
+    wanted, study = identity(config, str(job.directory)), study_file(config)
+    kept = read_lines(study, holding=wanted) if study else []
+    record = kept[0] if kept else find(wanted, Path(config["paths"]["outputs"]))
     if record is not None:
+        if study and not kept:
+            append(record, study)
         log.info("skipped: the same run finished on %s in %s", record.run.started, record.run.directory)
         write_record(record, job.directory)
     return record
 
 
-def find(wanted: str, outputs: Path, study: Path | None) -> Record | None:
-    """The record of this identity in a study's file, or else anywhere below a folder; None where there is none."""
-    if study is not None and (found := next(iter(read_lines(study, holding=wanted)), None)):
-        return found
+def find(wanted: str, outputs: Path) -> Record | None:
+    """The record of the finished run of this identity anywhere below a folder; None where there is none."""
     for file in outputs.rglob(FILE):
         if wanted in file.read_text(errors="replace"):
             return read_record(file)
