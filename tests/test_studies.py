@@ -100,6 +100,12 @@ def test_a_studys_records_name_no_machine(finished):
     assert record.run.identity == read_record(finished).run.identity
 
 
+def test_a_studys_record_names_no_place_of_a_checkpoint(finished):
+    record = read_record(finished)
+    evaluated = replace(record, run=replace(record.run, from_checkpoint="/home/me/runs/first"))
+    assert studies.portable(evaluated).run.from_checkpoint == "first"
+
+
 def leaves(value):
     if isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:

@@ -65,7 +65,12 @@ def portable(record: Record) -> Record:
     return replace(
         record,
         training=replace(record.training, history=scored),
-        run=replace(record.run, directory=Path(folder).name, command=_nameless(record.run.command)),
+        run=replace(
+            record.run,
+            directory=Path(folder).name,
+            command=_nameless(record.run.command),
+            from_checkpoint=_nameless(record.run.from_checkpoint),
+        ),
         environment=replace(record.environment, host="", platform=""),
         data=_nameless(record.data),
         backbone=_nameless(record.backbone),
