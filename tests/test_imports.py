@@ -50,7 +50,11 @@ RULES = {
         },
         ANY,
     ),
-    "rlora.reports": ({"rlora.reports", "rlora.plain", "rlora.records"}, {"scipy", "rich"}),
+    "rlora.outcomes": ({"rlora.records"}, set()),
+    "rlora.reports": (
+        {"rlora.reports", "rlora.plain", "rlora.records", "rlora.outcomes", "rlora.atomic"},
+        {"scipy", "numpy", "rich"},
+    ),
     "rlora.masks": (set(), {"torch", "transformers"}),
     "rlora.memory": (set(), set()),
     "rlora": (set(), set()),  # the package's own __init__

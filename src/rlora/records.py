@@ -1,6 +1,7 @@
 """The run record, results.json: one schema, one writer, one reader; no library but Python's own."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ def read_record(path: Path) -> Record:
 
 
 def read_lines(file: Path, *, holding: str = "") -> list[Record]:
-    """Read a file with a record a line; one that does not exist holds none, and a last line that was cut off is none.
+    """Read a file with a record a line; one that does not exist holds none.
 
     Args:
         file: See above.
@@ -127,19 +128,26 @@ def read_lines(file: Path, *, holding: str = "") -> list[Record]:
     Raises:
         ValueError: a line is no record.
     """
-    if not file.is_file():
-        return []
-    records = []
-    for number, line in enumerate(file.read_text().split("\n")[:-1], start=1):
-        if holding not in line:
-            continue
-        place = f"{file}, line {number}"
-        try:
-            raw = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{place} cannot be read as a run record: {error}") from None
-        records.append(parse_record(raw, place))
-    return records
+    return [parse_line(line, place) for place, line in placed_lines(file) if holding in line] if file.is_file() else []
+
+
+def placed_lines(file: Path) -> Iterator[tuple[str, str]]:
+    """The lines of a file with their place, "file, line n"; without a last one that was cut off."""
+    for number, line in enumerate(file.read_text(errors="replace").split("\n")[:-1], start=1):
+        yield f"{file}, line {number}", line
+
+
+def parse_line(line: str, place: str) -> Record:
+    """A record from its JSON.
+
+    Raises:
+        ValueError: it is none, or of another schema; begins with `place`.
+    """
+    try:
+        raw = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{place} cannot be read as a run record: {error}") from None
+    return parse_record(raw, place)
 
 
 def parse_record(raw: Any, path: str) -> Record:

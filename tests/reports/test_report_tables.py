@@ -1,93 +1,96 @@
-"""From records to a table: each run once, settings apart, pairs together, and wrong words told."""
-
-from dataclasses import replace
+"""The command line: tables in every form, published rows apart, and wrong words told."""
 
 import pytest
 
-from rlora import studies
-from rlora.records import write_record
 from rlora.reports.__main__ import main
-from rlora.reports.comparison import compare
-from rlora.reports.tidy import load
 
-SCORES = {  # (adapter, regularizer, sample): test accuracy
-    ("lora", "none", 1): 0.60,
-    ("lora", "none", 2): 0.70,
-    ("lora", "pac_bayes", 1): 0.64,
-    ("lora", "pac_bayes", 2): 0.72,
-    ("head", "none", 1): 0.50,
-}
-WORDS = ["--rows", "task,adapter", "--compare", "regularizer=none,pac_bayes", "--pairs", "task.sample_seed"]
+CELLS = "| lora | 73,728 | **81.0 ± 1.0** | 62.3 ± 2.1 | 71.7 | 1.50 |"
 
 
-@pytest.fixture
-def study(record, tmp_path):
-    """A study's file and a folder of runs, of the same five runs."""
-    for number, ((adapter, regularizer, sample), score) in enumerate(SCORES.items()):
-        run = replace(
-            record.run, adapter=adapter, regularizer=regularizer, directory=f"runs/{number}", identity=f"{number}"
-        )
-        config = {**record.config, "task": {"sample_seed": sample}}
-        made = replace(record, run=run, config=config, scores={"test/accuracy": score})
-        write_record(made, tmp_path / "runs" / str(number))
-        studies.append(made, tmp_path / "study" / studies.RECORDS)
-    return tmp_path
+def lines_of(file):
+    return file.read_text().splitlines()
 
 
-def test_means_differences_and_their_pairs(study, capsys):
-    main([str(study / "runs"), *WORDS, "--markdown", str(study / "table.md")])
-    text = (study / "table.md").read_text()
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
-    titles = ["none: mean ± sd (n)", "pac_bayes: mean ± sd (n)", "pac_bayes − none [95 %] (pairs)"]
-    assert lines[0] == ["task", "adapter", *titles]
-    assert lines[2] == ["lexicon", "head", "50.0 (1)", "", ""]
-    assert lines[3] == ["lexicon", "lora", "65.0 ± 7.1 (2)", "68.0 ± 5.7 (2)", "+3.0 [-9.7, +15.7] (2)"]
-    assert len(lines) == 4
-    assert "lexicon" in capsys.readouterr().out
+def test_scores_differences_and_costs_as_markdown(study, tmp_path, capsys):
+    main([str(study), "--markdown", str(tmp_path / "table.md"), "--baseline", "lora"])
+    lines = lines_of(tmp_path / "table.md")
+    assert [line for line in lines if line.startswith("##")] == [
+        "## Scores on the test split",
+        "## Differences between options of adapter",
+        "## Parameters, time and memory",
+    ]
+    assert "| adapter | trained | mrpc | rte | mean | rank |" in lines
+    assert CELLS in lines
+    assert "Mean ± standard deviation in percent; n = 3 runs (seed) in every cell; accuracy." in lines
+    assert "| mrpc | head − lora | 3 | -10.0 | [-12.5, -7.5] | 0.003 | **0.013** |" in lines
+    shown = capsys.readouterr().out
+    assert "Scores on the test split" in shown
+    assert "81.0 ± 1.0" in shown
 
 
-def test_runs_are_chosen_and_a_key_that_some_lack_is_left_empty(study, record, tmp_path):
-    alone = replace(record, run=replace(record.run, identity="x"), config={**record.config, "beta": 3})
-    write_record(replace(alone, scores={"test/accuracy": 0.5}), study / "runs" / "x")
-    words = ["--rows", "adapter,beta", "--where", "adapter=rlora", "--markdown", str(tmp_path / "table.md")]
-    main([str(study / "runs"), *words])
-    assert (tmp_path / "table.md").read_text().splitlines()[2:] == ["| rlora | 3 | 50.0 (1) |"]
-    words[1:4] = ["adapter,beta", "--where", "regularizer=none"]
-    main([str(study / "runs"), *words, "--pairs", "task.sample_seed"])
-    assert "| head |  |" in (tmp_path / "table.md").read_text()
+def test_n_stands_in_every_cell_where_cells_differ(study, tmp_path):
+    (study / "0" / "results.json").unlink()
+    main([str(study), "--markdown", str(tmp_path / "table.md")])
+    text = (tmp_path / "table.md").read_text()
+    assert "| head | 0 | 71.0 ± 1.0 (3) | 56.5 ± 0.7 (2) | 63.7 | 3.00 |" in text
+    assert "Incomplete: adapter=head, task=rte: 2 of 3 runs." in text
 
 
-def test_a_run_counts_once_wherever_it_is_found(study):
-    everywhere = load([study / "runs", study / "study" / studies.RECORDS, study])
-    assert len(everywhere) == len(SCORES)
-    assert {run.score for run in everywhere} == set(SCORES.values())
+def test_what_was_left_out_is_a_table_of_its_own(study, tmp_path):
+    (study / "0" / "results.json").write_text("nonsense")
+    main([str(study), "--markdown", str(tmp_path / "table.md")])
+    text = (tmp_path / "table.md").read_text()
+    assert "## Left out: 1" in text
+    assert "cannot be read as a run record" in text
 
 
-def test_runs_that_nothing_tells_apart_are_refused(study):
-    runs = load([study / "runs"])
-    with pytest.raises(ValueError, match=r"several runs have task=lexicon, adapter=lora and seed=0: name the keys"):
-        compare(runs, keys=["task"], key="adapter", pairs=["seed"])
+def test_latex_is_booktabs_with_special_characters_escaped(study, tmp_path):
+    main([str(study), "--latex", str(tmp_path / "table.tex"), "--where", "task=rte"])
+    text = (tmp_path / "table.tex").read_text()
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\begin{table}") == 3
+    assert r"lora & 73,728 & 62.3 $\pm$ 2.1 & 2.00 \\" in text
+    assert r"\% of backbone" in text
+    assert r"\textbf{64.0 $\pm$ 2.0}" in text
+
+
+def test_published_rows_stand_apart(study, tmp_path):
+    main([str(study), "--published", "roberta_base", "--markdown", str(tmp_path / "table.md")])
+    lines = lines_of(tmp_path / "table.md")
+    assert "| LoRA, roberta_base [1] | 0.3M | 89.7 | 86.6 |  |  |" in [line.replace("[2]", "[1]") for line in lines]
+    assert any("published, not measured here: Hu et al., ICLR 2022, table 2" in line for line in lines)
+    assert CELLS in lines  # neither best nor rank took notice
+
+
+def test_certificates_stand_beside_dev_errors(made, written, tmp_path):
+    certified = made()
+    certified.certificate = {
+        "bound": 0.155, "by_group": {"bound": 0.18}, "risk": 0.14, "kl": 12.5, "rows": 31146,
+        "rival": {"bound": 0.145}, "test": {"test": {"mean": 0.156}},
+    }  # fmt: skip
+    main([str(written([certified, made(seed=2)])), "--markdown", str(tmp_path / "table.md")])
+    assert "| rte | lora | 1 | 0.1550 | 0.1800 | 0.1400 | 12.5 | 31,146 | 0.1450 | 0.1560 |" in lines_of(
+        tmp_path / "table.md"
+    )
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (["nowhere"], "nowhere does not exist"),
-        (["{empty}"], "holds no record of a finished run"),
+        (["{empty}"], "holds no run"),
         (["{runs}", "--rows", "task,adpter"], "no run has the key adpter"),
-        (["{runs}", "--where", "adapter=nola"], "none of 5 runs has adapter=nola"),
         (["{runs}", "--where", "adapter"], "--where adapter: conditions are key=value"),
+        (["{runs}", "--compare", "seed"], "--compare seed needs it among the keys of --rows or --columns"),
+        (["{runs}", "--published", "gpt7"], "--published gpt7: no published scores of it here; there are some of"),
+        (
+            ["{runs}", "--published", "roberta_base", "--rows", "task,adapter", "--columns", "seed"],
+            "--published needs adapters in rows",
+        ),
     ],
 )
 def test_wrong_words_end_in_a_sentence(words, told, study, tmp_path):
     (tmp_path / "empty").mkdir()
-    places = {"empty": tmp_path / "empty", "runs": study / "runs"}
+    places = {"empty": tmp_path / "empty", "runs": study}
     with pytest.raises(SystemExit, match=told):
         main([word.format(**places) for word in words])
-
-
-def test_a_run_without_a_test_score_is_refused(record, tmp_path):
-    write_record(replace(record, scores={"validation/accuracy": 0.5}), tmp_path)
-    with pytest.raises(SystemExit, match="was not scored on this split"):
-        main([str(tmp_path)])
-    main([str(tmp_path), "--split", "validation"])
+    assert not (tmp_path / "table.md").exists()

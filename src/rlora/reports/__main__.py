@@ -1,4 +1,4 @@
-"""Tables of finished runs: python -m rlora.reports outputs/multiruns/... --compare regularizer=none,pac_bayes."""
+"""Tables, plots and a page of finished runs: python -m rlora.reports outputs/multiruns/... --html report.html."""
 
 import argparse
 import sys
@@ -7,44 +7,82 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rlora.reports.comparison import chosen, compare
-from rlora.reports.tables import cells, markdown, terminal
-from rlora.reports.tidy import load
+from rlora.atomic import write_atomically
+from rlora.reports import formats
+from rlora.reports.grid import Layout
+from rlora.reports.report import Question, Report, report
+from rlora.reports.statistics import INTERVALS
+from rlora.reports.tidy import Reader, csv_text
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="python -m rlora.reports", description=__doc__)
-    made.add_argument("paths", nargs="+", type=Path, help="folders of runs, or files with a record a line")
     made.add_argument(
-        "--rows", default="task", help="keys that tell settings apart, such as task,task.shots (%(default)s)"
+        "paths", nargs="+", type=Path, help="folders of runs, at any depth, or files with a record a line"
     )
-    made.add_argument("--compare", default="adapter", help="a key, or key=option,option in their order (%(default)s)")
-    made.add_argument("--where", default="", help="only runs with these values, such as regularizer=none,seed=0")
-    made.add_argument("--pairs", default="seed", help="keys that pair the runs (%(default)s)")
-    made.add_argument("--split", default="test", choices=["test", "validation"], help="(%(default)s)")
-    made.add_argument("--markdown", type=Path, help="write a Markdown table to this file")
+    ask = made.add_argument_group("what is asked")
+    ask.add_argument(
+        "--rows", default="adapter", help="keys that make a row, such as adapter,adapter.rank (%(default)s)"
+    )
+    ask.add_argument("--columns", default="task", help="keys that make a column (%(default)s)")
+    ask.add_argument(
+        "--compare", default="adapter", help="a key of these, or key=option,option in their order (%(default)s)"
+    )
+    ask.add_argument("--baseline", help="compare with this option only, instead of each with each")
+    ask.add_argument("--pairs", default="", help="keys that pair the runs of two options (seed, and task.sample_seed)")
+    ask.add_argument("--where", default="", help="only runs with these values, such as model=minilm,adapter=lora|rlora")
+    ask.add_argument("--choose", default="", help="keep the values of these keys that are best on validation")
+    ask.add_argument("--split", default="test", choices=["test", "validation"], help="(%(default)s)")
+    ask.add_argument("--interval", default="t", choices=INTERVALS, help="of the differences (%(default)s)")
+    ask.add_argument("--published", default="", help="show published scores of these models, such as roberta_base")
+    write = made.add_argument_group("what is written beside the terminal")
+    write.add_argument("--title", default=Question.title, help="of the report (%(default)s)")
+    write.add_argument("--markdown", type=Path, metavar="FILE", help="all tables as Markdown")
+    write.add_argument("--latex", type=Path, metavar="FILE", help="all tables as LaTeX (booktabs)")
+    write.add_argument("--csv", type=Path, metavar="FILE", help="all runs, one a line, unrounded")
     return made
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Read, compare, print; a wrong word ends in one sentence and exit status 1."""
     asked = parser().parse_args(words)
-    key, _, options = asked.compare.partition("=")
     try:
-        comparison = compare(
-            chosen(load(asked.paths, asked.split), _conditions(asked.where)),
-            keys=_split(asked.rows),
-            key=key,
-            pairs=_split(asked.pairs),
-            options=_split(options),
-        )
-        titles, rows = cells(comparison)
-        if asked.markdown:
-            asked.markdown.write_text(markdown(titles, rows))
+        made = report(Reader(asked.split).read(asked.paths), question(asked))
+        _write(made, asked)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    Console().print(terminal(titles, rows))
+    console = Console()
+    for sheet in made.sheets:
+        console.print(formats.terminal(sheet))
+
+
+def question(asked: argparse.Namespace) -> Question:
+    """What the words ask for."""
+    key, _, options = asked.compare.partition("=")
+    layout = Layout(_split(asked.rows), _split(asked.columns), _split(asked.pairs), asked.interval)
+    return Question(
+        layout=layout,
+        compare=key,
+        options=_split(options),
+        baseline=asked.baseline,
+        where=_conditions(asked.where),
+        choose=_split(asked.choose),
+        split=asked.split,
+        published=_split(asked.published),
+        title=asked.title,
+    )
+
+
+def _write(made: Report, asked: argparse.Namespace) -> None:
+    texts = {
+        asked.markdown: lambda: formats.markdown(made.sheets),
+        asked.latex: lambda: formats.latex(made.sheets),
+        asked.csv: lambda: csv_text(made.runs),
+    }
+    for file, text in texts.items():
+        if file is not None:
+            write_atomically(file, text().encode())
 
 
 def _conditions(words: str) -> dict[str, str]:
@@ -53,8 +91,8 @@ def _conditions(words: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in _split(words))
 
 
-def _split(words: str) -> list[str]:
-    return [word for word in words.split(",") if word]
+def _split(words: str) -> tuple[str, ...]:
+    return tuple(word for word in words.split(",") if word)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
-"""Run records as rows of plain values, one a run."""
+"""Run records as rows of plain values, one a run; what cannot count is named."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import csv
+import io
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rlora.outcomes import FAILED, FINISHED, outcome, run_folders
 from rlora.plain import flat
-from rlora.records import FILE, Record, read_lines, read_record
+from rlora.records import FILE, Record, parse_line, placed_lines, read_record
 
 
 @dataclass(frozen=True)
@@ -15,45 +19,201 @@ class Measured:
 
     Attributes:
         facts: What was run, by dotted key: task, model, adapter and regularizer by name, seed, and the whole config.
-        score: The task's own score on the split asked for; None where it was not scored there.
+        score: The task's own score on the split asked for.
+        validation: The same on the validation split, for choices; None where it was not scored there.
+        larger_is_better: How two scores compare.
         record: All of it.
     """
 
     facts: dict[str, Any]
-    score: float | None
+    score: float
+    validation: float | None
+    larger_is_better: bool
     record: Record
 
 
-def load(paths: Iterable[Path], split: str = "test") -> list[Measured]:
-    """Read the records of folders of runs (at any depth) and of files with a record a line, each run once.
+@dataclass(frozen=True)
+class Problem:
+    """What was left out, and why."""
+
+    place: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read.
+
+    Attributes:
+        runs: Each run once.
+        problems: What could not count.
+        unfinished: Number of run folders without a result or an error: running, or killed.
+    """
+
+    runs: list[Measured]
+    problems: list[Problem]
+    unfinished: int = 0
+
+
+@dataclass(frozen=True)
+class Found:
+    """A record and where it was found."""
+
+    place: str
+    record: Record
+
+
+class Reader:
+    """Reads folders of runs (at any depth) and files with a record a line; a record is parsed once, however often read.
+
+    Args:
+        split: "test" or "validation": whose scores are asked for.
+    """
+
+    def __init__(self, split: str = "test") -> None:
+        self.split = split
+        self._known: dict[tuple[Path, int], Record] = {}
+
+    def read(self, paths: Iterable[Path]) -> Reading:
+        """Read what is there now.
+
+        Raises:
+            ValueError: not one run can be counted; says why.
+        """
+        problems: list[Problem] = []
+        found: list[Found] = []
+        unfinished = 0
+        for path in paths:
+            before = len(found) + len(problems) + unfinished
+            for item in self._look(path):
+                if isinstance(item, Found):
+                    found.append(item)
+                elif isinstance(item, Problem):
+                    problems.append(item)
+                else:
+                    unfinished += 1
+            if len(found) + len(problems) + unfinished == before:
+                problems.append(Problem(str(path), "holds no run: give a folder of runs or a records.jsonl"))
+        return gather(found, self.split, problems, unfinished)
+
+    def _look(self, path: Path) -> Iterator["Found | Problem | None"]:
+        """Records, what is none, and None for each unfinished run."""
+        if not path.exists():
+            yield Problem(str(path), "does not exist: give a folder of runs or a records.jsonl")
+        elif path.suffix == ".jsonl":
+            yield from _lines(path)
+        elif path.is_file():
+            yield self._single(path)
+        else:
+            for folder in run_folders(path):
+                ended = outcome(folder)
+                if ended.state == FINISHED:
+                    yield self._single(folder / FILE)
+                else:
+                    yield Problem(str(folder), f"failed: {ended.reason}") if ended.state == FAILED else None
+            for file in sorted(path.rglob("*.jsonl")):
+                yield from _lines(file)
+
+    def _single(self, file: Path) -> "Found | Problem":
+        try:
+            key = (file, file.stat().st_mtime_ns)
+            if key not in self._known:
+                self._known[key] = read_record(file)
+        except (ValueError, OSError) as error:
+            return _problem(str(file), error)
+        return Found(str(file), self._known[key])
+
+
+def _lines(file: Path) -> Iterator[Found | Problem]:
+    for place, line in placed_lines(file):
+        try:
+            yield Found(place, parse_line(line, place))
+        except ValueError as error:
+            yield _problem(place, error)
+
+
+def _problem(place: str, error: Exception) -> Problem:
+    return Problem(place, str(error).removeprefix(f"{place} "))
+
+
+def gather(found: Iterable[Found], split: str, problems: Iterable[Problem] = (), unfinished: int = 0) -> Reading:
+    """Count each run once, and leave out those without a score.
 
     Raises:
-        ValueError: a path does not exist or holds no record, or a record cannot be read.
+        ValueError: not one run can be counted; says why.
     """
-    found: dict[tuple[str, str], Record] = {}
-    for path in paths:
-        records = _read(path)
-        if not records:
-            raise ValueError(f"{path} holds no record of a finished run: give a folder of runs or a records.jsonl")
-        for record in records:
-            found.setdefault((record.run.identity or record.run.directory, record.run.started), record)
-    return [measured(record, split) for record in found.values()]
+    told, latest = list(problems), dict[str, Found]()
+    for item in found:
+        run = item.record.run
+        key = run.identity or run.directory
+        other = latest.get(key)
+        if other is not None and other.record.run.started != run.started:
+            first, last = sorted((other, item), key=lambda each: each.record.run.started)
+            told.append(Problem(first.place, f"the same run was repeated on {last.record.run.started}, which counts"))
+            latest[key] = last
+        elif other is None:
+            latest[key] = item
+    runs = []
+    for item in latest.values():
+        made = measured(item.record, split)
+        if isinstance(made, Measured):
+            runs.append(made)
+        else:
+            told.append(Problem(f"{item.place} ({item.record.run.directory})", made))
+    if not runs:
+        raise ValueError(_nothing(told, unfinished))
+    return Reading(runs, told, unfinished)
 
 
-def _read(path: Path) -> list[Record]:
-    if path.is_dir():
-        files = sorted(path.rglob("*.jsonl"))
-        return [read_record(file) for file in sorted(path.rglob(FILE))] + [
-            r for file in files for r in read_lines(file)
-        ]
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist: give a folder of runs or a records.jsonl")
-    return read_lines(path) if path.suffix == ".jsonl" else [read_record(path)]
-
-
-def measured(record: Record, split: str) -> Measured:
-    """One run's row."""
-    run = record.run
+def measured(record: Record, split: str) -> Measured | str:
+    """One run's row; or why there is none."""
+    run, metric = record.run, record.monitor.partition("/")[2]
+    score = record.scores.get(f"{split}/{metric}")
+    if score is None:
+        return f"has no {split} score of {metric}: leave it out, or see --split"
+    if not math.isfinite(score):
+        return f"its {split}/{metric} is {score}"
     named = {"task": run.task, "model": run.model, "adapter": run.adapter, "regularizer": run.regularizer}
-    metric = record.monitor.partition("/")[2]
-    return Measured({**flat(record.config), **named, "seed": run.seed}, record.scores.get(f"{split}/{metric}"), record)
+    facts = {**flat(record.config), **named, "seed": run.seed}
+    validation = record.scores.get(f"validation/{metric}")
+    return Measured(facts, score, validation, facts.get("task.mode", "max") == "max", record)
+
+
+def _nothing(problems: list[Problem], unfinished: int) -> str:
+    more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
+    told = "; ".join(f"{problem.place} {problem.reason}" for problem in problems[:3]) + more
+    running = f"{unfinished} unfinished" if unfinished else ""
+    return f"no finished run to report: {'; '.join(part for part in (told, running) if part)}"
+
+
+def csv_text(runs: Iterable[Measured]) -> str:
+    """All runs as CSV, one a line, unrounded: what was run, its scores, its costs and its certificate."""
+    rows = [_row(run) for run in runs]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def _row(run: Measured) -> dict[str, Any]:
+    record = run.record
+    certificate = record.certificate or {}
+    choices = {key: run.facts[key] for key in ("task", "model", "adapter", "regularizer", "seed")}
+    training = {key: value for key, value in flat(asdict(record.training)).items() if key != "history"}
+    return {
+        **choices,
+        **record.scores,
+        **flat(asdict(record.parameters), "parameters."),
+        **{f"training.{key}": value for key, value in training.items()},
+        "peak_memory_mib": record.environment.peak_memory_mib,
+        "peak_device_memory_mib": record.environment.peak_device_memory_mib,
+        "adapter_file_bytes": record.adapter_file_bytes,
+        **{f"certificate.{key}": certificate[key] for key in ("bound", "risk", "kl", "rows") if key in certificate},
+        "device": record.environment.device,
+        "started": record.run.started,
+        "identity": record.run.identity,
+        "directory": record.run.directory,
+        **{key: value for key, value in run.facts.items() if key not in choices and not key.endswith("_target_")},
+    }
