@@ -50,6 +50,14 @@ def peak_memory_mib() -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes, Linux KiB
 
 
+def forget_peak_memory() -> None:
+    """Begin a new measurement, lest a run of a multirun inherit the peak of those before; Linux alone can."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+
+
 def git_state() -> tuple[str | None, bool | None]:
     """(commit, whether tracked files differ from it) of the source tree; (None, None) outside a checkout."""
     folder = Path(__file__).parent

@@ -24,7 +24,7 @@ from rlora.atomic import write_atomically
 from rlora.callbacks.recorder import Recorder
 from rlora.config import build, plain, show
 from rlora.console import print_summary, quieten
-from rlora.environment import environment, is_first_process
+from rlora.environment import environment, forget_peak_memory, is_first_process
 from rlora.identity import identity
 from rlora.job import Job, check
 from rlora.memory import keep_freed_memory
@@ -42,12 +42,14 @@ log = logging.getLogger(__name__)
 def run(config: DictConfig, job: Job) -> float | None:
     """Run one job and return its monitored score on the validation split, for a sweeper to optimise.
 
-    On failure the traceback is left in error.log, and no results.json.
+    On failure the traceback is left in error.log, and no results.json; in a multirun the others go on, and this one has
+    no score.
     """
     values = plain(config)
     if (found := studies.skipped(values, job)) is not None:
         return found.scores.get(found.monitor)
     keep_freed_memory()
+    forget_peak_memory()
     console = Console()
     try:
         record = Experiment(values, job, console).run()
@@ -55,6 +57,9 @@ def run(config: DictConfig, job: Job) -> float | None:
         with contextlib.suppress(OSError):  # the disk may be full, which is then the error to tell
             job.directory.mkdir(parents=True, exist_ok=True)
             (job.directory / "error.log").write_text(traceback.format_exc())
+        if job.multirun and isinstance(error, Exception):
+            log.error("failed, the others go on: %s", " ".join(str(error).split()) or type(error).__name__)
+            return None
         if isinstance(error, MisconfigurationException):  # Lightning's word for wrong input
             raise ValueError(str(error)) from error
         raise

@@ -1,6 +1,8 @@
 """Finished runs: found again wherever they lie; and a study's records, which outlive the folders of its runs."""
 
+import contextlib
 import fcntl
+import functools
 import json
 import logging
 import os
@@ -10,6 +12,7 @@ from typing import Any
 
 from rlora.identity import essence, identity
 from rlora.job import Job
+from rlora.outcomes import run_folders
 from rlora.records import FILE, Record, read_lines, read_record, write_record
 
 log = logging.getLogger(__name__)
@@ -36,10 +39,18 @@ def skipped(config: dict[str, Any], job: Job) -> Record | None:
 
 def find(wanted: str, outputs: Path) -> Record | None:
     """The record of the finished run of this identity anywhere below a folder; None where there is none."""
-    for file in outputs.rglob(FILE):
-        if wanted in file.read_text(errors="replace"):
-            return read_record(file)
+    for folder in run_folders(outputs):
+        with contextlib.suppress(OSError, ValueError):  # it did not finish, or was left half written
+            file = folder / FILE
+            if _identity(file, file.stat().st_mtime_ns) == wanted:
+                return read_record(file)
     return None
+
+
+@functools.cache
+def _identity(file: Path, changed: int) -> str:
+    """A record's identity; kept while the file is unchanged, for each job of a multirun looks through them all."""
+    return read_record(file).run.identity
 
 
 def study_file(config: dict[str, Any]) -> Path | None:

@@ -1,4 +1,4 @@
-"""Recipes: settings of one triple (model, task or experiment, adapter), and of that triple alone."""
+"""Recipes: settings of a model, a task or experiment, an adapter and, where named, a regularizer; of those alone."""
 
 import re
 from pathlib import Path
@@ -24,14 +24,18 @@ def group_of(name):
     return "experiment" if (CONF / "experiment" / f"{name}.yaml").is_file() else "task"
 
 
+def groups_of(recipe):
+    groups = ("model", group_of(recipe.parts[1]), "adapter", "regularizer")
+    return dict(zip(groups, recipe.parts, strict=False))
+
+
 def words_of(recipe):
-    model, name, adapter = recipe.parts
-    return [f"model={model}", f"{group_of(name)}={name}", f"adapter={adapter}"]
+    return [f"{group}={option}" for group, option in groups_of(recipe).items()]
 
 
-def test_it_names_a_triple_that_exists(recipe):
-    assert len(recipe.parts) == 3
-    for group, option in zip(("model", group_of(recipe.parts[1]), "adapter"), recipe.parts, strict=True):
+def test_it_names_what_exists(recipe):
+    assert len(recipe.parts) in (3, 4)
+    for group, option in groups_of(recipe).items():
         assert (CONF / group / f"{option}.yaml").is_file()
 
 

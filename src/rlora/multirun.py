@@ -1,0 +1,50 @@
+"""Several runs from one command: told as a whole at the end, so that one that failed is not overlooked."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from rlora.outcomes import FAILED, FINISHED, UNFINISHED, Outcome, outcome, run_folders
+from rlora.records import read_record
+
+SKIPPED = "skipped"
+
+
+class Summary(Callback):
+    """Hydra's callback at the end of a multirun: counts its runs, lists the failed, and then exits with status 1."""
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Print the summary."""
+        folder = Path(config.hydra.sweep.dir)
+        ended = [outcome(place) for place in run_folders(folder)]
+        if not ended:  # they run elsewhere, and have not begun
+            return
+        console = Console()
+        console.print(f"runs in {folder}: {_counted(ended)}", highlight=False, soft_wrap=True)
+        if failed := [item for item in ended if item.state == FAILED]:
+            console.print(_table(failed))
+            sys.exit("error: not all runs finished; the same command repeats those alone")
+
+
+def _counted(ended: list[Outcome]) -> str:
+    states = Counter(SKIPPED if _was_skipped(item) else item.state for item in ended)
+    named = {FINISHED: FINISHED, SKIPPED: "skipped, as they had finished before", FAILED: FAILED, UNFINISHED: UNFINISHED}
+    return ", ".join(f"{states[state]} {told}" for state, told in named.items() if states[state])
+
+
+def _was_skipped(item: Outcome) -> bool:
+    """A skipped run's folder holds the record of the run that finished elsewhere."""
+    return item.state == FINISHED and Path(read_record(item.directory).run.directory) != item.directory.resolve()
+
+
+def _table(failed: list[Outcome]) -> Table:
+    table = Table("failed run", "why (in full: error.log)", title_justify="left")
+    for item in failed:
+        table.add_row(item.directory.name, item.reason)
+    return table
