@@ -4,6 +4,8 @@ import copy
 import functools
 import importlib.util
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -169,3 +171,36 @@ def record():
         adapter_file_bytes=1234,
         config={"seed": 0, "adapter": {"targets": ["q", "v"]}},
     )
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """Folder of tokenised data that all processes share."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def start(tmp_path, cache):
+    """Start train.py with words in a process whose outputs lie in a temporary folder."""
+
+    def run(*words: str) -> subprocess.Popen:
+        command = [sys.executable, "train.py", *words, f"paths.outputs={tmp_path}", f"paths.cache={cache}"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+
+    return run
+
+
+@pytest.fixture
+def train(start):
+    """Run train.py to its end; gives its output, and fails with it."""
+
+    def run(*words: str) -> str:
+        process = start(*words)
+        output, _ = process.communicate(timeout=400)
+        assert process.returncode == 0, output
+        return output
+
+    return run

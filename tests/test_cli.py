@@ -1,12 +1,9 @@
 """The real command line, in processes of its own."""
 
 import json
-import os
 import re
 import signal
 import struct
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,38 +19,6 @@ ROOT = Path(__file__).parents[1]
 SMALL = ("model=tiny_encoder", "task.train_size=96", "print_config=false", "trainer.enable_progress_bar=false")
 
 pytestmark = pytest.mark.cli
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def start(tmp_path, cache):
-    """Start train.py with words in a process whose outputs lie in a temporary folder."""
-
-    def run(*words: str) -> subprocess.Popen:
-        command = [sys.executable, "train.py", *words, f"paths.outputs={tmp_path}", f"paths.cache={cache}"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
-        return subprocess.Popen(
-            command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-
-    return run
-
-
-@pytest.fixture
-def train(start):
-    """Run train.py to its end; gives its output, and fails with it."""
-
-    def run(*words: str) -> str:
-        process = start(*words)
-        output, _ = process.communicate(timeout=400)
-        assert process.returncode == 0, output
-        return output
-
-    return run
 
 
 def offline_messages(file: Path) -> Iterator[Any]:

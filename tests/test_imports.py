@@ -36,7 +36,8 @@ RULES = {
     "rlora.hub": (set(), ANY),
     "rlora.plain": (set(), set()),
     "rlora.identity": ({"rlora.plain"}, set()),
-    "rlora.studies": ({"rlora.identity", "rlora.job", "rlora.records"}, set()),
+    "rlora.multirun": ({"rlora.outcomes", "rlora.records"}, "with hydra"),
+    "rlora.studies": ({"rlora.identity", "rlora.job", "rlora.outcomes", "rlora.records"}, set()),
     "rlora.training": ({"rlora.config", "rlora.plain", "rlora.adapters", "rlora.callbacks", "rlora.tasks.base"}, ANY),
     "rlora.prior": ({"rlora.identity", "rlora.job", "rlora.plain", "rlora.records"}, set()),
     "rlora.certification": (
@@ -141,7 +142,7 @@ def test_only_the_rim_knows_hydra():
         for _, name in imports(file.read_text(), module_name(file))
         if name.partition(".")[0] in HYDRA
     }
-    assert users <= {"train", "rlora.experiment", "rlora.config"}
+    assert users <= {"train", "rlora.experiment", "rlora.config", "rlora.multirun"}
 
 
 def test_every_rule_is_about_something():

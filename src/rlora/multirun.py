@@ -13,7 +13,7 @@ from rich.table import Table
 from rlora.outcomes import FAILED, FINISHED, UNFINISHED, Outcome, outcome, run_folders
 from rlora.records import read_record
 
-SKIPPED = "skipped"
+SKIPPED = "skipped, as they had finished before"
 
 
 class Summary(Callback):
@@ -34,7 +34,12 @@ class Summary(Callback):
 
 def _counted(ended: list[Outcome]) -> str:
     states = Counter(SKIPPED if _was_skipped(item) else item.state for item in ended)
-    named = {FINISHED: FINISHED, SKIPPED: "skipped, as they had finished before", FAILED: FAILED, UNFINISHED: UNFINISHED}
+    named = {
+        FINISHED: FINISHED,
+        SKIPPED: "skipped, as they had finished before",
+        FAILED: FAILED,
+        UNFINISHED: UNFINISHED,
+    }
     return ", ".join(f"{states[state]} {told}" for state, told in named.items() if states[state])
 
 

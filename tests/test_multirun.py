@@ -1,0 +1,77 @@
+"""Several runs from one command: one that fails leaves the others alone, wherever they run, and is told."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from rlora.multirun import Summary
+from rlora.records import FILE, read_record, write_record
+
+RUN = ("model=tiny_encoder", "adapter=lora", "task=lexicon", "task.train_size=200", "trainer.max_epochs=1")
+QUIET = ("trainer=cpu", "callbacks=progress", "logger=none", "trainer.enable_progress_bar=false", "print_config=false")
+
+
+def summary_of(folder):
+    Summary().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}}))
+
+
+@pytest.fixture
+def left(record, tmp_path):
+    """Folders of a finished, a skipped and an unfinished run."""
+    record.run.directory = str(tmp_path / "0")
+    write_record(record, tmp_path / "0")
+    write_record(record, tmp_path / "1")
+    (tmp_path / "2").mkdir()
+    (tmp_path / "2" / "config.yaml").write_text("{}")
+    return tmp_path
+
+
+def test_runs_are_counted(left, capsys):
+    summary_of(left)
+    shown = capsys.readouterr().out
+    assert "1 finished, 1 skipped, as they had finished before, 1 unfinished" in shown
+    assert "failed" not in shown
+
+
+def test_failed_runs_are_listed_and_the_status_is_not_zero(left, capsys):
+    (left / "3").mkdir()
+    (left / "3" / "error.log").write_text("Traceback ...\nValueError: no such rank\n")
+    with pytest.raises(SystemExit, match="not all runs finished; the same command repeats those alone"):
+        summary_of(left)
+    shown = capsys.readouterr().out
+    assert "1 failed" in shown
+    assert "ValueError: no such rank" in shown
+
+
+def test_a_sweep_that_has_not_begun_says_nothing(tmp_path, capsys):
+    summary_of(tmp_path)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.cli
+@pytest.mark.parametrize("launcher", [(), ("launcher=joblib",), ("launcher=submitit_local",)], ids=str)
+def test_one_that_fails_leaves_the_others_alone(launcher, start, tmp_path):
+    process = start("-m", *launcher, *RUN, *QUIET, "adapter.rank=-1,4")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "1 finished, 1 failed" in output
+    assert "must be a whole number" in output
+    (done,) = tmp_path.glob(f"multiruns/*/*/{FILE}")
+    assert read_record(done).config["adapter"]["rank"] == 4
+    assert len(list(tmp_path.glob("multiruns/*/*/error.log"))) == 1
+
+
+@pytest.mark.cli
+def test_a_search_goes_on_where_it_stopped(train, tmp_path):
+    words = ("-m", "hparams=learning_rate", *RUN, *QUIET)
+    first = train(*words, "hydra.sweeper.n_trials=2")
+    assert "2 finished" in first
+    second = train(*words, "hydra.sweeper.n_trials=3")
+    assert "1 finished, 2 skipped" in second
+    records = [read_record(file) for file in tmp_path.glob(f"multiruns/*/*/{FILE}")]
+    rates = {record.config["optimizer"]["lr"] for record in records}
+    assert len(records) == 5
+    assert len(rates) == 3
+    assert all(1e-5 <= rate <= 1e-1 for rate in rates)
+    best = OmegaConf.load(max(tmp_path.glob("multiruns/*/optimization_results.yaml")))
+    assert best.best_value == max(record.scores["validation/accuracy"] for record in records)
+    assert not any(name.startswith("test/") for record in records for name in record.scores)
