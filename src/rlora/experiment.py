@@ -8,7 +8,6 @@ import shutil
 import sys
 import time
 import traceback
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,7 @@ from rlora.job import Job, check
 from rlora.memory import keep_freed_memory
 from rlora.models.backbone import Backbone
 from rlora.module import FineTuning, write_predictions
-from rlora.plain import flat
-from rlora.records import FILE, Parameters, Record, Run, write_record
+from rlora.records import FILE, Parameters, Record, Run, final_numbers, write_record
 from rlora.regularizers.certificate import CertificateOptions
 from rlora.tasks.base import Task
 from rlora.training import GROUPS, make_trainer
@@ -244,11 +242,11 @@ class Experiment:
             certificate = certification.certify(self.module, self.trainer, self.certificate_options, self.console)
         record = self._record(scores, size, certificate)
         for logger in self.trainer.loggers:
-            logger.log_metrics({f"final/{key}": value for key, value in record.scores.items()})
-            logger.log_metrics({k: float(v) for k, v in flat(asdict(record.parameters), "parameters/").items()})
+            logger.log_metrics(final_numbers(record))
             logger.finalize("success")
         if self.trainer.is_global_zero:
             write_record(record, directory)
+            _save_to_wandb(directory)
             if file := studies.study_file(config):
                 studies.append(record, file)
         return record
@@ -292,8 +290,15 @@ class Experiment:
         )
 
 
+def _save_to_wandb(directory: Path) -> None:
+    """Put the record beside the W&B run, for reports to read."""
+    wandb = sys.modules.get("wandb")  # not imported here: most runs do without
+    if wandb is not None and wandb.run is not None:
+        wandb.run.save(str(directory / FILE), base_path=str(directory), policy="now")
+
+
 def _close_wandb(failed: bool) -> None:
     """End the W&B run of this job, or the next one of a multirun would join it."""
-    wandb = sys.modules.get("wandb")  # not imported here: most runs do without
+    wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:
         wandb.finish(exit_code=1 if failed else 0)

@@ -97,6 +97,18 @@ class Record:
     schema: int = SCHEMA
 
 
+def final_numbers(record: Record) -> dict[str, float]:
+    """What a logger keeps of a finished run: final/<stage>/<metric>, the monitored ones as final/<stage>_score, ..."""
+    metric = record.monitor.partition("/")[2]
+    found = {f"final/{name}": score for name, score in record.scores.items()}
+    stages = ("validation", "test")
+    found |= {f"final/{s}_score": record.scores[f"{s}/{metric}"] for s in stages if f"{s}/{metric}" in record.scores}
+    found |= {f"parameters/{name}": float(value) for name, value in asdict(record.parameters).items()}
+    if record.certificate:
+        found |= {f"certificate/{name}": float(record.certificate[name]) for name in ("bound", "risk", "kl")}
+    return found
+
+
 def write_record(record: Record, directory: Path) -> Path:
     """Write results.json at once or not at all, so that its presence means a finished run."""
     return write_atomically(directory / FILE, (json.dumps(asdict(record), indent=2) + "\n").encode())

@@ -8,19 +8,21 @@ from pathlib import Path
 from rich.console import Console
 
 from rlora.atomic import write_atomically
-from rlora.reports import formats
+from rlora.reports import formats, page, plots, wandb_runs
 from rlora.reports.grid import Layout
 from rlora.reports.report import Question, Report, report
 from rlora.reports.statistics import INTERVALS
 from rlora.reports.tidy import Reader, csv_text
+from rlora.reports.watch import watch
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="python -m rlora.reports", description=__doc__)
     made.add_argument(
-        "paths", nargs="+", type=Path, help="folders of runs, at any depth, or files with a record a line"
+        "paths", nargs="*", type=Path, help="folders of runs, at any depth, or files with a record a line"
     )
+    made.add_argument("--wandb", metavar="ENTITY/PROJECT[/sweeps/ID]", help="and runs that lie on Weights & Biases")
     ask = made.add_argument_group("what is asked")
     ask.add_argument(
         "--rows", default="adapter", help="keys that make a row, such as adapter,adapter.rank (%(default)s)"
@@ -36,23 +38,37 @@ def parser() -> argparse.ArgumentParser:
     ask.add_argument("--split", default="test", choices=["test", "validation"], help="(%(default)s)")
     ask.add_argument("--interval", default="t", choices=INTERVALS, help="of the differences (%(default)s)")
     ask.add_argument("--published", default="", help="show published scores of these models, such as roberta_base")
+    made.add_argument(
+        "--watch", nargs="?", type=float, const=10.0, metavar="SECONDS", help="show the scores while runs finish (10)"
+    )
     write = made.add_argument_group("what is written beside the terminal")
     write.add_argument("--title", default=Question.title, help="of the report (%(default)s)")
     write.add_argument("--markdown", type=Path, metavar="FILE", help="all tables as Markdown")
     write.add_argument("--latex", type=Path, metavar="FILE", help="all tables as LaTeX (booktabs)")
     write.add_argument("--csv", type=Path, metavar="FILE", help="all runs, one a line, unrounded")
+    write.add_argument("--html", type=Path, metavar="FILE", help="one page with tables and charts, without a network")
+    write.add_argument("--plots", type=Path, metavar="FOLDER", help="figures as PDF and PNG")
     return made
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Read, compare, print; a wrong word ends in one sentence and exit status 1."""
     asked = parser().parse_args(words)
+    if not asked.paths and not asked.wandb:
+        parser().error("name a folder of runs, a file with a record a line, or --wandb ENTITY/PROJECT")
+    reader, console = Reader(asked.split), Console()
+
+    def ask() -> Report:
+        more = wandb_runs.found(asked.wandb) if asked.wandb else ()
+        return report(reader.read(asked.paths, more), question(asked))
+
     try:
-        made = report(Reader(asked.split).read(asked.paths), question(asked))
+        if asked.watch is not None:
+            watch(ask, asked.watch, console)
+        made = ask()
         _write(made, asked)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    console = Console()
     for sheet in made.sheets:
         console.print(formats.terminal(sheet))
 
@@ -79,10 +95,13 @@ def _write(made: Report, asked: argparse.Namespace) -> None:
         asked.markdown: lambda: formats.markdown(made.sheets),
         asked.latex: lambda: formats.latex(made.sheets),
         asked.csv: lambda: csv_text(made.runs),
+        asked.html: lambda: page.html(made),
     }
     for file, text in texts.items():
         if file is not None:
             write_atomically(file, text().encode())
+    if asked.plots is not None:
+        plots.write(made, asked.plots)
 
 
 def _conditions(words: str) -> dict[str, str]:

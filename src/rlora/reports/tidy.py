@@ -74,30 +74,26 @@ class Reader:
         self.split = split
         self._known: dict[tuple[Path, int], Record] = {}
 
-    def read(self, paths: Iterable[Path]) -> Reading:
+    def read(self, paths: Iterable[Path], more: Iterable["Found | Problem | None"] = ()) -> Reading:
         """Read what is there now.
+
+        Args:
+            paths: Folders and files.
+            more: What was found elsewhere: records, what is none, and None for an unfinished run.
 
         Raises:
             ValueError: not one run can be counted; says why.
         """
-        problems: list[Problem] = []
-        found: list[Found] = []
-        unfinished = 0
-        for path in paths:
-            before = len(found) + len(problems) + unfinished
-            for item in self._look(path):
-                if isinstance(item, Found):
-                    found.append(item)
-                elif isinstance(item, Problem):
-                    problems.append(item)
-                else:
-                    unfinished += 1
-            if len(found) + len(problems) + unfinished == before:
-                problems.append(Problem(str(path), "holds no run: give a folder of runs or a records.jsonl"))
-        return gather(found, self.split, problems, unfinished)
+        items = [item for path in paths for item in self._look(path)] + list(more)
+        problems = [item for item in items if isinstance(item, Problem)]
+        found = [item for item in items if isinstance(item, Found)]
+        return gather(found, self.split, problems, len(items) - len(problems) - len(found))
 
-    def _look(self, path: Path) -> Iterator["Found | Problem | None"]:
-        """Records, what is none, and None for each unfinished run."""
+    def _look(self, path: Path) -> list["Found | Problem | None"]:
+        nothing = Problem(str(path), "holds no run: give a folder of runs or a records.jsonl")
+        return list(self._walk(path)) or [nothing]
+
+    def _walk(self, path: Path) -> Iterator["Found | Problem | None"]:
         if not path.exists():
             yield Problem(str(path), "does not exist: give a folder of runs or a records.jsonl")
         elif path.suffix == ".jsonl":
