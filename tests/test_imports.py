@@ -10,8 +10,9 @@ ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src"
 FILES = [ROOT / "train.py", *sorted(SRC.rglob("*.py"))]
 HYDRA = {"hydra", "omegaconf"}
-HEAVY = {"wandb", "peft", "matplotlib", "optuna", "seaborn", "pycocoevalcap", "sqlalchemy"}
+HEAVY = {"wandb", "wandb_workspaces", "peft", "matplotlib", "altair", "vl_convert", "jinja2", "optuna", "pycocoevalcap"}
 LONGEST = 320
+LATER = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 ANY = None  # any library but Hydra
 
 # package or module: what it may import of this project, and which libraries beside Python's own
@@ -54,8 +55,9 @@ RULES = {
     "rlora.outcomes": ({"rlora.records"}, set()),
     "rlora.reports": (
         {"rlora.reports", "rlora.plain", "rlora.records", "rlora.outcomes", "rlora.atomic"},
-        {"scipy", "numpy", "rich"},
+        {"scipy", "numpy", "rich", "matplotlib", "altair", "vl_convert", "jinja2", "wandb"},
     ),
+    "rlora.dashboards": ({"rlora.atomic"}, {"wandb_workspaces"}),
     "rlora.masks": (set(), {"torch", "transformers"}),
     "rlora.memory": (set(), set()),
     "rlora": (set(), set()),  # the package's own __init__
@@ -93,13 +95,15 @@ def imported(node, module):
 
 
 def imports(source, module, *, inside_functions=True):
-    """(line, full name) of every import; those inside functions run later, and can be left out."""
+    """(line, full name) of every import; those inside functions run later, those for types never: both can be left out."""
 
     def walk(node):
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.Import | ast.ImportFrom):
                 yield from ((child.lineno, name) for name in imported(child, module))
-            elif inside_functions or not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            elif inside_functions or not (
+                isinstance(child, LATER) or ast.unparse(child).startswith("if TYPE_CHECKING:")
+            ):
                 yield from walk(child)
 
     return list(walk(ast.parse(source)))
