@@ -136,6 +136,13 @@ def inject(result: Result, settings: Result) -> list[str]:
     ]
 
 
+def reports(result: Result, settings: Result) -> list[str]:
+    """Times of a report's steps."""
+    rows = [(name, seconds(v["median_s"])) for name, v in result["steps"].items()]
+    about = f"{settings['runs']:,} made-up runs, {result['bytes'] / 2**20:.0f} MiB of records in folders of their own"
+    return [f"{about}; medians of {settings['rounds']}.", "", *table(("step", "time"), rows)]
+
+
 def large(result: Result, settings: Result) -> list[str]:
     """One table for each model."""
     lines = [
@@ -186,5 +193,6 @@ PARTS: dict[str, tuple[str, Callable[[Result, Result], list[str]]]] = {
     "growth": ("Growth", growth),
     "hadamard": ("Walsh-Hadamard transform", hadamard),
     "inject": ("Putting adapters in", inject),
+    "reports": ("Reports", reports),
     "large": ("True shapes", large),
 }

@@ -104,6 +104,14 @@ class InjectSettings:
 
 
 @dataclass(frozen=True)
+class ReportSettings:
+    """A report of so many made-up runs."""
+
+    runs: int = 5000
+    rounds: int = 3
+
+
+@dataclass(frozen=True)
 class LargeModel:
     """A true shape with random weights.
 
@@ -182,6 +190,7 @@ class Settings:
     growth: GrowthSettings = GrowthSettings()
     hadamard: HadamardSettings = HadamardSettings()
     inject: InjectSettings = InjectSettings()
+    reports: ReportSettings = ReportSettings()
     large: LargeSettings = LargeSettings()
 
 
@@ -195,6 +204,7 @@ def quick() -> Settings:
         growth=GrowthSettings(16, 8, QUICK_RANKS, (8, 16), (1, 16), (2, 4), (16, 32), rounds=2, at_least=1e-4),
         hadamard=HadamardSettings((64, 128, 256), log2_numbers=12, largest_dense=128, rounds=2, at_least=1e-4),
         inject=InjectSettings(encoder, **shared),
+        reports=ReportSettings(runs=100, rounds=2),
         large=LargeSettings(tuple(_shrunken()), warm_up=1, **shared),
     )
 

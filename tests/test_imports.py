@@ -95,7 +95,7 @@ def imported(node, module):
 
 
 def imports(source, module, *, inside_functions=True):
-    """(line, full name) of every import; those inside functions run later, those for types never, and may be left out."""
+    """(line, full name) of every import; those in functions run later, those for types never: both may be left out."""
 
     def walk(node):
         for child in ast.iter_child_nodes(node):

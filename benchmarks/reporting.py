@@ -1,0 +1,79 @@
+"""Part "reports": how long it takes to read made-up run records and to make their tables and page."""
+
+import json
+import random
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.settings import ReportSettings
+from benchmarks.timing import Say, compare, take_turns
+from rlora.records import Environment, Parameters, Record, Run, Training, write_record
+from rlora.reports import formats, page
+from rlora.reports.report import Question, report
+from rlora.reports.tidy import Reader
+
+TASKS, ADAPTERS = 5, 10
+CONFIG_KEYS = 120  # as many leaves as a real config has
+
+
+def measure(settings: ReportSettings, device: torch.device, say: Say) -> dict[str, Any]:
+    """Time each step: {name: times, ratios to reading the folder}; "bytes": of all records."""
+    with tempfile.TemporaryDirectory() as place:
+        folder, lines = Path(place) / "runs", Path(place) / "records.jsonl"
+        say(f"writing {settings.runs} records")
+        made = [_record(number) for number in range(settings.runs)]
+        size = sum(write_record(record, folder / str(number)).stat().st_size for number, record in enumerate(made))
+        lines.write_text("".join(json.dumps(asdict(record)) + "\n" for record in made))
+        reading = Reader().read([lines])
+        answer = report(reading, Question())
+
+        def whole() -> str:
+            found = report(Reader().read([folder]), Question())
+            return formats.markdown(found.sheets) + page.html(found)
+
+        steps: dict[str, Callable[[], object]] = {
+            "read folders of runs": lambda: Reader().read([folder]),
+            "read a study's file": lambda: Reader().read([lines]),
+            "means, differences, ranks": lambda: report(reading, Question()),
+            "the page": lambda: page.html(answer),
+            "all of it, from folders": whole,
+        }
+        prepared = {name: (lambda step=step: step) for name, step in steps.items()}
+        times = take_turns(prepared, settings.rounds, device, say=say)
+    return {"steps": compare(times, "read folders of runs"), "bytes": size}
+
+
+def _record(number: int) -> Record:
+    task, rest = number % TASKS, number // TASKS
+    adapter, seed = rest % ADAPTERS, rest // ADAPTERS
+    draw = random.Random(number)
+    score = 0.5 + 0.02 * adapter + draw.gauss(0, 0.01)
+    history = [
+        {
+            "epoch": epoch,
+            "step": 10 * epoch,
+            "train/loss": draw.random(),
+            "validation/accuracy": score - 0.2 / (epoch + 1),
+        }
+        for epoch in range(10)
+    ]
+    return Record(
+        run=Run(
+            f"task{task}", "minilm", f"adapter{adapter}", "none", seed, f"runs/{number}", "2026-01-01", 60.0, [], True,
+            identity=str(number),
+        ),
+        parameters=Parameters(1000 * (adapter + 1), 770, 22_713_216, 0.1),
+        scores={"validation/accuracy": score, "test/accuracy": score - 0.01},
+        monitor="validation/accuracy",
+        training=Training(10, 100, 50.0 + draw.random(), 100.0, 2000.0, 9, history),
+        environment=Environment("", "", "cpu", "32-true", 2, 900.0, None, "0" * 40, False, {"rlora": "0"}),
+        data={"rows": {"train": 512, "test": 872}},
+        backbone={"source": "", "fingerprint": "0" * 64},
+        adapter_file_bytes=40_000,
+        config={f"section{i % 10}": {f"key{j}": j for j in range(CONFIG_KEYS // 10)} for i in range(10)},
+    )  # fmt: skip
