@@ -168,7 +168,7 @@ def test_a_prior_must_come_from_the_same_division_and_be_chosen_elsewhere():
     [
         (["certify=true"], "certify=true needs a posterior"),
         ([*SPLIT, "task.part=prior"], r"task\.part=prior with regularizer\.prior=split"),
-        ([*SPLIT, "task.shots=4"], r"task\.part=prior divides"),
+        ([*SPLIT, "task.shots=4"], r"task\.part=prior and task\.shots=4 each choose"),
         (
             [*POSTERIOR, "regularizer.prior=nowhere"],
             r"regularizer\.prior=nowhere is not start, split or the folder of a finished run",

@@ -1,10 +1,13 @@
 """Several runs from one command: one that fails leaves the others alone, wherever they run, and is told."""
 
+import shutil
+
 import pytest
 from omegaconf import OmegaConf
 
 from rlora.multirun import Summary
 from rlora.records import FILE, read_record, write_record
+from rlora.reports.__main__ import main
 
 RUN = ("model=tiny_encoder", "adapter=lora", "task=lexicon", "task.train_size=200", "trainer.max_epochs=1")
 QUIET = ("trainer=cpu", "callbacks=progress", "logger=none", "trainer.enable_progress_bar=false", "print_config=false")
@@ -58,6 +61,20 @@ def test_one_that_fails_leaves_the_others_alone(launcher, start, tmp_path):
     (done,) = tmp_path.glob(f"multiruns/*/*/{FILE}")
     assert read_record(done).config["adapter"]["rank"] == 4
     assert len(list(tmp_path.glob("multiruns/*/*/error.log"))) == 1
+
+
+@pytest.mark.cli
+def test_the_comparison_is_one_command_and_its_table_another(train, tmp_path, capsys):
+    """Two sittings: the second one skips what the first has done, from the study's records alone."""
+    words = ("-m", "experiment=compare_adapters", "task=lexicon", "task.train_size=200", "task.train_examples=32")
+    words += ("model=tiny_encoder", "trainer.max_epochs=1", f"paths.studies={tmp_path / 'studies'}", *QUIET[1:])
+    assert "2 finished" in train(*words, "adapter=lora,rlora", "hydra.sweep.dir=" + str(tmp_path / "first"))
+    shutil.rmtree(tmp_path / "first")
+    assert "4 finished, 2 skipped" in train(*words)
+    main([str(tmp_path / "studies"), "--csv", str(tmp_path / "runs.csv")])
+    assert "lexicon" in capsys.readouterr().out
+    adapters = [line.split(",")[2] for line in (tmp_path / "runs.csv").read_text().splitlines()[1:]]
+    assert sorted(adapters) == ["head", "lora", "nola", "randlora", "rlora", "vera"]
 
 
 @pytest.mark.cli

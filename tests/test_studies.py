@@ -134,6 +134,13 @@ def test_a_line_that_is_no_record_is_named(tmp_path):
         read_lines(file)
 
 
+def test_a_new_option_that_is_not_used_leaves_identities_alone():
+    old = {"task": {"name": "rte", "layers": [1, None]}, "seed": 0}
+    new = {"task": {"name": "rte", "layers": [1, None], "fresh": None}, "seed": 0, "more": None}
+    assert identity(new, "run") == identity(old, "run")
+    assert identity({**new, "task": {**new["task"], "fresh": 0}}, "run") != identity(old, "run")
+
+
 def test_identity_knows_the_config_alone_not_where_it_writes(compose):
     here = compose("adapter=lora", folder="/here")
     there = compose("adapter=lora", "paths.cache=/elsewhere", "logger=none", "print_config=false", folder="/there")

@@ -13,6 +13,8 @@ TRAINER_PRESENTATION = ("default_root_dir", "enable_progress_bar")
 def essence(config: dict[str, Any], folder: str) -> dict[str, Any]:
     """A resolved config without what changes no result: paths, loggers and the run's own folder.
 
+    Keys that are null are left out too: a new option that is not used leaves the identities of earlier runs alone.
+
     Args:
         config: Plain and resolved.
         folder: Of the run, as the config's paths name it.
@@ -22,8 +24,14 @@ def essence(config: dict[str, Any], folder: str) -> dict[str, Any]:
         kept.pop("certificate", None)
     if "trainer" in kept:
         kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key not in TRAINER_PRESENTATION}
-    without: dict[str, Any] = moved(kept, folder, ".")
+    without: dict[str, Any] = moved(_without_null(kept), folder, ".")
     return without
+
+
+def _without_null(config: Any) -> Any:
+    if not isinstance(config, dict):
+        return config
+    return {key: _without_null(value) for key, value in config.items() if value is not None}
 
 
 def identity(config: dict[str, Any], folder: str) -> str:

@@ -1,12 +1,36 @@
 """Experiments: each composes with every adapter it compares, and runs."""
 
+import itertools
+from pathlib import Path
+
 import pytest
+import yaml
 
 from rlora.records import read_lines, read_record
 from rlora.studies import RECORDS
 
+CONF = Path(__file__).parents[2] / "conf"
 ADAPTERS = ["head", "lora", "rlora", "nola", "randlora"]
 FEW_SHOT = ["experiment=few_shot", "trainer.max_epochs=-1", "task.shots=4", "task.batch_size=4"]
+
+
+@pytest.mark.parametrize("name", ["few_shot", "compare_adapters"])
+def test_what_a_multirun_sweeps_by_itself_composes(compose, name):
+    params = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())["hydra"]["sweeper"]["params"]
+    swept = {key: str(options).split(",") for key, options in params.items()}
+    groups = [key for key in swept if "." not in key]
+    for options in itertools.product(*(swept[key] for key in groups)):
+        words = [f"{key}={option}" for key, option in zip(groups, options, strict=True)]
+        rest = [f"{key}={swept[key][-1]}" for key in swept if key not in groups]
+        assert compose(f"experiment={name}", *words, *rest).config["study"] == name
+
+
+@pytest.mark.parametrize("task", ["rte", "mrpc", "cola", "stsb", "sst2", "lexicon"])
+def test_adapters_are_compared_on_as_many_examples_of_each_task(compose, task):
+    for adapter in [*ADAPTERS, "vera"]:
+        found = compose("experiment=compare_adapters", f"task={task}", f"adapter={adapter}")
+        assert found.choices["model"] == "minilm"
+        assert (found.config["task"]["train_examples"], found.config["trainer"]["max_epochs"]) == (512, 10)
 
 
 @pytest.mark.parametrize("regularizer", ["none", "pac_bayes"])

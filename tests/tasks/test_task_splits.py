@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from rlora.tasks.examples import Examples, fingerprint
-from rlora.tasks.splits import few_shot_rows, group_rows, grouped_split
+from rlora.tasks.splits import few_shot_rows, group_rows, grouped_split, sample
 
 
 def test_groups_are_transitive_and_normalised():
@@ -42,6 +42,16 @@ def test_few_shot_is_balanced_disjoint_and_seeded():
     assert few_shot_rows(labels, 8, 13) == (train, validation) != few_shot_rows(labels, 8, 21)
     with pytest.raises(ValueError, match=r"task\.shots=17 needs 34 .* class \d has 33; set task\.shots to at most 16"):
         few_shot_rows(labels, 17, 13)
+
+
+def test_a_sample_is_seeded_sorted_and_nested():
+    small, large = sample(100, 10, 13), sample(100, 40, 13)
+    assert list(small) == sorted(set(small))
+    assert set(small) < set(large)
+    assert list(sample(100, 10, 21)) != list(small)
+    assert list(sample(5, 5, 0)) == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match=r"task\.train_examples=6 is more than the 5 training rows"):
+        sample(5, 6, 0)
 
 
 def test_digests_tell_fields_and_labels_apart():

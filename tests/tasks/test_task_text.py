@@ -71,6 +71,12 @@ def test_dev_validation_and_few_shot(ready, tokenizer):
     assert few.describe()["rows"] == {"train": 32, "validation": 32, "test": 20}
     assert few.describe()["sample_seed"] == 13
     assert few.fingerprint != ready(shots=16, sample_seed=21).fingerprint
+    some, more = ready(train_examples=20), ready(train_examples=30)
+    assert (some.num_train_examples, some.describe()["train_examples"]) == (20, 20)
+    assert some.describe()["rows"]["validation"] == ready().describe()["rows"]["validation"]
+    assert some.fingerprint != more.fingerprint
+    with pytest.raises(ValueError, match=r"task\.shots=4 and task\.train_examples=8 each choose training rows"):
+        ready(shots=4, train_examples=8)
     with pytest.raises(ValueError, match=r"task\.shots=51 needs 102 .* to at most 50"):
         ready(shots=51)
 
@@ -207,6 +213,7 @@ def test_no_route_to_the_hub_is_one_sentence(build_task, monkeypatch, tmp_path):
         ({"monitor": "f1"}, "task.monitor=f1 is no metric of rte; use ['accuracy']"),
         ({"mode": "up"}, "task.mode=up"),
         ({"shots": 0}, "task.shots=0"),
+        ({"train_examples": 0}, "task.train_examples=0"),
         ({"labels": None}, "task.labels or task.score_range"),
         ({"groups": ["genre"]}, "task.groups names ['genre']"),
         ({"incomplete_rows": "drop"}, "error or skip"),

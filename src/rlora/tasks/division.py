@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from rlora.tasks.examples import Examples
 from rlora.tasks.parts import PRIOR, REST, deal, owners
-from rlora.tasks.splits import few_shot, group_rows, grouped_split
+from rlora.tasks.splits import few_shot, group_rows, grouped_split, sample
 
 VALIDATION = "validation"
 
@@ -36,7 +36,8 @@ class Division:
         most: Most rows of it.
         seed: Seed of the splits.
         shots: Rows per class of train and of validation in the few-shot protocol, or None.
-        sample_seed: Seed of the few-shot sample.
+        train_examples: Train on so many rows of what would be train, or None; a larger sample holds the smaller ones.
+        sample_seed: Seed of either sample.
         part: ``prior`` or ``rest``: train on that part only, which shares nothing with the other; None: on all.
         prior_fraction: Share of the rows that is the prior's.
         fields: Positions of the texts that bind rows together, or None for all.
@@ -51,6 +52,7 @@ class Division:
     most: int
     seed: int
     shots: int | None
+    train_examples: int | None
     sample_seed: int
     part: str | None
     prior_fraction: float
@@ -64,14 +66,17 @@ class Division:
             raise ValueError(f"task.validation_fraction={self.fraction} must lie between 0 and 1.")
         if self.shots is not None and self.shots < 1:
             raise ValueError(f"task.shots={self.shots} must be at least 1, or null for the whole training set.")
+        if self.train_examples is not None and self.train_examples < 1:
+            raise ValueError(f"task.train_examples={self.train_examples} must be at least 1, or null for all.")
         if self.part not in (None, PRIOR, REST):
             raise ValueError(f"task.part={self.part} is unknown; set task.part to {PRIOR}, {REST} or null.")
         if not 0 < self.prior_fraction < 1:
             raise ValueError(f"task.prior_fraction={self.prior_fraction} must lie strictly between 0 and 1.")
-        if self.part is not None and self.shots is not None:
+        chosen = {"part": self.part, "shots": self.shots, "train_examples": self.train_examples}
+        both = [f"task.{name}={value}" for name, value in chosen.items() if value is not None]
+        if len(both) > 1:
             raise ValueError(
-                f"task.part={self.part} divides the training set and task.shots={self.shots} samples from it; set one "
-                "of them to null."
+                f"{' and '.join(both)} each choose training rows in a way of their own; set but one of them."
             )
 
     def of(self, read: dict[str, Examples]) -> Divided:
@@ -94,6 +99,8 @@ class Division:
             splits["train"], splits[VALIDATION] = train.take(rest), train.take(chosen)
         if self.validation == "dev":
             splits[VALIDATION] = read["test"]
+        if self.train_examples is not None:
+            splits["train"] = splits["train"].take(sample(len(splits["train"]), self.train_examples, self.sample_seed))
         return Divided(splits, parts)
 
     def groups(self, examples: Examples) -> list[NDArray[np.int64]]:

@@ -74,6 +74,17 @@ def grouped_split(groups: NDArray[np.int64], size: int, seed: int) -> tuple[NDAr
     return np.flatnonzero(~picked), np.flatnonzero(picked)
 
 
+def sample(rows: int, size: int, seed: int) -> NDArray[np.int64]:
+    """Return ``size`` of ``rows`` row numbers in file order; a larger sample of the same seed holds the smaller one.
+
+    Raises:
+        ValueError: There are fewer rows.
+    """
+    if size > rows:
+        raise ValueError(f"task.train_examples={size} is more than the {rows} training rows; set it to {rows} or less.")
+    return np.sort(generator(seed, rows).permutation(rows)[:size])
+
+
 def few_shot_rows(labels: Sequence[Hashable], shots: int, seed: int) -> tuple[list[int], list[int]]:
     """Return rows of train and of validation, ``shots`` per class in each.
 

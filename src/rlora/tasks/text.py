@@ -51,7 +51,8 @@ class TextClassification(LabelledTask):
         validation_max: Most rows of it.
         split_seed: Seed of that split, not the run's: runs over several seeds share their splits.
         shots: Rows per class of train and of validation in the few-shot protocol, or None.
-        sample_seed: Seed of the few-shot sample.
+        train_examples: Train on so many rows of train, drawn at random; None: on all. Validation stays as it is.
+        sample_seed: Seed of either sample.
         part: ``prior`` or ``rest``: train on that part only, which shares nothing with the other; None: on all.
         prior_fraction: Share of the rows that is the prior's.
         contained: Whether rows may contain one another, as phrases of one sentence do.
@@ -71,6 +72,7 @@ class TextClassification(LabelledTask):
     validation_max: int = 2000
     split_seed: int = 0
     shots: int | None = None
+    train_examples: int | None = None
     sample_seed: int = 13
     part: str | None = None
     prior_fraction: float = 0.5
@@ -225,7 +227,8 @@ class TextClassification(LabelledTask):
             "validation": "dev" if self.validation == "dev" else "train-split",
             "split_seed": self.split_seed,
             "shots": self.shots,
-            "sample_seed": None if self.shots is None else self.sample_seed,
+            "train_examples": self.train_examples,
+            "sample_seed": None if self.shots is self.train_examples is None else self.sample_seed,
             "part": self.part,
             "parts": self._setup_done().parts,
             "max_length": self.max_length,
@@ -247,6 +250,7 @@ class TextClassification(LabelledTask):
             most=self.validation_max,
             seed=self.split_seed,
             shots=self.shots,
+            train_examples=self.train_examples,
             sample_seed=self.sample_seed,
             part=self.part,
             prior_fraction=self.prior_fraction,
