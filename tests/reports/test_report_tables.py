@@ -36,6 +36,15 @@ def test_n_stands_in_every_cell_where_cells_differ(study, tmp_path):
     assert "Incomplete: adapter=head, task=rte: 2 of 3 runs." in text
 
 
+def test_intervals_stand_beside_means_on_request(study, tmp_path):
+    words = [str(study), "--where", "task=rte", "--spread", "interval", "--markdown", str(tmp_path / "table.md")]
+    main(words)
+    assert "| lora | 73,728 | 62.3 [57.2, 67.5] | 2.00 |" in lines_of(tmp_path / "table.md")
+    main([*words, "--interval", "bootstrap"])
+    (told,) = [line for line in lines_of(tmp_path / "table.md") if line.startswith("Mean [")]
+    assert told.startswith("Mean [bootstrap (BCa) 95 % interval] in percent")
+
+
 def test_what_was_left_out_is_a_table_of_its_own(study, tmp_path):
     (study / "0" / "results.json").write_text("nonsense")
     main([str(study), "--markdown", str(tmp_path / "table.md")])

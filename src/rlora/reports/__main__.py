@@ -36,7 +36,8 @@ def parser() -> argparse.ArgumentParser:
     ask.add_argument("--where", default="", help="only runs with these values, such as model=minilm,adapter=lora|rlora")
     ask.add_argument("--choose", default="", help="keep the values of these keys that are best on validation")
     ask.add_argument("--split", default="test", choices=["test", "validation"], help="(%(default)s)")
-    ask.add_argument("--interval", default="t", choices=INTERVALS, help="of the differences (%(default)s)")
+    ask.add_argument("--interval", default="t", choices=INTERVALS, help="how intervals are made (%(default)s)")
+    ask.add_argument("--spread", default="sd", choices=["sd", "interval"], help="beside a mean (%(default)s)")
     ask.add_argument("--published", default="", help="show published scores of these models, such as roberta_base")
     made.add_argument(
         "--watch", nargs="?", type=float, const=10.0, metavar="SECONDS", help="show the scores while runs finish (10)"
@@ -76,7 +77,7 @@ def main(words: Sequence[str] | None = None) -> None:
 def question(asked: argparse.Namespace) -> Question:
     """What the words ask for."""
     key, _, options = asked.compare.partition("=")
-    layout = Layout(_split(asked.rows), _split(asked.columns), _split(asked.pairs), asked.interval)
+    layout = Layout(_split(asked.rows), _split(asked.columns), _split(asked.pairs), asked.interval, asked.spread)
     return Question(
         layout=layout,
         compare=key,

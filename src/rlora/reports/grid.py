@@ -21,12 +21,14 @@ class Layout:
         columns: The same for columns.
         pairs: Keys that tell the runs of one cell apart, and pair those of two; empty: the usual ones.
         interval: See `estimate`.
+        spread: What stands beside a mean: "sd" (standard deviation) or "interval" (its 95 % interval).
     """
 
     rows: tuple[str, ...] = ("adapter",)
     columns: tuple[str, ...] = ("task",)
     pairs: tuple[str, ...] = ()
     interval: str = "t"
+    spread: str = "sd"
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,9 @@ class Grid:
         return dict(zip(self.rows, found, strict=True))
 
     def best(self, column: Key) -> set[Key]:
-        """Rows with a column's best mean, where there are two at least."""
+        """Rows with a column's best mean, where there are two at least; empty where rows are of different tasks."""
+        if "task" in self.layout.rows:
+            return set()
         means = {row: _mean(self.cells[row, column]) for row in self.rows if (row, column) in self.cells}
         if len(means) < 2:
             return set()

@@ -47,7 +47,11 @@ def scores(grid: Grid, split: str, published: Sequence[Published] = ()) -> Sheet
     best = {column: grid.best(column) for column in grid.columns}
     for number, row in enumerate(grid.rows):
         found = [grid.estimate(row, column) for column in grid.columns]
-        texts = [*map(str, row), trained(_runs_of(grid, row)), *(mean_text(each, show_n=not even) for each in found)]
+        texts = [
+            *map(str, row),
+            trained(_runs_of(grid, row)),
+            *(mean_text(each, spread=grid.layout.spread, show_n=not even) for each in found),
+        ]
         if several:
             means = [each.mean for each in found if each]
             texts.append(f"{PERCENT * sum(means) / len(means):.1f}" if len(means) == len(found) else "")
@@ -89,13 +93,14 @@ def _what_is_shown(grid: Grid, sizes: set[int], even: bool) -> str:
     told = "; ".join(metric if len(metrics) == 1 else f"{metric}: {', '.join(of)}" for metric, of in metrics.items())
     pairs = ", ".join(_names(grid.layout.pairs))
     n = f"n = {sizes.pop()} runs ({pairs}) in every cell" if even else f"the number of runs ({pairs}) in brackets"
-    return f"mean ± standard deviation in percent; {n}; {told}"
+    spread = "± standard deviation" if grid.layout.spread == "sd" else f"[{_interval_name(grid)} 95 % interval]"
+    return f"mean {spread} in percent; {n}; {told}"
 
 
 def comparisons(found: Sequence[Difference], grid: Grid, key: str) -> Sheet:
     """Paired differences with their intervals and tests."""
     others = [name for name in (*grid.layout.rows, *grid.layout.columns) if name != key]
-    interval = "Student's" if grid.layout.interval == "t" else "bootstrap (BCa)"
+    interval = _interval_name(grid)
     header = [*_names(others), "difference", "pairs", "mean", "95 % interval", "p", "p (Holm)"]
     rows = [
         [
@@ -179,12 +184,20 @@ def left_out(problems: Sequence[Problem], unfinished: int) -> Sheet | None:
     return Sheet(f"Left out: {len(rows)}", ["where", "why"], rows, 2, notes=notes) if rows or notes else None
 
 
-def mean_text(found: Estimate | None, *, show_n: bool) -> str:
-    """Mean and deviation in percent, with n on request."""
+def mean_text(found: Estimate | None, *, spread: str, show_n: bool) -> str:
+    """Mean with its deviation or interval in percent, with n on request."""
     if found is None:
         return ""
-    spread = "" if found.n == 1 else f" ± {PERCENT * found.sd:.1f}"
-    return f"{PERCENT * found.mean:.1f}{spread}" + (f" ({found.n})" if show_n else "")
+    text = f"{PERCENT * found.mean:.1f}"
+    if found.n > 1 and spread == "sd":
+        text += f" ± {PERCENT * found.sd:.1f}"
+    elif found.n > 1:
+        text += f" [{PERCENT * found.low:.1f}, {PERCENT * found.high:.1f}]"
+    return text + (f" ({found.n})" if show_n else "")
+
+
+def _interval_name(grid: Grid) -> str:
+    return "Student's" if grid.layout.interval == "t" else "bootstrap (BCa)"
 
 
 def interval_text(found: Estimate) -> str:
