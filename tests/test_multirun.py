@@ -45,6 +45,15 @@ def test_failed_runs_are_listed_and_the_status_is_not_zero(left, capsys):
     assert "ValueError: no such rank" in shown
 
 
+def test_one_reason_for_all_is_the_error(tmp_path, capsys):
+    for name in ("0", "1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "error.log").write_text("Traceback ...\nValueError: no such rank\n")
+    with pytest.raises(SystemExit, match=r"^error: no such rank$"):
+        summary_of(tmp_path)
+    assert "2 failed" in capsys.readouterr().out
+
+
 def test_a_sweep_that_has_not_begun_says_nothing(tmp_path, capsys):
     summary_of(tmp_path)
     assert capsys.readouterr().out == ""

@@ -17,7 +17,10 @@ SKIPPED = "skipped, as they had finished before"
 
 
 class Summary(Callback):
-    """Hydra's callback at the end of a multirun: counts its runs, lists the failed, and then exits with status 1."""
+    """Hydra's callback at the end of a multirun: counts its runs and lists the failed, which makes exit status 1.
+
+    Where all failed for one reason, that reason is the error.
+    """
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Print the summary."""
@@ -27,7 +30,10 @@ class Summary(Callback):
             return
         console = Console()
         console.print(f"runs in {folder}: {_counted(ended)}", highlight=False, soft_wrap=True)
-        if failed := [item for item in ended if item.state == FAILED]:
+        failed = [item for item in ended if item.state == FAILED]
+        if len({item.reason for item in failed}) == 1 and len(failed) == len(ended):
+            sys.exit(f"error: {failed[0].reason.removeprefix('ValueError: ')}")
+        if failed:
             console.print(_table(failed))
             sys.exit("error: not all runs finished; the same command repeats those alone")
 
