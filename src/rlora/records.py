@@ -10,6 +10,7 @@ from rlora.atomic import write_atomically
 
 SCHEMA = 1
 FILE = "results.json"
+RECORDS = "records.jsonl"  # a record a line, of a whole study
 
 
 @dataclass

@@ -13,10 +13,9 @@ from typing import Any
 from rlora.identity import essence, identity
 from rlora.job import Job
 from rlora.outcomes import run_folders
-from rlora.records import FILE, Record, read_lines, read_record, write_record
+from rlora.records import FILE, RECORDS, Record, read_lines, read_record, write_record
 
 log = logging.getLogger(__name__)
-RECORDS = "records.jsonl"
 
 
 def skipped(config: dict[str, Any], job: Job) -> Record | None:

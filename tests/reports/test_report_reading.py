@@ -40,6 +40,12 @@ def test_what_a_run_keeps_within_its_folder_is_no_run(study, made):
     assert len(read(study).runs) == 18
 
 
+def test_hydras_own_folder_is_no_run(study):
+    (study / "99" / ".hydra").mkdir(parents=True)
+    (study / "99" / ".hydra" / "config.yaml").write_text("seed: 0\n")
+    assert read(study).unfinished == 0
+
+
 def test_broken_old_unscored_and_failed_runs_are_named(made, written, tmp_path):
     folder = written([made(seed=1), made(seed=2, score=math.nan), made(seed=3)])
     unscored = made(seed=4)

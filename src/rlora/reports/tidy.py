@@ -10,7 +10,7 @@ from typing import Any
 
 from rlora.outcomes import FAILED, FINISHED, outcome, run_folders
 from rlora.plain import flat
-from rlora.records import FILE, Record, parse_line, placed_lines, read_record
+from rlora.records import FILE, RECORDS, Record, parse_line, placed_lines, read_record
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Reader:
                     yield self._single(folder / FILE)
                 else:
                     yield Problem(str(folder), f"failed: {ended.reason}") if ended.state == FAILED else None
-            for file in sorted(path.rglob("*.jsonl")):
+            for file in sorted(path.rglob(RECORDS)):
                 yield from _lines(file)
 
     def _single(self, file: Path) -> "Found | Problem":
