@@ -1,14 +1,15 @@
 """The run record: written whole or not at all, read back the same, refused if it is not one."""
 
+import contextlib
 import json
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
 from rlora import records
 from rlora.atomic import write_atomically
-from rlora.records import read_record, write_record
+from rlora.records import parse_record, read_record, write_record
 
 
 def test_round_trip(record, tmp_path):
@@ -115,3 +116,32 @@ def test_a_missing_field(record, tmp_path):
 @pytest.mark.parametrize("value", [None, 3, [1], "x"])
 def test_a_part_that_is_no_object(record, tmp_path, value):
     changed(record, tmp_path, lambda raw: raw.update(run=value))
+
+
+def leaves(value, path=()):
+    """Paths of all leaves of plain JSON."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    found = [leaf for key, item in items for leaf in leaves(item, (*path, key))]
+    return found or [path]
+
+
+@pytest.mark.parametrize("wrong", ["word", -1, True, None, [], {}, [1], {"a": "b"}])
+def test_a_value_of_another_kind_is_refused_or_harmless(record, wrong):
+    """Whatever stands where in a record, it is told or is read, and reported without a crash."""
+    from rlora.reports.report import Question, report
+    from rlora.reports.tidy import Found, gather
+
+    record.certificate = {
+        "bound": 0.3, "risk": 0.2, "by_group": {"bound": 0.4}, "kl": 1.0, "rows": 9,
+        "rival": {"bound": 0.2, "of": "it"}, "test": {"test": {"mean": 0.25, "posterior": 0.3}},
+    }  # fmt: skip
+    whole = json.dumps(asdict(record))
+    for path in leaves(json.loads(whole)):
+        raw = json.loads(whole)
+        place = raw
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = wrong
+        with contextlib.suppress(ValueError):
+            made = parse_record(raw, "here")
+            report(gather([Found("here", made)], "test"), Question())

@@ -40,13 +40,8 @@ class Summary(Callback):
 
 def _counted(ended: list[Outcome]) -> str:
     states = Counter(SKIPPED if _was_skipped(item) else item.state for item in ended)
-    named = {
-        FINISHED: FINISHED,
-        SKIPPED: "skipped, as they had finished before",
-        FAILED: FAILED,
-        UNFINISHED: UNFINISHED,
-    }
-    return ", ".join(f"{states[state]} {told}" for state, told in named.items() if states[state])
+    order = (FINISHED, SKIPPED, FAILED, UNFINISHED)
+    return ", ".join(f"{states[state]} {state}" for state in order if states[state])
 
 
 def _was_skipped(item: Outcome) -> bool:

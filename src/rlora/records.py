@@ -4,7 +4,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from rlora.atomic import write_atomically
 
@@ -110,6 +111,18 @@ def final_numbers(record: Record) -> dict[str, float]:
     return found
 
 
+KINDS = {part: get_type_hints(part) for part in (Record, Run, Parameters, Training, Environment)}
+CERTIFICATE = {  # what reports read of one
+    "bound": float,
+    "risk": float,
+    "kl": float,
+    "rows": int,
+    "by_group": dict[str, float],
+    "rival": dict[str, float | str],
+    "test": dict[str, dict[str, float]],
+}
+
+
 def write_record(record: Record, directory: Path) -> Path:
     """Write results.json at once or not at all, so that its presence means a finished run."""
     return write_atomically(directory / FILE, (json.dumps(asdict(record), indent=2) + "\n").encode())
@@ -172,9 +185,36 @@ def parse_record(raw: Any, path: str) -> Record:
     schema = raw.get("schema") if isinstance(raw, dict) else None
     if schema != SCHEMA:
         raise ValueError(f"{path} has record schema {schema}, this version reads schema {SCHEMA}")
-    parts = {"run": Run, "parameters": Parameters, "training": Training, "environment": Environment}
+    parts: dict[str, Any] = {"run": Run, "parameters": Parameters, "training": Training, "environment": Environment}
     try:
-        return Record(**{key: parts[key](**value) if key in parts else value for key, value in raw.items()})
+        made = {key: parts[key](**value) if key in parts else value for key, value in raw.items()}
+        record = Record(**made)
     except TypeError as error:
         known = ", ".join(item.name for item in fields(Record))
         raise ValueError(f"{path} does not hold a record's fields ({known}): {error}") from error
+    for name, part in {"": record, **{f"{key}.": made[key] for key in parts}}.items():
+        _check(vars(part), KINDS[type(part)], f"{path} holds a {name}")
+    if record.certificate is not None:
+        _check(record.certificate, CERTIFICATE, f"{path} holds a certificate.")
+    return record
+
+
+def _check(values: dict[str, Any], kinds: dict[str, Any], told: str) -> None:
+    for key, kind in kinds.items():
+        if key not in values or not _fits(values[key], kind):
+            raise ValueError(f"{told}{key} that is no {getattr(kind, '__name__', kind)}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of an annotated kind, as far as records are annotated; a whole number is a float too."""
+    kinds = get_args(kind)
+    if kind is Any:
+        return True
+    if get_origin(kind) is UnionType:
+        return any(_fits(value, each) for each in kinds)
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_fits(item, kinds[0]) for item in value)
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(_fits(item, kinds[1]) for item in value.values())
+    number = int | float if kind is float else kind
+    return isinstance(value, number) and (kind is bool or not isinstance(value, bool))
