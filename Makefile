@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 DEVICE ?= cpu
+JOBS ?= 2
 PIP_FLAGS ?= -qq
 
 BIN := $(VENV)/bin
@@ -45,8 +46,8 @@ train: install  ## Run train.py, as in make train ARGS="adapter=rlora task=mnli"
 bench: install  ## Measure speed, memory and file sizes (minutes), as in make bench DEVICE=cuda ARGS="--only steps"
 	$(BIN)/python -m benchmarks --device $(DEVICE) $(ARGS)
 
-test: install lint  ## Lint, then run the tests, as in make test ARGS="-k hadamard"
-	$(BIN)/python -m pytest $(ARGS)
+test: install lint  ## Lint, then run the tests, JOBS=2 files at a time, as in make test ARGS="-k hadamard"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: install  ## Check style, formatting and types
 	$(BIN)/ruff check .

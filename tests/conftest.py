@@ -32,6 +32,9 @@ TINY = (
 
 
 def pytest_collection_modifyitems(items):
+    # the longest files first, so that none is left for the end, when other processes have nothing to do
+    long = {item.path for item in items if item.get_closest_marker("cli")}
+    items.sort(key=lambda item: item.path not in long)
     if os.environ.get("RLORA_DATA"):
         return
     skip = pytest.mark.skip(reason="RLORA_DATA is unset: the real files are not at hand")

@@ -84,7 +84,7 @@ def test_the_table_grows_while_runs_finish(made, tmp_path):
 def test_waiting_for_the_first_run_is_no_error(tmp_path):
     console = Console(record=True, width=120)
     watch(lambda: report(Reader().read([tmp_path]), Question()), 0, console, rounds=1)
-    assert "holds no run" in console.export_text()
+    assert "holds no run" in " ".join(console.export_text().split())  # a long path wraps the line
 
 
 def test_ctrl_c_ends_it(made, tmp_path):
