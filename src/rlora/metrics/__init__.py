@@ -1,0 +1,1 @@
+"""Scores of generated text as pure functions: no model, no trainer, no torch."""

@@ -1,0 +1,113 @@
+"""Answers in generated text, at the edges where evaluators differ."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from rlora.metrics.answers import choice, is_right, letter, number
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The answer is 42.", 42.0),
+        ("so she has 3 apples and 5 pears, 8 in all", 8.0),
+        ("It costs $1,234,567.50 in total", 1_234_567.5),
+        ("1,000", 1000.0),
+        ("-7 degrees", -7.0),
+        ("5-3", -3.0),
+        ("5 - 3 = 2", 2.0),
+        ("3/4", 4.0),
+        ("12 km/h", 12.0),
+        ("50%", 50.0),
+        ("0.5", 0.5),
+        (".5", 5.0),
+        ("3.", 3.0),
+        ("1.2.3", 3.0),
+        ("#### 18", 18.0),
+        ("x2y", 2.0),
+        ("no number at all", None),
+        ("", None),
+        ("-", None),
+    ],
+)
+def test_the_last_number(text, expected):
+    assert number(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The answer is B.", "B"),
+        ("(D)", "D"),
+        ("Both are B", "B"),
+        ("Answer: C", "A"),
+        ("F or G", None),
+        ("the answer is b", None),
+        ("", None),
+    ],
+)
+def test_the_first_letter(text, expected):
+    assert letter(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "choices", "expected"),
+    [
+        ("the correct answer is true", ("true", "false"), "true"),
+        ("false, not true", ("true", "false"), "false"),
+        ("the correct answer is answer3", [f"answer{i}" for i in range(1, 6)], "answer3"),
+        ("solution 1", ("solution1", "solution2"), None),
+        ("True", ("true", "false"), None),
+        ("ending4ending1", [f"ending{i}" for i in range(1, 5)], "ending4"),
+        ("", ("true", "false"), None),
+    ],
+)
+def test_the_choice_named_first(text, choices, expected):
+    assert choice(text, choices) == expected
+
+
+@pytest.mark.parametrize(
+    ("found", "sought", "right"),
+    [
+        (3.0005, 3.0, True),
+        (3.002, 3.0, False),
+        (None, 3.0, False),
+        ("A", "A", True),
+        ("A", "B", False),
+        (None, "A", False),
+        ("3", 3.0, False),
+    ],
+)
+def test_what_is_right(found, sought, right):
+    assert is_right(found, sought) is right
+
+
+@pytest.mark.data
+def test_the_answers_of_gsm8k_are_found_in_their_own_solutions():
+    path = Path(os.environ["RLORA_DATA"]) / "math" / "gsm8k" / "test.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    final = [number(row["answer"].rpartition("####")[2]) for row in rows]
+    assert len(rows) == 1319
+    assert None not in final
+    assert all(is_right(number(row["answer"]), value) for row, value in zip(rows, final, strict=True))
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("folder", "choices"),
+    [
+        ("boolq", ("true", "false")),
+        ("piqa", ("solution1", "solution2")),
+        ("winogrande", ("option1", "option2")),
+        ("social_i_qa", [f"answer{i}" for i in range(1, 6)]),
+        ("ARC-Easy", [f"answer{i}" for i in range(1, 6)]),
+        ("ARC-Challenge", [f"answer{i}" for i in range(1, 6)]),
+        ("openbookqa", [f"answer{i}" for i in range(1, 6)]),
+    ],
+)
+def test_the_written_answers_are_found_in_their_outputs(folder, choices):
+    rows = json.loads((Path(os.environ["RLORA_DATA"]) / "commonsense/llm_adapters" / folder / "test.json").read_text())
+    assert all(choice(row["output"], choices) == row["answer"] for row in rows)
