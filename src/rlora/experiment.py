@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from rich.console import Console
 
-from rlora import certification, prior, restore, studies
+from rlora import certification, decoding, prior, restore, studies
 from rlora.adapters import AdapterSet, files, inject
 from rlora.atomic import write_atomically
 from rlora.callbacks.recorder import Recorder
@@ -31,21 +31,21 @@ from rlora.models.backbone import Backbone
 from rlora.module import FineTuning, write_predictions
 from rlora.records import FILE, Parameters, Record, Run, final_numbers, write_record
 from rlora.regularizers.certificate import CertificateOptions
-from rlora.tasks.base import Task
+from rlora.tasks.base import Task, Writer
 from rlora.training import GROUPS, make_trainer
 
 log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig, job: Job) -> float | None:
-    """Run one job and return its monitored score on the validation split, for a sweeper to optimise.
+    """Run one job and return its monitored score on the validation split, for a sweeper to maximise.
 
     On failure the traceback is left in error.log, and no results.json; in a multirun the others go on, and this one has
     no score.
     """
     values = plain(config)
     if (found := studies.skipped(values, job)) is not None:
-        return found.scores.get(found.monitor)
+        return _to_maximise(found)
     keep_freed_memory()
     forget_peak_memory()
     console = Console()
@@ -63,7 +63,12 @@ def run(config: DictConfig, job: Job) -> float | None:
         raise
     if is_first_process():
         print_summary(record, console)
-    return record.scores.get(record.monitor)
+    return _to_maximise(record)
+
+
+def _to_maximise(record: Record) -> float | None:
+    score = record.scores.get(record.monitor)
+    return -score if score is not None and record.config["task"].get("mode") == "min" else score
 
 
 class Experiment:
@@ -233,8 +238,7 @@ class Experiment:
         config, directory = self.config, self.job.directory
         size = self._save_adapter() if config["train"] else None
         if config["test"]:
-            self.trainer.test(self.module, verbose=False)
-            scores |= {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("test")}
+            scores |= self._test()
         if config["predict"]:
             write_predictions(self.trainer, self.module, self.job.directory / "predictions")
         certificate = None
@@ -250,6 +254,18 @@ class Experiment:
             if file := studies.study_file(config):
                 studies.append(record, file)
         return record
+
+    def _test(self) -> dict[str, float]:
+        scores = {}
+        if self.task.test_loaders():
+            self.trainer.test(self.module, verbose=False)
+            scores = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("test")}
+        if isinstance(self.task, Writer):
+            found = decoding.write_and_score(self.module, self.trainer, self.job.directory / "texts", self.console)
+            scores |= found.values
+            for name, reason in found.missing.items():
+                log.warning("%s is not computed: %s", name, reason)
+        return scores
 
     def _save_adapter(self) -> int | None:
         if not self.trainer.is_global_zero:

@@ -22,7 +22,7 @@ from rlora.tasks.base import Task
 
 log = logging.getLogger(__name__)
 Batch = dict[str, Any]
-OWN_KEYS = ("labels", "index", "padded")  # of a batch, not for the backbone
+OWN_KEYS = ("labels", "index", "padded", "tokens")  # of a batch, not for the backbone
 
 
 def step_seed(*parts: int) -> int:
@@ -138,7 +138,7 @@ class FineTuning(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One batch's objective; what is perturbed stays so until backward is through, which may run forward again."""
-        size = len(batch["labels"])
+        size = len(batch["index"])  # a packed batch has fewer rows than examples
         step = self._step(batch_idx, size)
         self._perturbation.close()  # of a step that broke off
         self._perturbation.enter_context(self.regularizer.perturbed(step))
@@ -185,7 +185,7 @@ class FineTuning(L.LightningModule):
             "on_step": False,
             "on_epoch": True,
             "add_dataloader_idx": False,
-            "batch_size": len(batch["labels"]),
+            "batch_size": len(batch["index"]),
         }
         self.log(f"{name}/loss", loss, sync_dist=self.trainer.world_size > 1, **options)
         self.log_dict(metrics, prog_bar=stage == "validation", **options)

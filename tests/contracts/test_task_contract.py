@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from rlora.config import build
-from rlora.tasks.base import Task
+from rlora.tasks.base import Task, Writer
+from rlora.tasks.sequences import IGNORED
 
 TASKS = sorted(file.stem for file in (Path(__file__).parents[2] / "conf" / "task").glob("*.yaml"))
 MODELS = ("tiny_encoder", "tiny_decoder")
 ROWS = 12
+TOKENS, WORDS = 5, 7  # of texts
 pytestmark = pytest.mark.filterwarnings("ignore:Metric `Spearman")
 
 
@@ -26,12 +28,20 @@ def task(compose, name):
     return build(compose(f"task={name}").config["task"])
 
 
+def writes(task):
+    return task.head()["kind"] == "text"
+
+
 def outputs(task, seed=0):
-    shape = (ROWS, task.head()["num_labels"])
+    shape = (ROWS, TOKENS, WORDS) if writes(task) else (ROWS, task.head()["num_labels"])
     return SimpleNamespace(logits=torch.randn(shape, generator=torch.Generator().manual_seed(seed)))
 
 
 def labels(task):
+    if writes(task):
+        found = (torch.arange(ROWS * TOKENS) % WORDS).reshape(ROWS, TOKENS)
+        found[:, :2] = IGNORED  # of a prompt
+        return found
     if task.head()["kind"] == "regression":
         return torch.linspace(*task.score_range, ROWS)
     return torch.arange(ROWS) % task.head()["num_labels"]
@@ -41,7 +51,8 @@ def perfect(task):
     """Outputs that say exactly what the labels are."""
     if task.head()["kind"] == "regression":
         return SimpleNamespace(logits=labels(task)[:, None])
-    return SimpleNamespace(logits=20.0 * torch.nn.functional.one_hot(labels(task), task.head()["num_labels"]).float())
+    classes = WORDS if writes(task) else task.head()["num_labels"]
+    return SimpleNamespace(logits=20.0 * torch.nn.functional.one_hot(labels(task).clamp_min(0), classes).float())
 
 
 def test_it_is_a_task_with_its_name(task, name):
@@ -55,15 +66,17 @@ def test_its_head_is_one_a_model_can_build(task):
     if head["kind"] == "regression":
         assert (head["num_labels"], task.labels) == (1, None)
         assert task.score_range[0] < task.score_range[1]
+    elif head["kind"] == "text":
+        assert task.trained_modules == ()
     else:
         assert head["kind"] == "classification"
         assert head["num_labels"] == len(task.labels) == len(set(task.labels)) >= 2
 
 
 def test_its_monitor_is_one_of_its_metrics(task):
-    assert task.monitor in task.metrics
+    assert task.monitor in task.new_metrics()
     assert task.mode in ("max", "min")
-    assert set(task.new_metrics().keys()) == set(task.metrics)
+    assert isinstance(task, Writer) == (task.reported is not None)
 
 
 def test_loss_decode_and_metrics_fit(task):
@@ -71,8 +84,8 @@ def test_loss_decode_and_metrics_fit(task):
     loss, predicted = task.loss(out, batch), task.decode(out)
     assert (loss.shape, loss.dtype) == ((), torch.float32)
     assert loss.isfinite()
-    assert predicted.shape == (ROWS,)
-    assert predicted.dtype == (torch.float32 if task.labels is None else torch.int64)
+    assert predicted.shape == ((ROWS, TOKENS, WORDS) if writes(task) else (ROWS,))
+    assert predicted.dtype == (torch.int64 if task.head()["kind"] == "classification" else torch.float32)
     metrics = task.new_metrics()
     metrics.update(predicted, batch["labels"])
     assert all(score.isfinite() for score in metrics.compute().values())
@@ -83,9 +96,12 @@ def test_a_perfect_answer_scores_best(task):
     metrics = task.new_metrics()
     metrics.update(task.decode(perfect(task)), batch["labels"])
     assert float(metrics.compute()[task.monitor]) == pytest.approx(1.0)
-    assert task.mode == "max"
-    assert float(task.loss(perfect(task), batch)) == pytest.approx(0.0, abs=1e-6)
-    assert float(task.loss(outputs(task), batch)) > 0.1
+    assert task.mode == ("min" if writes(task) else "max")
+    smoothing = getattr(task, "label_smoothing", 0.0)
+    smallest = smoothing * 20.0 * (WORDS - 1) / WORDS  # the smoothed share of the other words, each e^-20
+    assert float(task.loss(perfect(task), batch)) == pytest.approx(smallest, abs=1e-6)
+    if not smoothing:
+        assert float(task.loss(outputs(task), batch)) > 0.1
 
 
 def test_the_loss_of_half_precision_is_taken_in_float32(task):
@@ -105,7 +121,15 @@ def test_new_metrics_share_nothing(task):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_backbone_answers_it(task, compose, model):
-    backbone = build(compose(f"model={model}").config["model"], **task.head(), seed=0)
+    node = compose(f"model={model}").config["model"]
+    if writes(task) and model == "tiny_encoder":
+        with pytest.raises(ValueError, match="is an encoder and writes no text: choose a decoder"):
+            build(node, **task.head(), seed=0)
+        return
+    backbone = build(node, **task.head(), seed=0)
+    if writes(task):
+        assert backbone.head_parameters(task.trained_modules) == []
+        return
     trained = backbone.head_parameters(task.trained_modules)
     assert trained
     assert all(name.startswith(("classifier", "score")) for name in trained)
@@ -130,6 +154,9 @@ def test_a_backbone_answers_it(task, compose, model):
     ],
 )
 def test_a_wrong_setting_is_refused_by_its_key(compose, name, words):
+    key = words.partition("=")[0].removeprefix("task.")
+    if key not in compose(f"task={name}").config["task"]:
+        pytest.skip(f"{name} has no {key}")
     node = compose(f"task={name}", words).config["task"]
     with pytest.raises(ValueError, match=words.partition("=")[0].replace(".", r"\.")) as caught:
         build(node)
@@ -148,7 +175,7 @@ def test_its_config_is_plain(compose, name):
 
 
 def test_its_bounded_loss_lies_in_0_1_and_can_be_followed(task):
-    if task.head()["kind"] == "regression":
+    if task.head()["kind"] != "classification":
         assert not task.has_bounded_loss
         with pytest.raises(NotImplementedError, match=r"no loss in \[0, 1\]"):
             task.bounded_loss(outputs(task), {"labels": labels(task)})

@@ -78,7 +78,7 @@ def test_no_number_of_workers_changes_a_batch_or_the_global_generator(split):
 
 def test_every_task_leaves_the_number_to_the_machine(compose, root):
     for file in (root / "conf" / "task").glob("*.yaml"):
-        assert compose(f"task={file.stem}").config["task"]["num_workers"] is None
+        assert compose(f"task={file.stem}").config["task"]["num_workers"] is None, file
 
 
 def test_the_module_asks_once(split, monkeypatch):

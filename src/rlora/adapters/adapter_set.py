@@ -89,16 +89,25 @@ class AdapterSet:
         owners = Counter(id(parameter) for _, parameter in self.model.named_parameters(remove_duplicate=False))
         return any(owners[id(wrapper.weight)] > 1 for wrapper in self.wrappers)
 
+    def mergeable(self) -> str | None:
+        """Why W cannot hold W + dW, or None where it can."""
+        if self.shares_weights():
+            return "an adapted layer shares its weight with another, which needs it as it is"
+        weights = [wrapper.weight for wrapper in self.wrappers]
+        if not all(type(weight) is nn.Parameter and weight.is_floating_point() for weight in weights):
+            return "a frozen weight is quantised and cannot hold the sum"
+        return None
+
     def merge(self) -> None:
         """Fold every dW into its W; the originals are set aside. On an error nothing is merged.
 
         Raises:
-            RuntimeError: they are merged already, or an adapted layer shares its W with another, which needs it.
+            RuntimeError: they are merged already, or some W cannot hold the sum; see `mergeable`.
         """
         if any(wrapper.merged for wrapper in self.wrappers):
             raise RuntimeError("the adapters are merged already")
-        if self.shares_weights():
-            raise RuntimeError("an adapted layer shares its weight with another: it cannot hold both, so run unmerged")
+        if reason := self.mergeable():
+            raise RuntimeError(f"{reason}: run unmerged")
         try:
             for wrapper in self.wrappers:
                 wrapper.merge()
@@ -112,6 +121,18 @@ class AdapterSet:
         """Bring the originals back, bit for bit."""
         for wrapper in self.wrappers:
             wrapper.unmerge()
+
+    def unwrapped(self) -> nn.Module:
+        """The model with W + dW in its layers and the wrappers gone: no adapter any more, and no way back.
+
+        Raises:
+            RuntimeError: as `merge`.
+        """
+        self.merge()
+        wrappers = {name: module for name, module in self.model.named_modules() if isinstance(module, AdaptedLinear)}
+        for name, wrapper in wrappers.items():
+            self.model.set_submodule(name, wrapper.base)
+        return self.model
 
     @contextmanager
     def merged(self) -> Iterator[None]:

@@ -5,7 +5,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import nn
 
 from rlora.adapters import AdapterSet
 
@@ -47,16 +46,10 @@ class MergedEvaluation(L.Callback):
             )
 
     def _can_merge(self) -> bool:
-        weights = [wrapper.weight for wrapper in self._adapters.wrappers]
-        if self._adapters.shares_weights():
-            log.info(
-                "an adapted layer shares its weight with another, which needs it as it is: evaluation runs unmerged"
-            )
-            return False
-        if not all(type(weight) is nn.Parameter and weight.is_floating_point() for weight in weights):
-            log.info("a frozen weight is quantised and cannot hold the sum: evaluation runs unmerged")
-            return False
-        return True
+        reason = self._adapters.mergeable()
+        if reason:
+            log.info("%s: evaluation runs unmerged", reason)
+        return reason is None
 
     @torch.inference_mode(False)
     def _restore(self, *_: Any, **__: Any) -> None:

@@ -37,9 +37,11 @@ class Recorder(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count examples and real tokens."""
-        self.examples += len(batch["labels"])
+        self.examples += len(batch["index"])
         if "attention_mask" in batch:
             self.tokens = self.tokens + batch["attention_mask"].sum()
+        elif "tokens" in batch:  # packed
+            self.tokens = self.tokens + batch["tokens"]
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validation does not count as training time."""

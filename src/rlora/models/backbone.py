@@ -34,13 +34,14 @@ class Backbone:
         """Names of the parameters that train beside an adapter: a task's modules, and whatever started at random.
 
         Args:
-            modules: Last components of the names of the task's modules, such as "classifier"; one of them must exist.
+            modules: Last components of the names of the task's modules, such as "classifier"; one of them must exist,
+                where there are any.
 
         Raises:
             ValueError: the model has none of these modules.
         """
         heads = [name for name, _ in self.net.named_modules() if name.rpartition(".")[2] in modules and _is_top(name)]
-        if not heads:
+        if modules and not heads:
             raise ValueError(
                 f"the backbone {self.source} has none of the modules {', '.join(modules)} that the task trains: "
                 "choose a model with such a head"

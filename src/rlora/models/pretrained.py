@@ -33,8 +33,8 @@ def pretrained(
 
     Args:
         path: Hub id such as "FacebookAI/roberta-base", or a directory holding config, weights and tokenizer.
-        kind: "classification" or "regression".
-        num_labels: Outputs of the head.
+        kind: "classification", "regression" or "text", which a decoder's own output layer writes.
+        num_labels: Outputs of the head; of no meaning for text.
         seed: Seed of the head's start; the global generators are put back.
         revision: Commit of the hub repository; ignored for a directory.
         dtype: "float32", "bfloat16" or "float16", for the frozen weights and all else.
@@ -52,23 +52,20 @@ def pretrained(
     if not local:
         common |= {"revision": revision, "local_files_only": not hub_answers()}
     source = str(Path(path).expanduser()) if local else path
-    try:
-        with _quiet(), _seeded(seed):
-            config = transformers.AutoConfig.from_pretrained(source, **common)
-            config.num_labels = num_labels
-            config.problem_type = "regression" if kind == "regression" else "single_label_classification"
-            net, loading = transformers.AutoModelForSequenceClassification.from_pretrained(
-                source,
-                config=config,
-                dtype=weights,
-                attn_implementation=attention,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # a saved head of another task gives way to a new one
-                **common,
-            )
+    with _told_as(path, local):
+        config = transformers.AutoConfig.from_pretrained(source, **common)
+    family = head_for(kind, config, num_labels)
+    with _told_as(path, local), _quiet(), _seeded(seed):
+        net, loading = family.from_pretrained(
+            source,
+            config=config,
+            dtype=weights,
+            attn_implementation=attention,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # a saved head of another task gives way to a new one
+            **common,
+        )
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **common)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(_cannot_load(path, local, error)) from error
     if len(tokenizer) < config.vocab_size / 2:  # an empty one is made up where the files are missing
         raise ValueError(f"model.path={path} holds a model but no tokenizer: put its tokenizer files beside it")
     mismatched = [key[0] if isinstance(key, tuple) else key for key in loading["mismatched_keys"]]
@@ -93,7 +90,7 @@ def package(
 
     Args:
         name: The package's import name.
-        kind: "classification" or "regression".
+        kind: "classification", "regression" or "text".
         num_labels: Outputs of the head.
         seed: Seed of the head's start.
         folder: The model's directory inside the package.
@@ -120,13 +117,33 @@ def package(
     return backbone
 
 
+def head_for(kind: str, config: Any, num_labels: int) -> Any:
+    """Prepare a config for a kind of head, and return the class of transformers that has it.
+
+    Raises:
+        ValueError: text is asked of an encoder.
+    """
+    if kind == "text":
+        if type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING:
+            raise ValueError(
+                f"a {config.model_type} model is an encoder and writes no text: choose a decoder, such as model=gpt2"
+            )
+        return transformers.AutoModelForCausalLM
+    config.num_labels = num_labels
+    config.problem_type = "regression" if kind == "regression" else "single_label_classification"
+    return transformers.AutoModelForSequenceClassification
+
+
 def finish(
     net: nn.Module, tokenizer: Any, source: str, fresh: list[str], gradient_checkpointing: bool = False
 ) -> Backbone:
     """Give model and tokenizer one padding token, and take the fingerprint."""
     if tokenizer.pad_token is None:  # decoders are trained without one
         tokenizer.pad_token = tokenizer.eos_token
-    net.config.pad_token_id = tokenizer.pad_token_id  # type: ignore[union-attr]
+    for settings in (net.config, getattr(net, "generation_config", None)):
+        if settings is not None:
+            settings.pad_token_id = tokenizer.pad_token_id  # type: ignore[union-attr]
+    net.config.use_cache = False  # type: ignore[union-attr]  # what writes texts asks for keys and values itself
     if gradient_checkpointing:
         net.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     return Backbone(source, net, tokenizer, fresh, fingerprint(net, fresh))
@@ -137,6 +154,15 @@ def _dtype(name: str) -> torch.dtype:
     if name not in known:
         raise ValueError(f"model.dtype={name!r} is unknown: choose one of {', '.join(known)}")
     return known[name]
+
+
+@contextmanager
+def _told_as(path: str, local: bool) -> Iterator[None]:
+    """Turn what goes wrong in loading into one sentence."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ValueError(_cannot_load(path, local, error)) from error
 
 
 def _cannot_load(path: str, local: bool, error: Exception) -> str:

@@ -7,7 +7,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from rlora.models.backbone import Backbone
-from rlora.models.pretrained import finish
+from rlora.models.pretrained import finish, head_for
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
@@ -15,11 +15,11 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 def random_model(
     config: dict[str, Any], *, kind: str, num_labels: int, seed: int, gradient_checkpointing: bool = False
 ) -> Backbone:
-    """Build a randomly initialised sequence classifier of any transformers type.
+    """Build a randomly initialised model of any transformers type.
 
     Args:
         config: Fields of its transformers config, `model_type` among them.
-        kind: "classification" or "regression".
+        kind: "classification", "regression" or "text".
         num_labels: Outputs of the head.
         seed: Seed of the weights of the backbone and of the head; the global generators are put back.
         gradient_checkpointing: Recompute activations in backward.
@@ -32,14 +32,12 @@ def random_model(
         vocab_size=len(tokenizer),
         bos_token_id=tokenizer.cls_token_id,
         eos_token_id=tokenizer.sep_token_id,
-        num_labels=num_labels,
-        problem_type="regression" if kind == "regression" else "single_label_classification",
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        net = transformers.AutoModelForSequenceClassification.from_config(settings)
+        net = head_for(kind, settings, num_labels).from_config(settings)
     base = f"{net.base_model_prefix}."
-    fresh = [name for name, _ in net.named_parameters() if not name.startswith(base)]
+    fresh = [] if kind == "text" else [name for name, _ in net.named_parameters() if not name.startswith(base)]
     return finish(net, tokenizer, f"random {settings.model_type}", fresh, gradient_checkpointing)
 
 

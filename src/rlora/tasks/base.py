@@ -1,7 +1,8 @@
 """The task protocol: data, head, loss, decoding and scores of one problem, independent of any model or trainer."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,48 @@ from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How texts are generated: beam search, or greedily with one beam.
+
+    Attributes:
+        batch_size: Prompts at once.
+        beams: Hypotheses kept of each.
+        length_penalty: A hypothesis of log probability s and t tokens is ranked by s / t^length_penalty.
+        no_repeat_ngram_size: No n-gram of this length occurs twice in a text; 0: any may.
+        max_new_tokens: Most tokens of a text.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    batch_size: int = 16
+    beams: int = 1
+    length_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    max_new_tokens: int = 64
+
+    def __post_init__(self) -> None:
+        for key in ("batch_size", "beams", "max_new_tokens"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"task.decoding.{key}={getattr(self, key)} must be at least 1.")
+        if self.no_repeat_ngram_size < 0:
+            raise ValueError(f"task.decoding.no_repeat_ngram_size={self.no_repeat_ngram_size} must not be negative.")
+
+
+@dataclass(frozen=True)
+class TextScores:
+    """What generated texts score.
+
+    Attributes:
+        values: Scores by name.
+        missing: Why others could not be computed, by name.
+    """
+
+    values: dict[str, float]
+    missing: dict[str, str] = field(default_factory=dict)
+
+
 class Task(ABC):
     """One problem to learn.
 
@@ -19,6 +62,7 @@ class Task(ABC):
         name: The task's name; equals the stem of its YAML file.
         monitor: The metric, without its stage, by which checkpoints are chosen.
         mode: ``"max"`` or ``"min"``: the direction in which ``monitor`` improves.
+        reported: The metric of the test split that stands for the run in a report, or None for ``monitor``.
         trained_modules: Last path components of the backbone's submodules that are trained in full (the head).
         has_bounded_loss: Whether there is a ``bounded_loss``, and errors to count.
     """
@@ -26,6 +70,7 @@ class Task(ABC):
     name: str
     monitor: str
     mode: str
+    reported: str | None = None
     trained_modules: tuple[str, ...]
     has_bounded_loss: bool = False
 
@@ -104,3 +149,33 @@ class Task(ABC):
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """Return plain JSON facts for the run record: sizes, split convention, source, metric names."""
+
+
+class Writer(ABC):
+    """What a task is besides whose test is the texts that a model writes."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> Decoding:
+        """How they are generated."""
+
+    @property
+    @abstractmethod
+    def end_token(self) -> int:
+        """The token that ends a text."""
+
+    @abstractmethod
+    def prompts(self) -> dict[str, list[list[int]]]:
+        """Return the tokens after which texts are to be written, by split, known after ``setup``."""
+
+    @abstractmethod
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """Return what generated tokens say, up to the end token."""
+
+    @abstractmethod
+    def score_texts(self, texts: Mapping[str, Sequence[str]]) -> TextScores:
+        """Score one text per prompt of every split; names as ``test/BLEU``."""
+
+    @abstractmethod
+    def write_texts(self, directory: Path, split: str, texts: Sequence[str]) -> list[Path]:
+        """Write a split's texts, and what they are compared with, in the official formats; return the files."""

@@ -1,7 +1,7 @@
 """Tokenised splits as padded batches."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,14 +104,19 @@ def default_workers() -> int:
 
 
 def make_loader(
-    split: EncodedSplit, sampler: Iterable[list[int]], padding: Padding, *, num_workers: int | None, seed: int
+    split: Dataset[dict[str, Any]],
+    sampler: Iterable[list[int]],
+    collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]],
+    *,
+    num_workers: int | None,
+    seed: int,
 ) -> DataLoader[Any]:
     """Return a loader over ``split``; its workers persist and work ahead, and with CUDA the batches are pinned.
 
     Args:
         split: The examples.
         sampler: Which of them make a batch.
-        padding: Makes it.
+        collate: Makes it.
         num_workers: Loader processes, or None for `default_workers`; the batches are the same for any number.
         seed: Seed of the loader's own generator.
     """
@@ -119,7 +124,7 @@ def make_loader(
     return DataLoader(
         split,
         batch_sampler=sampler,
-        collate_fn=padding,
+        collate_fn=collate,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         prefetch_factor=4 if num_workers else None,

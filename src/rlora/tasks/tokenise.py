@@ -78,14 +78,15 @@ def tokenizer_identity(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def tokenise(examples: Examples, tokenizer: Any, *, max_length: int, label: str) -> Tokens:
-    """Tokenise examples of one or two text fields, cut to ``max_length`` tokens, with the special tokens.
+def tokenise(examples: Examples, tokenizer: Any, *, max_length: int | None, label: str, special: bool = True) -> Tokens:
+    """Tokenise examples of one or two text fields, cut to ``max_length`` tokens.
 
     Args:
         examples: N examples.
         tokenizer: A Hugging Face tokenizer.
-        max_length: Most tokens of an example; of a pair the longer text is cut first.
+        max_length: Most tokens of an example; of a pair the longer text is cut first. None: all of them.
         label: What the progress bar shows.
+        special: Whether the tokenizer puts its special tokens around.
     """
     from rich.progress import Progress
 
@@ -98,7 +99,14 @@ def tokenise(examples: Examples, tokenizer: Any, *, max_length: int, label: str)
         for start in range(0, len(examples), CHUNK):
             rows = examples.texts[start : start + CHUNK]
             fields = [list(column) for column in zip(*rows, strict=True)]
-            encoded = tokenizer(*fields, truncation=True, max_length=max_length, return_attention_mask=False)
+            encoded = tokenizer(
+                *fields,
+                truncation=max_length is not None,
+                max_length=max_length,
+                return_attention_mask=False,
+                add_special_tokens=special,
+                verbose=False,  # of texts longer than the model's context the caller tells
+            )
             lengths.extend(len(row) for row in encoded["input_ids"])
             ids.append(np.concatenate([np.asarray(row, dtype=np.int32) for row in encoded["input_ids"]]))
             if "token_type_ids" in encoded:
@@ -112,28 +120,36 @@ def tokenise(examples: Examples, tokenizer: Any, *, max_length: int, label: str)
 
 
 def cached_tokens(
-    examples: Examples, tokenizer: Any, *, identity: str, max_length: int, label: str, cache_dir: Path
+    examples: Examples,
+    tokenizer: Any,
+    *,
+    identity: str,
+    max_length: int | None,
+    label: str,
+    cache_dir: Path,
+    special: bool = True,
 ) -> Tokens:
     """Return the tokens of ``examples`` from the cache, or tokenise and cache them.
 
-    The key covers the texts, the tokenizer, ``max_length`` and the file format, not the labels.
+    The key covers the texts, the tokenizer, ``max_length``, ``special`` and the file format, not the labels.
 
     Args:
         examples: N examples.
         tokenizer: A Hugging Face tokenizer.
         identity: Its ``tokenizer_identity``.
-        max_length: Most tokens of an example.
+        max_length: Most tokens of an example, or None.
         label: Task and split, for the file name and the progress bar.
         cache_dir: Folder of the cache files.
+        special: Whether the tokenizer puts its special tokens around.
     """
-    key = f"{CACHE_FORMAT}|{examples.text_digest}|{identity}|{max_length}"
+    key = f"{CACHE_FORMAT}|{examples.text_digest}|{identity}|{max_length}{'' if special else '|plain'}"
     path = cache_dir / f"{label}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
     if path.exists():
         try:
             return _load(path, len(examples))
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             log.warning("The token cache %s is damaged (%s); it is built again.", path, error)
-    tokens = tokenise(examples, tokenizer, max_length=max_length, label=label)
+    tokens = tokenise(examples, tokenizer, max_length=max_length, label=label, special=special)
     try:
         write_atomically(path, save(tokens.arrays(), metadata={"checksum": tokens.checksum()}))
     except OSError as error:

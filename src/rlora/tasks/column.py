@@ -1,0 +1,51 @@
+"""Language modelling of one column of CSV files, without prompts."""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlora.tasks.language import LanguageModelling, Pair
+from rlora.tasks.places import data_folder
+
+
+@dataclass(kw_only=True, eq=False)
+class Column(LanguageModelling):
+    """The texts of a column, each one example.
+
+    Attributes:
+        files: File names by split: train, validation, test.
+        column: The column's name.
+        folder: Name of the files' folder below ``$RLORA_DATA``.
+        origin: Where they come from, for messages.
+    """
+
+    files: Mapping[str, str]
+    column: str
+    folder: str
+    origin: str
+    parted: bool = True
+
+    def read(self) -> dict[str, list[Pair]]:
+        """Return the texts of every file."""
+        return {split: self._texts(self._folder() / name) for split, name in self.files.items()}
+
+    def source(self) -> dict[str, str]:
+        """Return the folder."""
+        return {"source": "directory", "location": str(self._folder())}
+
+    def _folder(self) -> Path:
+        return data_folder(self.path, self.folder, list(self.files.values()), self.origin)
+
+    def _texts(self, file: Path) -> list[Pair]:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream)
+            if self.column not in (reader.fieldnames or ()):
+                raise ValueError(f"{file} has no column {self.column!r}, but {', '.join(reader.fieldnames or ())}")
+            pairs = [
+                Pair("", " ".join((row[self.column] or "").split()), f"{file}, line {reader.line_num}")
+                for row in reader
+            ]
+        if empty := [pair.place for pair in pairs if not pair.text]:
+            raise ValueError(f"{empty[0]}: its {self.column} is empty")
+        return pairs

@@ -1,0 +1,173 @@
+"""E2E, DART and WebNLG: reading, linearising, grouping and writing; real E2E files where they are."""
+
+import json
+
+import pytest
+
+from rlora.metrics.files import read_pairs
+from rlora.models.tiny import byte_tokenizer
+from rlora.tasks.data_to_text import linearised
+
+E2E = {
+    "trainset.csv": 'mr,ref\n"name[The Vaults], priceRange[cheap]",The Vaults is cheap.\n"name[A], food[pie]",A pie.\n',
+    "devset.csv": "mr,ref\nname[B],B is there.\n",
+    "testset_w_refs.csv": 'mr,ref\nname[C],C.\n"name[D], familyFriendly[yes]","D, of\ncourse."\nname[C],It is C.\n',
+}
+DART = [
+    {"tripleset": [["A", "LOCATION", "B"], ["A", "AREA", "3"]], "annotations": [{"text": "A lies in B."}]},
+    {"tripleset": [["C", "NAME", "D"]], "annotations": [{"text": "C is D."}, {"text": "D, that is C."}]},
+]
+WEBNLG = {
+    "entries": [
+        {
+            "1": {
+                "category": "Food",
+                "lexicalisations": [
+                    {"comment": "good", "lex": "Bacon is in it."},
+                    {"comment": "toFix", "lex": "no"},
+                ],
+                "modifiedtripleset": [{"subject": "Dish", "property": "ingredient", "object": "Bacon"}],
+            }
+        }
+    ]
+}
+
+
+@pytest.fixture
+def e2e(tmp_path, build_task):
+    for name, text in E2E.items():
+        (tmp_path / name).write_text(text)
+    return build_task("e2e", path=tmp_path, max_length=128)
+
+
+def ready(task, folder):
+    task.setup(byte_tokenizer(), seed=0, cache_dir=folder / "cache")
+    return task
+
+
+def test_e2e_is_read_and_grouped(e2e, tmp_path):
+    task = ready(e2e, tmp_path)
+    assert task.describe()["rows"] == {"train": 2, "validation": 1, "test": 2}
+    first, second = task.asked["test"]
+    assert first.references == ("C.", "It is C.")
+    assert (second.source, second.prompt) == ("name[D], familyFriendly[yes]", "name : D | family friendly : yes")
+    assert second.references == ("D, of course.",)
+    assert second.place.endswith("testset_w_refs.csv, line 4")
+    row = task.ready.splits["train"][0]
+    text = task.text_of(row["labels"][row["labels"] >= 0].tolist())
+    assert text == "The Vaults is cheap."
+
+
+def test_what_is_written_is_what_the_scorer_reads(e2e, tmp_path):
+    task = ready(e2e, tmp_path)
+    texts = ['Say "C"\tor\nelse.', ""]
+    outputs, references = task.write_texts(tmp_path / "out", "test", texts)
+    for place in (references, tmp_path / "testset_w_refs.csv"):
+        if place.suffix == ".csv":
+            continue  # a line break within a reference, which the official scorer cannot read
+        found, sought = read_pairs(outputs, place)
+        assert [row.text for row in found] == ['Say "C" or else.', ""]
+        assert sought == [["C.", "It is C."], ["D, of course."]]
+    with pytest.raises(ValueError, match="1 texts for 2 sources"):
+        task.write_texts(tmp_path / "out", "test", ["one"])
+
+
+def test_the_references_as_outputs_score_best(e2e, tmp_path):
+    scores = ready(e2e, tmp_path).score_texts({"test": ["It is C.", "D, of course."]})
+    assert scores.values["test/BLEU"] == pytest.approx(1.0)
+    assert task_names(scores) == {"BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr"}
+
+
+def task_names(scores):
+    return {name.removeprefix("test/") for name in scores.values} | set(scores.missing)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("trainset.csv", "mr,ref\nThe Vaults,Text.\n", "trainset.csv, line 2: the meaning representation 'The Vaults'"),
+        ("trainset.csv", 'mr,ref\n"name[A] and B",Text.\n', "line 2: the meaning representation"),
+        ("devset.csv", "mr,ref\nname[A],\n", "devset.csv, line 2: its text is empty"),
+        ("devset.csv", "mr,ref\nname[A],x,y\n", "devset.csv, line 2: 3 columns"),
+        ("devset.csv", "id,ref\nname[A],x\n", "devset.csv, line 1: the columns are"),
+        ("testset_w_refs.csv", "mr,ref\nname[A], \n", "testset_w_refs.csv, line 2: its text is empty"),
+    ],
+)
+def test_a_wrong_row_is_told_by_file_and_line(e2e, tmp_path, file, text, said):
+    (tmp_path / file).write_text(text)
+    with pytest.raises(ValueError, match=said):
+        ready(e2e, tmp_path)
+
+
+def test_too_long_a_prompt_is_told_by_file_and_line(e2e, tmp_path, build_task):
+    e2e.max_length = 20
+    with pytest.raises(ValueError, match=r"trainset.csv, line 2: its prompt has \d+ tokens, and task.max_length=20"):
+        ready(e2e, tmp_path)
+    (tmp_path / "testset_w_refs.csv").write_text(f"mr,ref\nname[{'x' * 490}],C.\n")
+    with pytest.raises(ValueError, match=r"testset_w_refs.csv, line 2: .* more than the 512 of the model"):
+        ready(build_task("e2e", path=tmp_path, max_length=128), tmp_path)
+
+
+def test_missing_files_are_told_with_their_origin(build_task, tmp_path, monkeypatch):
+    monkeypatch.delenv("RLORA_DATA", raising=False)
+    with pytest.raises(ValueError, match=r"set task\.path to the folder that holds trainset\.csv.*tuetschek"):
+        ready(build_task("e2e"), tmp_path)
+    with pytest.raises(ValueError, match=r"task\.path=.* has no .*trainset\.csv"):
+        ready(build_task("e2e", path=tmp_path), tmp_path)
+
+
+def test_dart(tmp_path, build_task):
+    task = build_task("dart", path=tmp_path, max_length=128)
+    for name in task.files.values():
+        (tmp_path / name).write_text(json.dumps(DART))
+    ready(task, tmp_path)
+    assert task.describe()["rows"] == {"train": 3, "validation": 3, "test": 2}
+    assert task.asked["test"][0].prompt == "A : location : B | A : area : 3"
+    assert task.asked["test"][1].references == ("C is D.", "D, that is C.")
+
+
+def test_webnlg_takes_the_good_texts(tmp_path, build_task):
+    task = build_task("webnlg", path=tmp_path, max_length=128)
+    for name in task.files.values():
+        (tmp_path / name).write_text(json.dumps(WEBNLG))
+    ready(task, tmp_path)
+    assert task.describe()["rows"] == {"train": 1, "validation": 1, "test": 1}
+    assert task.asked["test"][0].prompt == "Dish : ingredient : Bacon"
+    assert task.asked["test"][0].references == ("Bacon is in it.",)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("dart", "{", "is not valid JSON"),
+        ("dart", "{}", "holds a dict, not a list"),
+        ("dart", '[{"tripleset": []}]', "entry 1: it has no 'annotations'"),
+        ("dart", '[{"tripleset": [], "annotations": []}]', "entry 1: it has no triples"),
+        ("webnlg", "[]", "holds a list, not a dict"),
+        ("webnlg", '{"entries": [{"1": {}}]}', "entry 1: it has no 'modifiedtripleset'"),
+    ],
+)
+def test_a_malformed_file_of_triples_is_told(tmp_path, build_task, name, content, said):
+    task = build_task(name, path=tmp_path)
+    for file in task.files.values():
+        (tmp_path / file).write_text(content)
+    with pytest.raises(ValueError, match=said):
+        ready(task, tmp_path)
+
+
+@pytest.mark.data
+def test_the_real_files(data_root, build_task, tmp_path):
+    task = ready(build_task("e2e", path=data_root / "e2e"), tmp_path)
+    assert task.describe()["rows"] == {"train": 42_061, "validation": 4_672, "test": 630}
+    assert sum(len(prompt.references) for prompt in task.asked["test"]) == 4_693
+    lines = (data_root / "e2e" / "lora_format" / "test.txt").read_text().splitlines()
+    public = dict.fromkeys(line.split("||")[0].replace(" ", "") for line in lines)
+    # their values are tokenised, so all but the white space is compared
+    assert [prompt.prompt.replace(" ", "") for prompt in task.asked["test"]] == list(public)
+
+
+def test_linearised():
+    mr = "name[Café Sicilia], eatType[pub], priceRange[less than £20], customer rating[5 out of 5]"
+    assert (
+        linearised(mr, "") == "name : Café Sicilia | Type : pub | price : less than £20 | customer rating : 5 out of 5"
+    )

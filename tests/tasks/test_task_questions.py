@@ -1,0 +1,136 @@
+"""Math and commonsense questions: prompts, reading, answers, leaks, and what is written."""
+
+import json
+import logging
+
+import pytest
+
+from rlora.models.tiny import byte_tokenizer
+from rlora.tasks.questions import read_questions
+
+ROWS = [
+    {"instruction": "What is 1 + 1?", "input": "", "output": "It is 2.", "answer": "2"},
+    {"instruction": "What is 2 + 2?", "input": "Think.", "output": "It is 4.", "answer": "4.0"},
+]
+
+
+@pytest.fixture
+def gsm8k(tmp_path, build_task):
+    (tmp_path / "train.jsonl").write_text(
+        "".join(
+            json.dumps(
+                {"question": f"How many is {i} and 1?", "answer": f"{i}+1=<<{i}+1={i + 1}>>{i + 1}\n#### {i + 1}"}
+            )
+            + "\n"
+            for i in range(40)
+        )
+    )
+    (tmp_path / "test.json").write_text(json.dumps(ROWS))
+    return build_task(
+        "gsm8k", path=tmp_path, train=["train.jsonl"], tests={"x": {"file": "test.json", "answer": "number"}}
+    )
+
+
+def ready(task, folder):
+    task.decoding = type(task.settings)(max_new_tokens=8)
+    task.setup(byte_tokenizer(), seed=0, cache_dir=folder / "cache")
+    return task
+
+
+def test_reading_and_prompting(gsm8k, tmp_path):
+    gsm8k.template = "alpaca"
+    task = ready(gsm8k, tmp_path)
+    assert task.describe()["rows"] == {"train": 38, "validation": 2, "test": 2}
+    row = task.ready.splits["train"][0]
+    assert task.text_of(row["labels"][row["labels"] >= 0].tolist()) == "0+1=1\n#### 1"
+    plain, with_input = task.asked["test"]
+    assert plain.prompt.endswith("### Instruction:\nWhat is 1 + 1?\n\n### Response:\n")
+    assert "### Input:\nThink.\n" in with_input.prompt
+
+
+def test_gsm8k_and_instruction_files_are_read_alike(tmp_path):
+    lines = tmp_path / "a.jsonl"
+    lines.write_text(json.dumps({"question": "Q", "answer": "1,000+2=<<1000+2=1002>>1,002\n#### 1,002"}))
+    (found,) = read_questions(lines)
+    assert (found.output, found.answer) == ("1,000+2=1,002\n#### 1,002", "1002")
+
+
+def test_accuracy_and_the_evaluator_s_file(gsm8k, tmp_path):
+    task = ready(gsm8k, tmp_path)
+    texts = ["The answer is 2.", "I do not know"]
+    assert task.score_texts({"test": texts}).values == {"test/accuracy": 0.5}
+    (file,) = task.write_texts(tmp_path / "out", "test", texts)
+    rows = json.loads(file.read_text())
+    assert rows[0] == {
+        "instruction": "What is 1 + 1?",
+        "answer": "2",
+        "output_pred": "The answer is 2.",
+        "pred": 2.0,
+        "flag": True,
+    }
+    assert (rows[1]["pred"], rows[1]["flag"]) == (None, False)
+
+
+def test_several_sets_have_a_mean(gsm8k, tmp_path):
+    letters = [{"instruction": "Which?", "input": "", "output": "(B)", "answer": "B"}]
+    (tmp_path / "letters.json").write_text(json.dumps(letters))
+    gsm8k.tests = {**gsm8k.tests, "aqua": {"file": "letters.json", "answer": "letter"}}
+    task = ready(gsm8k, tmp_path)
+    scores = task.score_texts({"test_x": ["2", "3"], "test_aqua": ["B"]}).values
+    assert scores == {"test_x/accuracy": 0.5, "test_aqua/accuracy": 1.0, "test/accuracy": 0.75}
+
+
+def test_test_questions_that_are_trained_on_are_told(gsm8k, tmp_path, caplog):
+    other = [{**ROWS[0], "instruction": f"What is {i} + 3?"} for i in range(40)]
+    (tmp_path / "more.json").write_text(json.dumps([{**ROWS[0], "instruction": " what is  1 + 1? "}, ROWS[1], *other]))
+    gsm8k.train = ["more.json"]
+    with caplog.at_level(logging.WARNING):
+        task = ready(gsm8k, tmp_path)
+    assert "2 of the 2 questions of test are trained on" in caplog.text
+    assert task.describe()["trained_test_questions"] == {"test": 2}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"template": "none"}, "task.template=none is unknown; set task.template to one of"),
+        ({"tests": {"x": {"file": "f", "answer": "colour"}}}, "task.tests.x.answer=colour is unknown"),
+    ],
+)
+def test_wrong_settings(build_task, change, said):
+    with pytest.raises(ValueError, match=said):
+        build_task("gsm8k", **change)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[", "is not valid JSON"),
+        ('[{"instruction": "Q"}]', "row 1: it has neither question and answer"),
+        ('[{"instruction": "Q", "output": "", "answer": "1"}]', "row 1: its output is empty"),
+    ],
+)
+def test_wrong_files(gsm8k, tmp_path, content, said):
+    (tmp_path / "bad.json").write_text(content)
+    gsm8k.train = ["bad.json"]
+    with pytest.raises(ValueError, match=said):
+        ready(gsm8k, tmp_path)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["gsm8k", "math", "commonsense"])
+def test_the_real_test_sets_are_read_and_their_own_answers_are_right(data_root, build_task, name):
+    root = data_root / ("commonsense" if name == "commonsense" else "math")
+    task = build_task(name, path=root, train=["gsm8k/train.jsonl"] if name != "commonsense" else [])
+    task.tests = {key: test for key, test in task.tests.items() if (root / test["file"]).is_file()}
+    task._asked = task.read_prompts()
+    sizes = {key: len(asked) for key, asked in task.asked.items()}
+    if name == "math":
+        assert sizes["test_aqua"] == 254
+        assert sizes["test_addsub"] == 395
+        assert len(sizes) == 7
+    if name == "commonsense":
+        assert sizes["test_boolq"] == 3_270
+        assert len(sizes) == 7  # HellaSwag's was not at hand
+    texts = {key: [prompt.references[0] for prompt in asked] for key, asked in task.asked.items()}
+    assert set(task.score_texts(texts).values.values()) == {1.0}

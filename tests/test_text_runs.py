@@ -1,0 +1,124 @@
+"""Runs whose test is text: trained, written, scored, exported, and gone on from."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from omegaconf import OmegaConf
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rlora.config import build
+from rlora.experiment import run
+from rlora.export import main as export
+from rlora.job import Job
+from rlora.records import read_record
+
+ADAPTERS = sorted(("lora", "rlora", "nola", "randlora", "vera", "full", "bitfit"))
+WORDS = (
+    "trainer=cpu",
+    "trainer.max_epochs=1",
+    "trainer.enable_progress_bar=false",
+    "print_config=false",
+    "logger=none",
+    "task.max_length=120",
+)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A small E2E."""
+    folder = tmp_path_factory.mktemp("data") / "e2e"
+    folder.mkdir()
+    names, foods = ("Aromi", "Bibimbap House", "Cotto", "Eagle"), ("pie", "rice", "pasta")
+    rows = [f'"name[{n}], food[{f}]",{n} serves {f}.' for n in names for f in foods]
+    for file, some in {"trainset.csv": rows[:8], "devset.csv": rows[8:10], "testset_w_refs.csv": rows[10:]}.items():
+        (folder / file).write_text("\n".join(["mr,ref", *some, ""]))
+    return folder
+
+
+@pytest.fixture
+def start(compose, corpus, tmp_path, cache, monkeypatch):
+    """Function of words: run them in a folder of their own; gives the score for a sweeper, and the record."""
+    monkeypatch.setenv("RLORA_DATA", str(corpus.parent))
+
+    def started(*words, name="run"):
+        folder = tmp_path / name
+        found = compose(*WORDS, f"paths.cache='{cache}'", *words, folder=folder)
+        score = run(OmegaConf.create(found.config), Job(folder, found.choices, list(words)))
+        return score, read_record(folder / "results.json")
+
+    return started
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_every_adapter_learns_to_write(start, tmp_path, adapter):
+    score, record = start("task=e2e", "model=tiny_decoder", f"adapter={adapter}", "task.decoding.max_new_tokens=4")
+    assert score == -record.scores["validation/perplexity"]
+    assert 0 <= record.scores["test/BLEU"] <= 1
+    assert record.parameters.head == 0
+    texts = [json.loads(line) for line in (tmp_path / "run/texts/test.jsonl").read_text().splitlines()]
+    assert [line["row"] for line in texts[1:]] in ([0, 1], [1, 0])
+    assert (tmp_path / "run/texts/test.tsv").read_text().startswith('"MR"\t"output"\n')
+    assert (tmp_path / "run/texts/test-references.txt").is_file()
+
+
+def test_packing_trains_alike(start):
+    words = ("task=e2e", "model=tiny_decoder", "adapter=lora", "test=false", "task.batch_size=4")
+    _, padded = start(*words, "task.max_length=256", name="padded")
+    _, packed = start(*words, "task.max_length=256", "task.packing=true", name="packed")
+    assert padded.training.steps == packed.training.steps
+    first, second = padded.training.history[0], packed.training.history[0]
+    # dropout is drawn over another shape, so that the losses are alike but not equal
+    assert first["train/loss"] == pytest.approx(second["train/loss"], rel=0.02)
+    assert packed.training.tokens_per_second > 0
+
+
+def test_a_model_is_pretrained_exported_and_adapted(start, tmp_path):
+    small = ("model=gpt2_mini", "model.config.n_embd=32", "model.config.n_layer=1", "model.vocabulary=300")
+    _, first = start("task=e2e_text", *small, "adapter=full", "optimizer.lr=1e-2", "trainer.max_epochs=5", name="lm")
+    assert first.scores["test/perplexity"] < 300
+    assert "test/BLEU" not in first.scores
+    out = tmp_path / "model"
+    assert export([str(tmp_path / "lm"), "--out", str(out)]) == 0
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
+    assert model.transformer.wte.weight.data_ptr() == model.lm_head.weight.data_ptr()
+    assert 257 < len(tokenizer) <= 300
+    _, again = start("task=e2e_text", *small, f"model.path='{out}'", "train=false", name="again")
+    assert again.scores["test/perplexity"] == pytest.approx(first.scores["test/perplexity"], rel=1e-5)
+    _, adapted = start("task=e2e", *small, f"model.path='{out}'", "adapter=lora", "task.max_length=200", name="e2e")
+    assert adapted.backbone["source"] == f"directory {out}"
+
+
+@pytest.mark.parametrize("adapter", ["lora", "rlora", "randlora"])
+def test_an_exported_model_answers_as_the_adapted_one(start, compose, tmp_path, adapter):
+    start("task=e2e", "model=tiny_decoder", f"adapter={adapter}", "test=false", "optimizer.lr=0.1")
+    out = tmp_path / "model"
+    assert export([str(tmp_path / "run"), "--out", str(out)]) == 0
+    exported = AutoModelForCausalLM.from_pretrained(out).eval()
+    assert exported.config.use_cache
+
+    from rlora.adapters import files, inject
+
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    backbone = build(config["model"], kind="text", num_labels=0, seed=0)
+    plain = backbone.net.eval()(torch.arange(10)[None]).logits
+    adapters = inject(backbone.net, build(config["adapter"]), seed=0)
+    files.load(adapters, tmp_path / "run" / "adapter", fingerprint=backbone.fingerprint)
+    found = exported(torch.arange(10)[None]).logits
+    torch.testing.assert_close(found, backbone.net.eval()(torch.arange(10)[None]).logits, rtol=1e-4, atol=1e-5)
+    assert (found - plain).abs().max() > 1e-3
+
+
+def test_export_refuses_what_it_cannot_do(start, tmp_path, capsys):
+    assert export([str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 1
+    assert "is neither a run folder" in capsys.readouterr().err
+    (tmp_path / "there").mkdir()
+    assert export([str(tmp_path), "--out", str(tmp_path / "there")]) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert not list((tmp_path / "there").iterdir())
+
+
+def test_an_encoder_is_refused(start):
+    with pytest.raises(ValueError, match="a bert model is an encoder and writes no text"):
+        start("task=e2e", "model=tiny_encoder", "adapter=lora")
