@@ -11,12 +11,11 @@ from pathlib import Path
 
 from rlora.tasks.examples import Examples
 from rlora.tasks.hub import location, read_hub
+from rlora.tasks.places import DATA_VARIABLE
 from rlora.tasks.text import TextClassification
 from rlora.tasks.tsv import class_label, read_tsv, score_label
 
 log = logging.getLogger(__name__)
-
-DATA_VARIABLE = "RLORA_DATA"
 
 
 @dataclass(kw_only=True, eq=False)
