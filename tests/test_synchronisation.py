@@ -137,6 +137,7 @@ def test_a_step_runs_where_nothing_can_be_read(family, padded, backbone, compose
         "input_ids": torch.zeros(4, 7, dtype=torch.int64, device="meta"),
         "attention_mask": torch.ones(4, 7, dtype=torch.int64, device="meta"),
         "labels": torch.zeros(4, dtype=torch.int64, device="meta"),
+        "index": torch.zeros(4, dtype=torch.int64, device="meta"),
     }
     with known_padding(padded):
         outputs = made.net.train()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
