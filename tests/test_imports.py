@@ -63,6 +63,7 @@ RULES = {
     "rlora.dashboards": ({"rlora.atomic"}, {"wandb_workspaces"}),
     "rlora.masks": (set(), {"torch", "transformers"}),
     "rlora.memory": (set(), set()),
+    "rlora.wandb_run": (set(), set()),
     "rlora": (set(), set()),  # the package's own __init__
 }
 

@@ -33,6 +33,8 @@ def print_summary(record: Record, console: Console) -> None:
     for name, score in record.scores.items():
         if not name.endswith("/loss"):
             table.add_row(name, f"{score:.4f}")
+    for name, reason in record.missing.items():
+        table.add_row(name, f"not computed: {reason}")
     if training.epochs:
         speed = f"{training.examples_per_second:.0f} examples/s, {training.tokens_per_second:.0f} tokens/s"
         table.add_row("training", f"{training.epochs} epochs in {training.seconds:.1f} s, {speed}")

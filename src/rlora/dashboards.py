@@ -9,7 +9,7 @@ from typing import Any
 from rlora.atomic import write_atomically
 
 TITLE = "Adapters compared"
-CURVES = {f"validation {name}": f"validation/{name}" for name in ("accuracy", "matthews", "pearson")}
+CURVES = {f"validation {name}": f"validation/{name}" for name in ("accuracy", "matthews", "pearson", "perplexity")}
 CURVES["training loss"] = "train/loss"  # a metric that no task of the project has stays empty
 BEST, TEST, TRAINED = "final/validation_score", "final/test_score", "parameters/adapter"
 SEARCHED = ("optimizer.lr", "optimizer.head_lr", "adapter.rank", "adapter.alpha", "regularizer.sigma_adapter")

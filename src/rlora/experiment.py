@@ -5,7 +5,6 @@ import datetime
 import json
 import logging
 import shutil
-import sys
 import time
 import traceback
 from pathlib import Path
@@ -17,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from rich.console import Console
 
-from rlora import certification, decoding, prior, restore, studies
+from rlora import certification, decoding, prior, restore, studies, wandb_run
 from rlora.adapters import AdapterSet, files, inject
 from rlora.atomic import write_atomically
 from rlora.callbacks.recorder import Recorder
@@ -78,6 +77,7 @@ class Experiment:
         self.job, self.console = job, console
         self.started, self.clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
         self.saved: restore.Saved | None = None
+        self.missing: dict[str, str] = {}  # scores that could not be computed, and why
         self.choices, self.identity = job.choices, identity(config, str(job.directory))
         if config["ckpt_path"] is not None:
             self.saved = restore.find_saved(config["ckpt_path"], resume=config["train"])
@@ -136,7 +136,7 @@ class Experiment:
             record = self._finish(scores)
             failed = False
         finally:
-            _close_wandb(failed)
+            wandb_run.close(failed)
         return record
 
     def _run_another(self, config: dict[str, Any], job: Job) -> None:
@@ -250,7 +250,7 @@ class Experiment:
             logger.finalize("success")
         if self.trainer.is_global_zero:
             write_record(record, directory)
-            _save_to_wandb(directory)
+            wandb_run.keep(directory / FILE)
             if file := studies.study_file(config):
                 studies.append(record, file)
         return record
@@ -263,6 +263,7 @@ class Experiment:
         if isinstance(self.task, Writer):
             found = decoding.write_and_score(self.module, self.trainer, self.job.directory / "texts", self.console)
             scores |= found.values
+            self.missing = found.missing
             for name, reason in found.missing.items():
                 log.warning("%s is not computed: %s", name, reason)
         return scores
@@ -303,18 +304,6 @@ class Experiment:
             adapter_file_bytes=size,
             config=self.module.run_config,
             certificate=certificate,
+            reported=self.task.reported or "",
+            missing=self.missing,
         )
-
-
-def _save_to_wandb(directory: Path) -> None:
-    """Put the record beside the W&B run, for reports to read."""
-    wandb = sys.modules.get("wandb")  # not imported here: most runs do without
-    if wandb is not None and wandb.run is not None:
-        wandb.run.save(str(directory / FILE), base_path=str(directory), policy="now")
-
-
-def _close_wandb(failed: bool) -> None:
-    """End the W&B run of this job, or the next one of a multirun would join it."""
-    wandb = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:
-        wandb.finish(exit_code=1 if failed else 0)

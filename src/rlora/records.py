@@ -83,6 +83,8 @@ class Record:
         adapter_file_bytes: Size of adapter.safetensors, the head apart; None where nothing was saved.
         config: The resolved config.
         certificate: A PAC-Bayes certificate's numbers, where one was asked for.
+        reported: The metric of the test that stands for the run; empty: the monitored one.
+        missing: Why scores of the test could not be computed, by name.
     """
 
     run: Run
@@ -97,14 +99,20 @@ class Record:
     config: dict[str, Any]
     certificate: dict[str, Any] | None = None
     schema: int = SCHEMA
+    reported: str = ""
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def headline(self, split: str) -> str:
+        """The metric that stands for the run on a split: choices are made by the monitored one."""
+        monitored = self.monitor.partition("/")[2]
+        return (self.reported or monitored) if split == "test" else monitored
 
 
 def final_numbers(record: Record) -> dict[str, float]:
     """What a logger keeps of a finished run: final/<stage>/<metric>, the monitored ones as final/<stage>_score, ..."""
-    metric = record.monitor.partition("/")[2]
     found = {f"final/{name}": score for name, score in record.scores.items()}
-    stages = ("validation", "test")
-    found |= {f"final/{s}_score": record.scores[f"{s}/{metric}"] for s in stages if f"{s}/{metric}" in record.scores}
+    headlines = {split: f"{split}/{record.headline(split)}" for split in ("validation", "test")}
+    found |= {f"final/{split}_score": record.scores[n] for split, n in headlines.items() if n in record.scores}
     found |= {f"parameters/{name}": float(value) for name, value in asdict(record.parameters).items()}
     if record.certificate:
         found |= {f"certificate/{name}": float(record.certificate[name]) for name in ("bound", "risk", "kl")}

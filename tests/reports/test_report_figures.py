@@ -33,7 +33,7 @@ def whole(made, written):
 def test_curves_are_means_with_extremes_over_the_runs_that_got_there(made, written):
     records = [with_history(made(seed=1), [0.5, 0.6]), with_history(made(seed=2), [0.7])]
     rows = figures.curves(lay_out(Reader().read([written(records)]).runs, Layout()))
-    common = {"row": "lora", "column": "rte"}
+    common = {"row": "lora", "column": "rte", "unit": "%"}
     assert rows == [
         {**common, "epoch": 1, "mean": pytest.approx(60), "low": 50, "high": 70, "n": 2},
         {**common, "epoch": 2, "mean": 60, "low": 60, "high": 60, "n": 1},

@@ -71,7 +71,7 @@ def test_broken_old_unscored_and_failed_runs_are_named(made, written, tmp_path):
     assert len(told) == 2 + 5 + 1 + 2 + 1
     for part in (
         "its test/accuracy is nan",
-        "has no test score",
+        "has no score test/accuracy: leave it out",
         "cannot be read as a run record",
         "has record schema 0, this version reads schema 1",
         "has record schema None",

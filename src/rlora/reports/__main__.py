@@ -36,6 +36,9 @@ def parser() -> argparse.ArgumentParser:
     ask.add_argument("--where", default="", help="only runs with these values, such as model=minilm,adapter=lora|rlora")
     ask.add_argument("--choose", default="", help="keep the values of these keys that are best on validation")
     ask.add_argument("--split", default="test", choices=["test", "validation"], help="(%(default)s)")
+    ask.add_argument(
+        "--metric", default="", help="these instead of the task's own, such as BLEU,NIST; key metric of rows or columns"
+    )
     ask.add_argument("--interval", default="t", choices=INTERVALS, help="how intervals are made (%(default)s)")
     ask.add_argument("--spread", default="sd", choices=["sd", "interval"], help="beside a mean (%(default)s)")
     ask.add_argument("--published", default="", help="show published scores of these models, such as roberta_base")
@@ -57,7 +60,7 @@ def main(words: Sequence[str] | None = None) -> None:
     asked = parser().parse_args(words)
     if not asked.paths and not asked.wandb:
         parser().error("name a folder of runs, a file with a record a line, or --wandb ENTITY/PROJECT")
-    reader, console = Reader(asked.split), Console()
+    reader, console = Reader(asked.split, _split(asked.metric)), Console()
 
     def ask() -> Report:
         more = wandb_runs.found(asked.wandb) if asked.wandb else ()
@@ -77,7 +80,10 @@ def main(words: Sequence[str] | None = None) -> None:
 def question(asked: argparse.Namespace) -> Question:
     """What the words ask for."""
     key, _, options = asked.compare.partition("=")
-    layout = Layout(_split(asked.rows), _split(asked.columns), _split(asked.pairs), asked.interval, asked.spread)
+    rows, columns = _split(asked.rows), _split(asked.columns)
+    if len(_split(asked.metric)) > 1 and "metric" not in rows + columns:
+        columns += ("metric",)
+    layout = Layout(rows, columns, _split(asked.pairs), asked.interval, asked.spread)
     return Question(
         layout=layout,
         compare=key,

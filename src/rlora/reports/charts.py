@@ -31,10 +31,14 @@ def _curves(rows: figures.Rows, order: list[str]) -> Any:
     x = alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, format="d"))
     base = alt.Chart().encode(x=x, color=colour, opacity=alt.condition(shown, alt.value(1), alt.value(0.06)))
     band = base.mark_area().encode(
-        y=alt.Y("low:Q", title="%"), y2="high:Q", opacity=alt.condition(shown, alt.value(0.15), alt.value(0.02))
+        y=alt.Y("low:Q", title=_units(rows)),
+        y2="high:Q",
+        opacity=alt.condition(shown, alt.value(0.15), alt.value(0.02)),
     )
     tooltip = ["row:N", "epoch:Q", _two("mean"), _two("low"), _two("high"), "n:Q"]
-    line = base.mark_line(point=True).encode(y=alt.Y("mean:Q", scale=alt.Scale(zero=False), title="%"), tooltip=tooltip)
+    line = base.mark_line(point=True).encode(
+        y=alt.Y("mean:Q", scale=alt.Scale(zero=False), title=_units(rows)), tooltip=tooltip
+    )
     return _facets(alt, alt.layer(band, line.add_params(shown)), rows)
 
 
@@ -45,13 +49,13 @@ def _sizes(rows: figures.Rows, order: list[str]) -> Any:
     x = alt.X(
         "trained:Q", scale=alt.Scale(type="log", nice=False, padding=12), title="trained parameters, head included"
     )
-    y = alt.Y("score:Q", scale=alt.Scale(zero=False, padding=8), title="%")
+    y = alt.Y("score:Q", scale=alt.Scale(zero=False, padding=8), title=_units(rows))
     front = alt.Chart().mark_line(color="#bbb").transform_filter("datum.front").encode(x=x, y=y)
     base = alt.Chart().encode(
         x=x, color=_colour(alt, order), opacity=alt.condition(shown, alt.value(1), alt.value(0.06))
     )
     bars = base.transform_calculate(low="datum.score - datum.sd", high="datum.score + datum.sd")
-    bars = bars.mark_rule().encode(y=alt.Y("low:Q", title="%"), y2="high:Q")
+    bars = bars.mark_rule().encode(y=alt.Y("low:Q", title=_units(rows)), y2="high:Q")
     tooltip = ["row:N", alt.Tooltip("trained:Q", format=","), _two("score"), _two("sd"), "n:Q"]
     points = base.mark_point(filled=True, size=70).encode(y=y, tooltip=tooltip).add_params(shown)
     return _facets(alt, alt.layer(front, bars, points), rows)
@@ -109,6 +113,10 @@ def _facets(alt: Any, chart: Any, rows: figures.Rows) -> Any:
         .facet(facet, columns=min(4, len(columns)), data=alt.Data(values=rows))
         .resolve_scale(x="independent", y="independent")
     )
+
+
+def _units(rows: figures.Rows) -> str:
+    return ", ".join(dict.fromkeys(row["unit"] for row in rows))
 
 
 def _colour(alt: Any, order: list[str]) -> Any:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
-from rlora.reports.grid import Grid, Key, order, rank
+from rlora.reports.grid import Cell, Grid, Key, rank
+from rlora.reports.metrics import Shown
 from rlora.reports.statistics import Estimate, holm, p_value, paired
 
 
@@ -19,6 +20,7 @@ class Difference:
         first: An option.
         second: Another one.
         estimate: Second minus first over their pairs.
+        shown: How it is shown.
         p: Student's paired test; nan for fewer than two pairs.
         p_holm: The same, adjusted over all differences of the table.
     """
@@ -27,6 +29,7 @@ class Difference:
     first: Any
     second: Any
     estimate: Estimate
+    shown: Shown
     p: float
     p_holm: float = math.nan
 
@@ -43,28 +46,29 @@ def differences(grid: Grid, key: str, *, options: Sequence[str] = (), baseline: 
     Raises:
         ValueError: the key makes neither rows nor columns, or an option that no run has.
     """
-    names = [*grid.layout.rows, *grid.layout.columns]
-    if key not in names:
+    names = grid.layout.keys
+    if key == "metric" or key not in names:
         raise ValueError(f"--compare {key} needs it among the keys of --rows or --columns ({', '.join(names)})")
     place = names.index(key)
-    scores: dict[Key, dict[Any, dict[Key, float]]] = {}
-    for (row, column), cell in grid.cells.items():
+    cells: dict[Key, dict[Any, Cell]] = {}
+    for (row, column), cell in grid.in_order():
         whole = (*row, *column)
         setting, option = whole[:place] + whole[place + 1 :], whole[place]
-        scores.setdefault(setting, {})[option] = cell.scores()
-    found_options = _ordered({option for found in scores.values() for option in found}, options, key)
+        cells.setdefault(setting, {})[option] = cell
+    found_options = _ordered({option for found in cells.values() for option in found}, options, key)
     wanted = list(combinations(found_options, 2))
     if baseline is not None:
         first = _ordered(set(found_options), [baseline], key)[0]
         wanted = [(first, option) for option in found_options if option != first]
     made = []
-    for setting in sorted(scores, key=order):
+    for setting in cells:
         for first, second in wanted:
-            found = paired(
-                scores[setting].get(first, {}), scores[setting].get(second, {}), interval=grid.layout.interval
-            )
+            if first not in cells[setting] or second not in cells[setting]:
+                continue
+            one, other = cells[setting][first], cells[setting][second]
+            found = paired(one.scores(), other.scores(), interval=grid.layout.interval)
             if found is not None:
-                made.append(Difference(setting, first, second, found, p_value(found)))
+                made.append(Difference(setting, first, second, found, one.shown, p_value(found)))
     adjusted = holm([item.p for item in made])
     return [replace(item, p_holm=p) for item, p in zip(made, adjusted, strict=True)]
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rlora.reports.metrics import Shown
 from rlora.reports.statistics import Estimate, estimate, mean_ranks
 from rlora.reports.tidy import Measured
 
@@ -30,6 +31,11 @@ class Layout:
     interval: str = "t"
     spread: str = "sd"
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys of rows and columns."""
+        return self.rows + self.columns
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -41,6 +47,11 @@ class Cell:
         """Scores by pair."""
         return {pair: run.score for pair, run in self.runs.items()}
 
+    @property
+    def shown(self) -> Shown:
+        """How its scores are shown, which is the same of all."""
+        return next(iter(self.runs.values())).shown
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -51,39 +62,53 @@ class Grid:
         rows: Values of the rows' keys, sorted.
         columns: Values of the columns' keys, sorted.
         cells: By row and column, where there are runs.
-        larger_is_better: By column.
     """
 
     layout: Layout
     rows: list[Key]
     columns: list[Key]
     cells: dict[tuple[Key, Key], Cell] = field(repr=False)
-    larger_is_better: dict[Key, bool] = field(repr=False)
 
     def estimate(self, row: Key, column: Key) -> Estimate | None:
         """Mean and spread of a cell; None for an empty one."""
         cell = self.cells.get((row, column))
         return estimate(list(cell.scores().values()), interval=self.layout.interval) if cell else None
 
+    def in_order(self) -> list[tuple[tuple[Key, Key], Cell]]:
+        """The cells, row by row."""
+        places = ((row, column) for row in self.rows for column in self.columns)
+        return [(place, self.cells[place]) for place in places if place in self.cells]
+
+    def shown(self, column: Key) -> Shown:
+        """How a column's scores are shown; its first cell's, where metrics make the rows."""
+        return next(self.cells[row, column].shown for row in self.rows if (row, column) in self.cells)
+
+    def places(self) -> list[tuple[str, str] | None]:
+        """Task and metric of each column; None for one of several."""
+        found: dict[Key, set[tuple[str, str]]] = {column: set() for column in self.columns}
+        for (_, column), cell in self.cells.items():
+            found[column] |= {(str(run.facts["task"]), str(run.facts["metric"])) for run in cell.runs.values()}
+        return [next(iter(places)) if len(places) == 1 else None for places in found.values()]
+
     def ranks(self) -> dict[Key, float]:
         """Mean rank of each row over the tasks that all have; empty where columns are no tasks, or no two rows."""
-        if "task" not in self.layout.columns:
+        if "task" not in self.layout.columns or "metric" in self.layout.keys:
             return {}
         full = [column for column in self.columns if all((row, column) in self.cells for row in self.rows)]
         if not full or len(self.rows) < 2:
             return {}
         means = [[_mean(self.cells[row, column]) for column in full] for row in self.rows]
-        found = mean_ranks(means, [self.larger_is_better[column] for column in full])
+        found = mean_ranks(means, [self.shown(column).larger_is_better for column in full])
         return dict(zip(self.rows, found, strict=True))
 
     def best(self, column: Key) -> set[Key]:
         """Rows with a column's best mean, where there are two at least; empty where rows are of different tasks."""
-        if "task" in self.layout.rows:
+        if {"task", "metric"} & {*self.layout.rows}:
             return set()
         means = {row: _mean(self.cells[row, column]) for row in self.rows if (row, column) in self.cells}
         if len(means) < 2:
             return set()
-        top = (max if self.larger_is_better[column] else min)(means.values())
+        top = (max if self.shown(column).larger_is_better else min)(means.values())
         return {row for row, mean in means.items() if mean == top}
 
     def uneven(self) -> list[str]:
@@ -110,20 +135,36 @@ def lay_out(runs: Sequence[Measured], layout: Layout) -> Grid:
     pairs = layout.pairs or tuple(key for key in USUAL_PAIRS if any(key in run.facts for run in runs))
     layout = replace(layout, pairs=pairs)
     cells: dict[tuple[Key, Key], Cell] = {}
-    better: dict[Key, bool] = {}
     for run in runs:
         row, column, pair = (_values(run, keys) for keys in (layout.rows, layout.columns, pairs))
         cell = cells.setdefault((row, column), Cell({}))
         if pair in cell.runs:
             raise ValueError(_ambiguous(cell.runs[pair], run, layout))
         cell.runs[pair] = run
-        better[column] = run.larger_is_better
+        if cell.shown != run.shown:
+            raise ValueError(_mixed(cell, run, layout))
+    asked = list(dict.fromkeys(run.facts["metric"] for run in runs))
     return Grid(
         layout,
-        sorted({row for row, _ in cells}, key=order),
-        sorted({column for _, column in cells}, key=order),
+        sorted({row for row, _ in cells}, key=lambda row: _place(layout.rows, row, asked)),
+        sorted({column for _, column in cells}, key=lambda column: _place(layout.columns, column, asked)),
         cells,
-        better,
+    )
+
+
+def _place(names: Sequence[str], values: Key, asked: Sequence[str]) -> list[tuple[bool, Any]]:
+    """What rows and columns sort by; metrics stand as they were asked for."""
+    pairs = zip(names, values, strict=True)
+    return order(tuple(asked.index(value) if name == "metric" else value for name, value in pairs))
+
+
+def _mixed(cell: Cell, run: Measured, layout: Layout) -> str:
+    keys = (*layout.rows, *layout.columns)
+    told = ", ".join(_told(keys, _values(run, keys)))
+    first = next(iter(cell.runs.values())).facts["metric"]
+    return (
+        f"runs of {told} are scored by {first} and {run.facts['metric']}, which have no mean; name metric in --rows or "
+        "--columns, or one with --metric"
     )
 
 
@@ -145,9 +186,8 @@ def choose(runs: Sequence[Measured], layout: Layout, keys: Sequence[str]) -> lis
     kept: list[Measured] = []
     for options in tried.values():
         most = max(map(len, options.values()))
-        sign = 1 if next(iter(options.values()))[0].larger_is_better else -1
         full = [group for group in options.values() if len(group) == most]
-        kept += max(full, key=lambda group: sign * sum(run.validation or 0.0 for run in group))
+        kept += max(full, key=lambda group: sum(run.validation or 0.0 for run in group))
     return kept
 
 

@@ -8,6 +8,7 @@ from importlib import resources
 
 from rlora.reports.charts import specifications
 from rlora.reports.report import Report
+from rlora.reports.tidy import once
 
 TEMPLATE = "page.html"
 
@@ -32,7 +33,7 @@ def html(report: Report) -> str:
 
 
 def _facts(report: Report) -> list[str]:
-    runs = report.runs
+    runs = once(report.runs)
     versions = sorted({run.record.environment.versions.get("rlora", "unknown") for run in runs})
     commits = sorted({(run.record.environment.git_commit or "")[:8] for run in runs} - {""})
     days = sorted(run.record.run.started[:10] for run in runs)

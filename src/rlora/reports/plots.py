@@ -31,8 +31,8 @@ def drawn(report: Report) -> dict[str, "Figure"]:
     names = [figures.label(row) for row in grid.rows]
     colours = {name: f"C{number % 10}" for number, name in enumerate(names)}
     made = {
-        "learning_curves": _panels(figures.curves(grid), _curve, colours, "epoch", "validation score, %"),
-        "score_and_size": _panels(figures.sizes(grid), _size, colours, "trained parameters", "score, %"),
+        "learning_curves": _panels(figures.curves(grid), _curve, colours, "epoch", "validation score"),
+        "score_and_size": _panels(figures.sizes(grid), _size, colours, "trained parameters", "score"),
         "time": _panels(figures.costs(grid), _time, colours, "", "training, s"),
         "memory": _panels(figures.costs(grid), _memory, colours, "", "peak memory, MiB"),
         "certificates": _certificates(figures.certificates(report.runs)),
@@ -51,15 +51,18 @@ def _panels(rows: figures.Rows, draw: Any, colours: dict[str, str], x: str, y: s
     axes = list(figure.subplots(high, wide, squeeze=False).flat)
     for axis, column in zip(axes, columns, strict=False):
         draw(axis, [row for row in rows if row["column"] == column], colours)
-        axis.set(title=column, xlabel=x)
+        axis.set(title=column, xlabel=x, ylabel=_named(y, [row for row in rows if row["column"] == column]))
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[len(columns) :]:
         axis.set_visible(False)
-    axes[0].set_ylabel(y)
     handles, names = axes[0].get_legend_handles_labels()
     if names:
         figure.legend(handles, names, loc="outside lower center", ncols=min(6, len(names)), frameon=False)
     return figure
+
+
+def _named(y: str, rows: figures.Rows) -> str:
+    return ", ".join(dict.fromkeys([y, *(row["unit"] for row in rows if "unit" in row)]))
 
 
 def _curve(axis: "Axes", rows: figures.Rows, colours: dict[str, str]) -> None:

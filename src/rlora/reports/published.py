@@ -7,6 +7,7 @@ from importlib import resources
 
 FILE = "published.csv"
 FACTS = ("adapter", "model", "trained", "source")
+Place = tuple[str, str]  # task and metric
 
 
 @dataclass(frozen=True)
@@ -18,14 +19,14 @@ class Published:
         model: By our name.
         trained: Numbers trained, as printed.
         source: Paper and table.
-        scores: By task, in percent, as printed.
+        scores: By task and metric, as printed.
     """
 
     adapter: str
     model: str
     trained: str
     source: str
-    scores: dict[str, str]
+    scores: dict[Place, str]
 
 
 def models() -> set[str]:
@@ -33,8 +34,8 @@ def models() -> set[str]:
     return {row["model"] for row in _lines()}
 
 
-def rows(of: Collection[str], tasks: Collection[str]) -> list[Published]:
-    """Published rows of some models that hold one of these tasks.
+def rows(of: Collection[str], places: Collection[Place]) -> list[Published]:
+    """Published rows of some models that hold a metric of a task asked for.
 
     Raises:
         ValueError: nothing is known of a model.
@@ -44,10 +45,16 @@ def rows(of: Collection[str], tasks: Collection[str]) -> list[Published]:
         raise ValueError(f"--published {unknown[0]}: no published scores of it here; there are some of {known}")
     made = []
     for line in _lines():
-        found = {task: score for task, score in line.items() if task not in FACTS and score and task in tasks}
+        scores = {_place(name): score for name, score in line.items() if name not in FACTS and score}
+        found = {place: score for place, score in scores.items() if place in places}
         if line["model"] in of and found:
             made.append(Published(**{name: line[name] for name in FACTS}, scores=found))
     return made
+
+
+def _place(name: str) -> Place:
+    task, _, metric = name.partition("/")
+    return task, metric
 
 
 def _lines() -> list[dict[str, str]]:

@@ -68,7 +68,7 @@ def report(reading: Reading, question: Question) -> Report:
     if question.choose:
         runs = choose(runs, question.layout, question.choose)
     grid = lay_out(runs, question.layout)
-    shown = [sheets.scores(grid, question.split, _published(question, runs))]
+    shown = [sheets.scores(grid, question.split, _published(question, runs, grid))]
     compared = differences(grid, question.compare, options=question.options, baseline=question.baseline)
     if compared:
         shown.append(sheets.comparisons(compared, grid, question.compare))
@@ -78,11 +78,11 @@ def report(reading: Reading, question: Question) -> Report:
     return Report(question, runs, grid, shown, reading.problems, reading.unfinished)
 
 
-def _published(question: Question, runs: Sequence[Measured]) -> list[published.Published]:
-    layout = question.layout
-    if layout.columns != ("task",) or "adapter" not in layout.rows:
+def _published(question: Question, runs: Sequence[Measured], grid: Grid) -> list[published.Published]:
+    layout, places = grid.layout, grid.places()
+    if not {*layout.columns} <= {"task", "metric"} or "adapter" not in layout.rows or None in places:
         if question.published:
             raise ValueError("--published needs adapters in rows and tasks in columns: leave out --rows and --columns")
         return []
     models = [*question.published, *sorted({str(run.facts["model"]) for run in runs} & published.models())]
-    return published.rows(dict.fromkeys(models), {str(run.facts["task"]) for run in runs})
+    return published.rows(dict.fromkeys(models), [place for place in places if place])

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 from rlora.reports.comparison import Difference
 from rlora.reports.grid import Grid, Key
+from rlora.reports.metrics import PERCENT, Shown
 from rlora.reports.published import Published
 from rlora.reports.statistics import Estimate
-from rlora.reports.tidy import Measured, Problem
+from rlora.reports.tidy import Measured, Problem, once
 
-PERCENT = 100
 SMALLEST_P = 0.001
 
 
@@ -36,10 +36,10 @@ class Sheet:
 
 
 def scores(grid: Grid, split: str, published: Sequence[Published] = ()) -> Sheet:
-    """Means and deviations in percent; the best of a column in bold; means over columns and mean ranks where whole."""
+    """Means and deviations; the best of a column in bold; means over columns and mean ranks where whole."""
     sizes = {len(cell.runs) for cell in grid.cells.values()}
     even = len(sizes) == 1 and len(grid.cells) == len(grid.rows) * len(grid.columns)
-    ranks, several = grid.ranks(), len(grid.columns) > 1 and "task" in grid.layout.columns
+    ranks, several = grid.ranks(), len(grid.columns) > 1 and _has_mean(grid)
     words = len(grid.layout.rows)
     header = [*_names(grid.layout.rows), "trained", *(_title(column) for column in grid.columns)]
     header += [*(["mean"] if several else []), *(["rank"] if ranks else [])]
@@ -50,11 +50,11 @@ def scores(grid: Grid, split: str, published: Sequence[Published] = ()) -> Sheet
         texts = [
             *map(str, row),
             trained(_runs_of(grid, row)),
-            *(mean_text(each, spread=grid.layout.spread, show_n=not even) for each in found),
+            *(_cell_text(grid, row, column, show_n=not even) for column in grid.columns),
         ]
         if several:
             means = [each.mean for each in found if each]
-            texts.append(f"{PERCENT * sum(means) / len(means):.1f}" if len(means) == len(found) else "")
+            texts.append(PERCENT.text(_mean(means)) if len(means) == len(found) else "")
         sheet.rows.append([*texts, *([f"{ranks[row]:.2f}"] if ranks else [])])
         sheet.bold |= {(number, words + 1 + i) for i, column in enumerate(grid.columns) if row in best[column]}
     sheet.notes.append(_what_is_shown(grid, sizes, even))
@@ -68,13 +68,25 @@ def scores(grid: Grid, split: str, published: Sequence[Published] = ()) -> Sheet
     return sheet
 
 
+def _has_mean(grid: Grid) -> bool:
+    """Whether a mean over columns says something: they are tasks, all scored in percent."""
+    keys = grid.layout
+    tasks = "task" in keys.columns and "metric" not in keys.keys
+    return tasks and all(cell.shown == PERCENT for cell in grid.cells.values())
+
+
+def _cell_text(grid: Grid, row: Key, column: Key, *, show_n: bool) -> str:
+    found = grid.estimate(row, column)
+    return mean_text(found, grid.cells[row, column].shown, spread=grid.layout.spread, show_n=show_n) if found else ""
+
+
 def _add_published(sheet: Sheet, grid: Grid, published: Sequence[Published]) -> None:
     sources: list[str] = []
     for item in published:
         if item.source not in sources:
             sources.append(item.source)
         label = f"{item.adapter}, {item.model} [{sources.index(item.source) + 1}]"
-        values = [item.scores.get(str(column[0]), "") for column in grid.columns]
+        values = [item.scores.get(place, "") if place else "" for place in grid.places()]
         texts = [label, *[""] * (sheet.words - 1), item.trained, *values]
         sheet.rows.append(texts + [""] * (len(sheet.header) - len(texts)))
     sheet.notes += [f"[{number}] published, not measured here: {source}" for number, source in enumerate(sources, 1)]
@@ -83,18 +95,26 @@ def _add_published(sheet: Sheet, grid: Grid, published: Sequence[Published]) -> 
 def _what_is_shown(grid: Grid, sizes: set[int], even: bool) -> str:
     metrics: dict[str, list[str]] = {}
     for column in grid.columns:
-        monitors = {
-            run.record.monitor.partition("/")[2]
+        found = {
+            str(run.facts["metric"])
             for (_, other), cell in grid.cells.items()
             if other == column
             for run in cell.runs.values()
         }
-        metrics.setdefault(" or ".join(sorted(monitors)), []).append(_title(column))
+        metrics.setdefault(" or ".join(sorted(found)), []).append(_title(column))
     told = "; ".join(metric if len(metrics) == 1 else f"{metric}: {', '.join(of)}" for metric, of in metrics.items())
+    if "metric" in grid.layout.keys:
+        told = ""
     pairs = ", ".join(_names(grid.layout.pairs))
     n = f"n = {sizes.pop()} runs ({pairs}) in every cell" if even else f"the number of runs ({pairs}) in brackets"
     spread = "± standard deviation" if grid.layout.spread == "sd" else f"[{_interval_name(grid)} 95 % interval]"
-    return f"mean {spread} in percent; {n}; {told}"
+    return f"mean {spread}{_units(grid)}; {n}" + (f"; {told}" if told else "")
+
+
+def _units(grid: Grid) -> str:
+    shown = {str(run.facts["metric"]): cell.shown for cell in grid.cells.values() for run in cell.runs.values()}
+    plain = [metric for metric, how in shown.items() if not how.percent]
+    return "" if len(plain) == len(shown) else f" in percent, {' and '.join(plain)} not" if plain else " in percent"
 
 
 def comparisons(found: Sequence[Difference], grid: Grid, key: str) -> Sheet:
@@ -107,8 +127,8 @@ def comparisons(found: Sequence[Difference], grid: Grid, key: str) -> Sheet:
             *map(str, item.setting),
             f"{item.second} − {item.first}",
             str(item.estimate.n),
-            f"{PERCENT * item.estimate.mean:+.1f}",
-            interval_text(item.estimate),
+            item.shown.text(item.estimate.mean, signed=True),
+            interval_text(item.estimate, item.shown),
             p_text(item.p),
             p_text(item.p_holm),
         ]
@@ -117,10 +137,17 @@ def comparisons(found: Sequence[Difference], grid: Grid, key: str) -> Sheet:
     bold = {(number, len(header) - 1) for number, item in enumerate(found) if item.p_holm < 0.05}
     tests = sum(not math.isnan(item.p) for item in found)
     notes = [
-        f"percentage points over runs paired by {', '.join(_names(grid.layout.pairs))}; {interval} intervals, each for "
-        f"itself; Student's paired test; Holm's adjustment over the {tests} tests of this table"
+        f"{_differences_in(found)}over runs paired by {', '.join(_names(grid.layout.pairs))}; {interval} intervals, "
+        f"each for itself; Student's paired test; Holm's adjustment over the {tests} tests of this table"
     ]
     return Sheet(f"Differences between options of {key}", header, rows, len(others) + 1, bold, notes)
+
+
+def _differences_in(found: Sequence[Difference]) -> str:
+    percent = {item.shown.percent for item in found}
+    if percent == {False}:
+        return ""
+    return "percentage points " if percent == {True} else "percentage points, or the metric's own, "
 
 
 def costs(grid: Grid) -> Sheet:
@@ -153,7 +180,7 @@ def certificates(runs: Sequence[Measured]) -> Sheet | None:
     """PAC-Bayes certificates beside the errors on dev; None where no run has one."""
     header = ["task", "adapter", "seed", "bound", "one row a group", "risk", "KL", "rows", "rival", "error of the mean"]
     rows = []
-    for run in runs:
+    for run in once(runs):
         found = run.record.certificate
         if not found:
             continue
@@ -184,15 +211,13 @@ def left_out(problems: Sequence[Problem], unfinished: int) -> Sheet | None:
     return Sheet(f"Left out: {len(rows)}", ["where", "why"], rows, 2, notes=notes) if rows or notes else None
 
 
-def mean_text(found: Estimate | None, *, spread: str, show_n: bool) -> str:
-    """Mean with its deviation or interval in percent, with n on request."""
-    if found is None:
-        return ""
-    text = f"{PERCENT * found.mean:.1f}"
+def mean_text(found: Estimate, shown: Shown, *, spread: str, show_n: bool) -> str:
+    """Mean with its deviation or interval, with n on request."""
+    text = shown.text(found.mean)
     if found.n > 1 and spread == "sd":
-        text += f" ± {PERCENT * found.sd:.1f}"
+        text += f" ± {shown.text(found.sd)}"
     elif found.n > 1:
-        text += f" [{PERCENT * found.low:.1f}, {PERCENT * found.high:.1f}]"
+        text += f" [{shown.text(found.low)}, {shown.text(found.high)}]"
     return text + (f" ({found.n})" if show_n else "")
 
 
@@ -200,9 +225,9 @@ def _interval_name(grid: Grid) -> str:
     return "Student's" if grid.layout.interval == "t" else "bootstrap (BCa)"
 
 
-def interval_text(found: Estimate) -> str:
-    """An interval in percentage points."""
-    return "" if found.n == 1 else f"[{PERCENT * found.low:+.1f}, {PERCENT * found.high:+.1f}]"
+def interval_text(found: Estimate, shown: Shown) -> str:
+    """An interval of a difference."""
+    return "" if found.n == 1 else f"[{shown.text(found.low, signed=True)}, {shown.text(found.high, signed=True)}]"
 
 
 def p_text(value: float) -> str:
@@ -224,7 +249,7 @@ def peak_memory(run: Measured) -> float:
 
 
 def _runs_of(grid: Grid, row: Key) -> list[Measured]:
-    return [run for (other, _), cell in grid.cells.items() if other == row for run in cell.runs.values()]
+    return once(run for (other, _), cell in grid.cells.items() if other == row for run in cell.runs.values())
 
 
 def _names(keys: Sequence[str]) -> list[str]:

@@ -3,32 +3,34 @@
 import csv
 import io
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rlora.outcomes import FAILED, FINISHED, outcome, run_folders
 from rlora.plain import flat
 from rlora.records import FILE, RECORDS, Record, parse_line, placed_lines, read_record
+from rlora.reports.metrics import Shown, shown
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A finished run.
+    """A finished run, by one metric.
 
     Attributes:
         facts: What was run, by dotted key: task, model, adapter and regularizer by name, seed, and the whole config.
-        score: The task's own score on the split asked for.
-        validation: The same on the validation split, for choices; None where it was not scored there.
-        larger_is_better: How two scores compare.
+        score: What a metric says on the split asked for; the fact `metric` names it.
+        shown: How that metric is shown.
+        validation: The monitored score on the validation split, for choices, negative where smaller is better; None
+            where it was not scored there.
         record: All of it.
     """
 
     facts: dict[str, Any]
     score: float
+    shown: Shown
     validation: float | None
-    larger_is_better: bool
     record: Record
 
 
@@ -45,7 +47,7 @@ class Reading:
     """What was read.
 
     Attributes:
-        runs: Each run once.
+        runs: Each run once for each metric asked for.
         problems: What could not count.
         unfinished: Number of run folders without a result or an error: running, or killed.
     """
@@ -68,10 +70,11 @@ class Reader:
 
     Args:
         split: "test" or "validation": whose scores are asked for.
+        metrics: Which; none: of each run the one that stands for it.
     """
 
-    def __init__(self, split: str = "test") -> None:
-        self.split = split
+    def __init__(self, split: str = "test", metrics: Sequence[str] = ()) -> None:
+        self.split, self.metrics = split, metrics
         self._known: dict[tuple[Path, int], Record] = {}
 
     def read(self, paths: Iterable[Path], more: Iterable["Found | Problem | None"] = ()) -> Reading:
@@ -87,7 +90,7 @@ class Reader:
         items = [item for path in paths for item in self._look(path)] + list(more)
         problems = [item for item in items if isinstance(item, Problem)]
         found = [item for item in items if isinstance(item, Found)]
-        return gather(found, self.split, problems, len(items) - len(problems) - len(found))
+        return gather(found, self.split, self.metrics, problems, len(items) - len(problems) - len(found))
 
     def _look(self, path: Path) -> list["Found | Problem | None"]:
         nothing = Problem(str(path), "holds no run: give a folder of runs or a records.jsonl")
@@ -132,7 +135,13 @@ def _problem(place: str, error: Exception) -> Problem:
     return Problem(place, str(error).removeprefix(f"{place} "))
 
 
-def gather(found: Iterable[Found], split: str, problems: Iterable[Problem] = (), unfinished: int = 0) -> Reading:
+def gather(
+    found: Iterable[Found],
+    split: str,
+    metrics: Sequence[str] = (),
+    problems: Iterable[Problem] = (),
+    unfinished: int = 0,
+) -> Reading:
     """Count each run once, and leave out those without a score.
 
     Raises:
@@ -151,28 +160,35 @@ def gather(found: Iterable[Found], split: str, problems: Iterable[Problem] = (),
             latest[key] = item
     runs = []
     for item in latest.values():
-        made = measured(item.record, split)
-        if isinstance(made, Measured):
-            runs.append(made)
-        else:
-            told.append(Problem(f"{item.place} ({item.record.run.directory})", made))
+        for metric in metrics or [item.record.headline(split)]:
+            made = measured(item.record, split, metric)
+            if isinstance(made, Measured):
+                runs.append(made)
+            else:
+                told.append(Problem(f"{item.place} ({item.record.run.directory})", made))
     if not runs:
         raise ValueError(_nothing(told, unfinished))
     return Reading(runs, told, unfinished)
 
 
-def measured(record: Record, split: str) -> Measured | str:
-    """One run's row; or why there is none."""
-    run, metric = record.run, record.monitor.partition("/")[2]
-    score = record.scores.get(f"{split}/{metric}")
+def measured(record: Record, split: str, metric: str) -> Measured | str:
+    """One run's row of a metric; or why there is none."""
+    run, name = record.run, metric if "/" in metric else f"{split}/{metric}"
+    score = record.scores.get(name)
     if score is None:
-        return f"has no {split} score of {metric}: leave it out, or see --split"
+        return f"has no score {name}: {record.missing.get(name, 'leave it out, or see --split and --metric')}"
     if not math.isfinite(score):
-        return f"its {split}/{metric} is {score}"
+        return f"its {name} is {score}"
     named = {"task": run.task, "model": run.model, "adapter": run.adapter, "regularizer": run.regularizer}
-    facts = {**flat(record.config), **named, "seed": run.seed}
-    validation = record.scores.get(f"validation/{metric}")
-    return Measured(facts, score, validation, facts.get("task.mode", "max") == "max", record)
+    facts = {**flat(record.config), **named, "seed": run.seed, "metric": metric}
+    monitored, larger = record.headline("validation"), facts.get("task.mode", "max") == "max"
+    validation = record.scores.get(f"validation/{monitored}")
+    if validation is not None and not larger:
+        validation = -validation
+    how = shown(metric)
+    return Measured(
+        facts, score, replace(how, larger_is_better=larger) if metric == monitored else how, validation, record
+    )
 
 
 def _nothing(problems: list[Problem], unfinished: int) -> str:
@@ -182,9 +198,14 @@ def _nothing(problems: list[Problem], unfinished: int) -> str:
     return f"no finished run to report: {'; '.join(part for part in (told, running) if part)}"
 
 
+def once(runs: Iterable[Measured]) -> list[Measured]:
+    """Each run once, by however many metrics it was measured."""
+    return list({id(run.record): run for run in runs}.values())
+
+
 def csv_text(runs: Iterable[Measured]) -> str:
     """All runs as CSV, one a line, unrounded: what was run, its scores, its costs and its certificate."""
-    rows = [_row(run) for run in runs]
+    rows = [_row(run) for run in once(runs)]
     names = list(dict.fromkeys(name for row in rows for name in row))
     stream = io.StringIO()
     writer = csv.DictWriter(stream, names, restval="", lineterminator="\n")
@@ -197,6 +218,7 @@ def _row(run: Measured) -> dict[str, Any]:
     record = run.record
     certificate = record.certificate or {}
     choices = {key: run.facts[key] for key in ("task", "model", "adapter", "regularizer", "seed")}
+    known = {*choices, "metric"}
     training = {key: value for key, value in flat(asdict(record.training)).items() if key != "history"}
     return {
         **choices,
@@ -211,5 +233,5 @@ def _row(run: Measured) -> dict[str, Any]:
         "started": record.run.started,
         "identity": record.run.identity,
         "directory": record.run.directory,
-        **{key: value for key, value in run.facts.items() if key not in choices and not key.endswith("_target_")},
+        **{key: value for key, value in run.facts.items() if key not in known and not key.endswith("_target_")},
     }

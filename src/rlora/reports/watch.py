@@ -10,6 +10,7 @@ from rich.text import Text
 
 from rlora.reports.formats import terminal
 from rlora.reports.report import Report
+from rlora.reports.tidy import once
 
 
 def watch(ask: Callable[[], Report], seconds: float, console: Console, rounds: int | None = None) -> None:
@@ -39,5 +40,5 @@ def _drawn(ask: Callable[[], Report]) -> RenderableType:
         report = ask()
     except ValueError as error:
         return Text(f"{now}  {error}")
-    counts = f"{len(report.runs)} finished, {report.unfinished} unfinished, {len(report.problems)} left out"
+    counts = f"{len(once(report.runs))} finished, {report.unfinished} unfinished, {len(report.problems)} left out"
     return Group(terminal(report.sheets[0]), Text(f"{now}  {counts}; Ctrl-C ends"))

@@ -82,7 +82,8 @@ class DataToText(GenerationTask):
     def score_texts(self, texts: Mapping[str, Sequence[str]]) -> TextScores:
         """Return BLEU, NIST, METEOR, ROUGE_L and CIDEr, see `rlora.metrics.nlg`."""
         scores = nlg.score(texts["test"], [prompt.references for prompt in self.asked["test"]])
-        return TextScores({f"test/{k}": v for k, v in scores.values.items()}, scores.missing)
+        missing = {f"test/{name}": why for name, why in scores.missing.items()}
+        return TextScores({f"test/{name}": value for name, value in scores.values.items()}, missing)
 
     def write_texts(self, directory: Path, split: str, texts: Sequence[str]) -> list[Path]:
         """Write ``<split>.tsv`` (MR, output) and ``<split>-references.txt``, which the official scorer takes."""
