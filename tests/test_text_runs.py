@@ -12,6 +12,7 @@ from rlora.config import build
 from rlora.experiment import run
 from rlora.export import main as export
 from rlora.job import Job
+from rlora.metrics import captions
 from rlora.records import read_record
 
 ADAPTERS = sorted(("lora", "rlora", "nola", "randlora", "vera", "full", "bitfit"))
@@ -41,6 +42,7 @@ def corpus(tmp_path_factory):
 def start(compose, corpus, tmp_path, cache, monkeypatch):
     """Function of words: run them in a folder of their own; gives the score for a sweeper, and the record."""
     monkeypatch.setenv("RLORA_DATA", str(corpus.parent))
+    monkeypatch.setattr(captions, "installed", lambda: False)  # METEOR's Java takes seconds, and has its own tests
 
     def started(*words, name="run"):
         folder = tmp_path / name
@@ -56,6 +58,8 @@ def test_every_adapter_learns_to_write(start, tmp_path, adapter):
     score, record = start("task=e2e", "model=tiny_decoder", f"adapter={adapter}", "task.decoding.max_new_tokens=4")
     assert score == -record.scores["validation/perplexity"]
     assert 0 <= record.scores["test/BLEU"] <= 1
+    assert record.reported == "BLEU"
+    assert set(record.missing) == {"test/METEOR", "test/ROUGE_L", "test/CIDEr"}
     assert record.parameters.head == 0
     texts = [json.loads(line) for line in (tmp_path / "run/texts/test.jsonl").read_text().splitlines()]
     assert [line["row"] for line in texts[1:]] in ([0, 1], [1, 0])
@@ -122,3 +126,18 @@ def test_export_refuses_what_it_cannot_do(start, tmp_path, capsys):
 def test_an_encoder_is_refused(start):
     with pytest.raises(ValueError, match="a bert model is an encoder and writes no text"):
         start("task=e2e", "model=tiny_encoder", "adapter=lora")
+
+
+@pytest.mark.parametrize("how", ["int8", "nf4"])
+def test_a_quantised_backbone_is_adapted_written_with_resumed_and_exported(start, tmp_path, caplog, how):
+    words = ("task=e2e", "model=tiny_llama", "adapter=rlora", "optimizer.lr=0.05", "task.decoding.max_new_tokens=4")
+    _, record = start(*words, f"model.quantize={how}")
+    _, again = start("train=false", f"ckpt_path='{tmp_path / 'run'}'", name="again")
+    assert again.scores["test/BLEU"] == record.scores["test/BLEU"]
+    assert again.config["model"]["quantize"] == how  # as the saved run had it
+    _, more = start("trainer.max_epochs=2", f"ckpt_path='{tmp_path / 'run'}'", name="more")
+    assert len(more.training.history) == 2
+    out = tmp_path / "model"
+    assert export([str(tmp_path / "run"), "--out", str(out)]) == 0
+    assert "the sum is added to what that stands for, and written unquantised" in caplog.text
+    assert not list(AutoModelForCausalLM.from_pretrained(out).parameters())[1].isnan().any()

@@ -57,5 +57,7 @@ def quieten() -> None:
     transformers.utils.logging.disable_progress_bar()
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("torchao", "torch.utils._pytree"):  # transformers imports it, and it tells of every kernel it lacks
+        logging.getLogger(name).setLevel(logging.ERROR)
     for text in UNHELPFUL:
         warnings.filterwarnings("ignore", text)

@@ -1,6 +1,7 @@
 """Take a trained model out of this house: python -m rlora.export RUN --out DIRECTORY."""
 
 import argparse
+import logging
 import shutil
 import sys
 from pathlib import Path
@@ -11,13 +12,17 @@ import torch
 from rlora import restore
 from rlora.adapters import AdapterSet, files, inject
 from rlora.config import build
+from rlora.models import quantized
 from rlora.models.backbone import Backbone
+
+log = logging.getLogger(__name__)
 
 
 def merged(run: Path, out: Path) -> Path:
     """Write backbone, adapter and head as one ordinary transformers directory, tokenizer included.
 
-    W' = W + dW, added in float32 and kept in the backbone's dtype; tied weights stay tied.
+    W' = W + dW, added in float32 and kept in the backbone's dtype; tied weights stay tied. Of a quantised backbone W is
+    what its few bits stand for, so that what was trained is what is written.
 
     Args:
         run: Run folder or adapter folder.
@@ -33,6 +38,8 @@ def merged(run: Path, out: Path) -> Path:
         raise ValueError(f"{run} has no adapter folder: its training did not finish")
     backbone, adapters = _rebuilt(saved.config)
     files.load(adapters, saved.adapter, fingerprint=backbone.fingerprint)
+    if was := quantized.dense(backbone.net):
+        log.warning("W was held as %s: the sum is added to what that stands for, and written unquantised", was)
     if reason := adapters.mergeable():
         raise ValueError(f"{run} cannot be merged: {reason}")
     model: Any = adapters.unwrapped()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rlora.adapters.base import Adapter, Method, Regenerated
-from rlora.adapters.linear import AdaptedLinear
+from rlora.adapters.linear import AdaptedLinear, is_quantised
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,7 @@ class AdapterSet:
         """Why W cannot hold W + dW, or None where it can."""
         if self.shares_weights():
             return "an adapted layer shares its weight with another, which needs it as it is"
-        weights = [wrapper.weight for wrapper in self.wrappers]
-        if not all(type(weight) is nn.Parameter and weight.is_floating_point() for weight in weights):
+        if any(is_quantised(wrapper.weight) for wrapper in self.wrappers):
             return "a frozen weight is quantised and cannot hold the sum"
         return None
 

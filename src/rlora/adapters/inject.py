@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from rlora.adapters.adapter_set import AdapterSet, structure_digest
 from rlora.adapters.base import Adapter, Method, Site
 from rlora.adapters.families import roles_of
-from rlora.adapters.linear import AdaptedLinear
+from rlora.adapters.linear import AdaptedLinear, is_quantised, linear_shape
 from rlora.adapters.targets import Target, find_targets, is_linear
 from rlora.ops.random import RandomSource
 
@@ -38,7 +38,7 @@ def inject(
         The adapters together: parameters, merging, state, report.
 
     Raises:
-        ValueError: a target matches nothing, or an option does not fit a layer.
+        ValueError: a target matches nothing, an option does not fit a layer, or what trains is quantised.
         RuntimeError: the model carries adapters already.
     """
     if getattr(model, MARK, False):
@@ -48,6 +48,11 @@ def inject(
     if unknown := [name for name in head_names if name not in original]:
         raise ValueError(f"head names {', '.join(unknown)}, which the model has not: name its parameters in full")
     trained = [name for name in method.trained_in_backbone(model) if name not in set(head_names)]
+    if quantised := [name for name in (*trained, *head_names) if is_quantised(original[name])]:
+        raise ValueError(
+            f"{quantised[0]} is to be trained, but it is quantised: set model.quantize=null, or choose an adapter that "
+            "leaves the backbone frozen"
+        )
     targets = [] if method.targets is None else find_targets(model, method.targets, roles_of(model))
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     sites = [_site(model, target, prefix) for target in targets]
@@ -86,7 +91,7 @@ def _meta_or_cpu(model: nn.Module) -> str:
 
 
 def _rows(module: nn.Module, target: Target) -> tuple[int, int]:
-    out_features = _shape(module)[0]
+    out_features = linear_shape(module)[0]
     index, count = target.block or (0, 1)
     if out_features % count:
         raise ValueError(f"{target.module} has {out_features} rows, which do not split into {count} equal blocks")
@@ -94,18 +99,11 @@ def _rows(module: nn.Module, target: Target) -> tuple[int, int]:
     return index * size, (index + 1) * size
 
 
-def _shape(module: nn.Module) -> tuple[int, int]:
-    if isinstance(module, nn.Linear):
-        return module.out_features, module.in_features
-    weight = cast(Tensor, module.weight)
-    return weight.shape[1], weight.shape[0]  # Conv1D stores W transposed
-
-
 def _site(model: nn.Module, target: Target, prefix: str) -> Site:
     module = model.get_submodule(target.module)
     start, stop = _rows(module, target)
     name = target.module.removeprefix(prefix) + (f"[{target.label}]" if target.label else "")
-    return Site(name, stop - start, _shape(module)[1])
+    return Site(name, stop - start, linear_shape(module)[1])
 
 
 def _wrap(model: nn.Module, targets: list[Target], adapters: list[Adapter]) -> list[AdaptedLinear]:

@@ -52,8 +52,7 @@ class AdaptedLinear(nn.Module):
         base, weight = self.base, self.weight
         return (
             (type(base) is nn.Linear or type(base).__name__ == "Conv1D")
-            and type(weight) in (Tensor, nn.Parameter)  # no subclass, as of a quantised weight
-            and weight.is_floating_point()
+            and not is_quantised(weight)
             and not (weight.requires_grad or (self.bias is not None and self.bias.requires_grad))
             and not (base._forward_hooks or base._forward_pre_hooks)
             and not (base._backward_hooks or base._backward_pre_hooks)
@@ -125,9 +124,22 @@ class AdaptedLinear(nn.Module):
     @property
     def in_features(self) -> int:
         """Width of the input."""
-        return self.weight.shape[0 if self.transposed else 1]
+        return linear_shape(self.base)[1]
 
     @property
     def out_features(self) -> int:
         """Width of the output."""
-        return self.weight.shape[1 if self.transposed else 0]
+        return linear_shape(self.base)[0]
+
+
+def linear_shape(layer: nn.Module) -> tuple[int, int]:
+    """(out, in) of nn.Linear, whose weight may be packed otherwise, or of Conv1D, which stores W transposed."""
+    if isinstance(layer, nn.Linear):
+        return layer.out_features, layer.in_features
+    weight = cast(Tensor, layer.weight)
+    return weight.shape[1], weight.shape[0]
+
+
+def is_quantised(weight: Tensor) -> bool:
+    """Whether a weight is held in fewer bits than its numbers have: packed, or a tensor of another class."""
+    return type(weight) not in (Tensor, nn.Parameter) or not weight.is_floating_point()

@@ -28,6 +28,7 @@ def mini_decoder(
     dtype: str = "float32",
     attention: str = "sdpa",
     gradient_checkpointing: bool = False,
+    quantize: str | None = None,
 ) -> Backbone:
     """Start a decoder at random, with byte-level BPE learnt from a column of a CSV file; or load one that was trained.
 
@@ -43,6 +44,7 @@ def mini_decoder(
         dtype: "float32", "bfloat16" or "float16", of a loaded one.
         attention: Implementation of attention as transformers names it.
         gradient_checkpointing: Recompute activations in backward.
+        quantize: "int8", "nf4" or None.
 
     Raises:
         ValueError: the corpus is not there, or has no such column.
@@ -56,6 +58,7 @@ def mini_decoder(
             dtype=dtype,
             attention=attention,
             gradient_checkpointing=gradient_checkpointing,
+            quantize=quantize,
         )
     fields = dict(config)
     tokenizer = byte_pair_tokenizer(_texts(corpus, column), vocabulary, int(fields["n_positions"]))
@@ -70,7 +73,8 @@ def mini_decoder(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = head_for(kind, settings, num_labels).from_config(settings)
-    return finish(net, tokenizer, f"random {settings.model_type}, tokens of {corpus}", [], gradient_checkpointing)
+    source = f"random {settings.model_type}, tokens of {corpus}"
+    return finish(net, tokenizer, source, [], gradient_checkpointing, quantize)
 
 
 def byte_pair_tokenizer(texts: list[str], size: int, length: int) -> transformers.PreTrainedTokenizerFast:

@@ -13,6 +13,7 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from rlora.hub import hub_answers
+from rlora.models import quantized
 from rlora.models.backbone import Backbone, fingerprint
 
 
@@ -26,6 +27,7 @@ def pretrained(
     dtype: str = "float32",
     attention: str = "sdpa",
     gradient_checkpointing: bool = False,
+    quantize: str | None = None,
 ) -> Backbone:
     """Load a backbone by hub id or from a local directory, with the head a task asks for.
 
@@ -40,9 +42,10 @@ def pretrained(
         dtype: "float32", "bfloat16" or "float16", for the frozen weights and all else.
         attention: Implementation of attention as transformers names it.
         gradient_checkpointing: Recompute activations in backward: memory against time.
+        quantize: "int8" or "nf4": hold the frozen weights in few bits, see `rlora.models.quantized`; None: in dtype.
 
     Raises:
-        ValueError: the hub cannot be reached or the directory does not hold a model.
+        ValueError: the hub cannot be reached, the directory does not hold a model, or it cannot be quantised.
     """
     local = Path(path).expanduser().is_dir()
     if not local and (path.startswith((".", "/", "~")) or path.count("/") > 1):
@@ -72,7 +75,8 @@ def pretrained(
     if broken := [name for name in mismatched if name.startswith(f"{net.base_model_prefix}.")]:
         raise ValueError(f"model.path={path} holds {broken[0]} in another shape than its config says")
     described = f"directory {path}" if local else f"hub {path}@{revision or 'main'}"
-    return finish(net, tokenizer, described, sorted({*loading["missing_keys"], *mismatched}), gradient_checkpointing)
+    fresh = sorted({*loading["missing_keys"], *mismatched})
+    return finish(net, tokenizer, described, fresh, gradient_checkpointing, quantize)
 
 
 def package(
@@ -85,6 +89,7 @@ def package(
     dtype: str = "float32",
     attention: str = "sdpa",
     gradient_checkpointing: bool = False,
+    quantize: str | None = None,
 ) -> Backbone:
     """Load a backbone that an installed package carries; arguments as `pretrained`, besides these.
 
@@ -97,6 +102,7 @@ def package(
         dtype: "float32", "bfloat16" or "float16".
         attention: Implementation of attention as transformers names it.
         gradient_checkpointing: Recompute activations in backward.
+        quantize: "int8", "nf4" or None.
 
     Raises:
         ValueError: the package is not installed.
@@ -112,6 +118,7 @@ def package(
         dtype=dtype,
         attention=attention,
         gradient_checkpointing=gradient_checkpointing,
+        quantize=quantize,
     )
     backbone.source = f"package {name}"
     return backbone
@@ -135,9 +142,14 @@ def head_for(kind: str, config: Any, num_labels: int) -> Any:
 
 
 def finish(
-    net: nn.Module, tokenizer: Any, source: str, fresh: list[str], gradient_checkpointing: bool = False
+    net: nn.Module,
+    tokenizer: Any,
+    source: str,
+    fresh: list[str],
+    gradient_checkpointing: bool = False,
+    quantize: str | None = None,
 ) -> Backbone:
-    """Give model and tokenizer one padding token, and take the fingerprint."""
+    """Give model and tokenizer one padding token, take the fingerprint, and quantise what it was taken of."""
     if tokenizer.pad_token is None:  # decoders are trained without one
         tokenizer.pad_token = tokenizer.eos_token
     for settings in (net.config, getattr(net, "generation_config", None)):
@@ -146,7 +158,10 @@ def finish(
     net.config.use_cache = False  # type: ignore[union-attr]  # what writes texts asks for keys and values itself
     if gradient_checkpointing:
         net.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-    return Backbone(source, net, tokenizer, fresh, fingerprint(net, fresh))
+    made = Backbone(source, net, tokenizer, fresh, fingerprint(net, fresh))
+    if quantize is not None:
+        quantized.quantize(net, quantize)
+    return made
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -13,7 +13,13 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
 
 def random_model(
-    config: dict[str, Any], *, kind: str, num_labels: int, seed: int, gradient_checkpointing: bool = False
+    config: dict[str, Any],
+    *,
+    kind: str,
+    num_labels: int,
+    seed: int,
+    gradient_checkpointing: bool = False,
+    quantize: str | None = None,
 ) -> Backbone:
     """Build a randomly initialised model of any transformers type.
 
@@ -23,6 +29,7 @@ def random_model(
         num_labels: Outputs of the head.
         seed: Seed of the weights of the backbone and of the head; the global generators are put back.
         gradient_checkpointing: Recompute activations in backward.
+        quantize: "int8", "nf4" or None.
     """
     fields = dict(config)
     tokenizer = byte_tokenizer()
@@ -38,7 +45,7 @@ def random_model(
         net = head_for(kind, settings, num_labels).from_config(settings)
     base = f"{net.base_model_prefix}."
     fresh = [] if kind == "text" else [name for name, _ in net.named_parameters() if not name.startswith(base)]
-    return finish(net, tokenizer, f"random {settings.model_type}", fresh, gradient_checkpointing)
+    return finish(net, tokenizer, f"random {settings.model_type}", fresh, gradient_checkpointing, quantize)
 
 
 def byte_tokenizer() -> transformers.PreTrainedTokenizerFast:
