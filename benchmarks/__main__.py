@@ -16,7 +16,7 @@ import torch
 import transformers
 from rich.console import Console
 
-from benchmarks import file_sizes, growth, hadamard, injecting, large, machine, reporting, results, steps
+from benchmarks import decoding, file_sizes, growth, hadamard, injecting, large, machine, reporting, results, steps
 from benchmarks.plots import png
 from benchmarks.progress import Progress
 from benchmarks.report import device_of, markdown
@@ -32,6 +32,7 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "hadamard": hadamard.measure,
     "inject": injecting.measure,
     "reports": reporting.measure,
+    "decoding": decoding.measure,
     "large": large.measure,
 }
 

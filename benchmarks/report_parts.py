@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from benchmarks.decoding import OURS
 from benchmarks.report_tables import mebibytes, ratio, seconds, table
 from benchmarks.variants import LIMIT
 
@@ -143,6 +144,26 @@ def reports(result: Result, settings: Result) -> list[str]:
     return [f"{about}; medians of {settings['rounds']}.", "", *table(("step", "time"), rows)]
 
 
+def decoding(result: Result, settings: Result) -> list[str]:
+    """Times of writing E2E's test set."""
+    rows = [
+        (
+            name,
+            seconds(v["seconds"]),
+            ratio(v["seconds"] / result["ways"][OURS]["seconds"]),
+            f"{v['tokens_per_s']:,.0f}",
+        )
+        for name, v in result["ways"].items()
+    ]
+    about = (
+        f"E2E's test set ({result['data']}): {result['prompts']} meaning representations in {result['rows']:,} rows; "
+        f"beam {settings['beams']}, {settings['new_tokens']} tokens each, LoRA merged. Batches of {settings['batch']}, "
+        f"against every {settings['every']}th row one at a time, scaled to all rows; {result['equal']} of these "
+        f"{result['sample']} texts equal the batched ones. Medians of {settings['rounds']}."
+    )
+    return [about, "", *table(("way", "the whole set", "/ batches", "tokens/s"), rows)]
+
+
 def large(result: Result, settings: Result) -> list[str]:
     """One table for each model."""
     lines = [
@@ -194,5 +215,6 @@ PARTS: dict[str, tuple[str, Callable[[Result, Result], list[str]]]] = {
     "hadamard": ("Walsh-Hadamard transform", hadamard),
     "inject": ("Putting adapters in", inject),
     "reports": ("Reports", reports),
+    "decoding": ("Decoding", decoding),
     "large": ("True shapes", large),
 }

@@ -182,6 +182,28 @@ class LargeSettings:
 
 
 @dataclass(frozen=True)
+class DecodingSettings:
+    """A GPT-2 of the size of model=gpt2_mini with random weights, which never end a text early; LoRA merged."""
+
+    config: Mapping[str, Any] = field(
+        default_factory=lambda: {
+            "model_type": "gpt2",
+            "n_embd": 256,
+            "n_layer": 4,
+            "n_head": 4,
+            "n_positions": 512,
+        }
+    )
+    vocabulary: int = 2048
+    batch: int = 16
+    beams: int = 10
+    new_tokens: int = 64
+    every: int = 100  # of the rows that are written one at a time, so many stand for one
+    rounds: int = 3
+    made_up: bool = False  # data, even if the real is at hand
+
+
+@dataclass(frozen=True)
 class Settings:
     """The settings of all parts, by the part's name."""
 
@@ -191,6 +213,7 @@ class Settings:
     hadamard: HadamardSettings = HadamardSettings()
     inject: InjectSettings = InjectSettings()
     reports: ReportSettings = ReportSettings()
+    decoding: DecodingSettings = DecodingSettings()
     large: LargeSettings = LargeSettings()
 
 
@@ -205,6 +228,9 @@ def quick() -> Settings:
         hadamard=HadamardSettings((64, 128, 256), log2_numbers=12, largest_dense=128, rounds=2, at_least=1e-4),
         inject=InjectSettings(encoder, **shared),
         reports=ReportSettings(runs=100, rounds=2),
+        decoding=DecodingSettings(
+            {**DecodingSettings().config, "n_embd": 32, "n_layer": 1}, new_tokens=4, every=3, rounds=2, made_up=True
+        ),
         large=LargeSettings(tuple(_shrunken()), warm_up=1, **shared),
     )
 

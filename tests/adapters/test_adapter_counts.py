@@ -11,6 +11,7 @@ from transformers import (
 )
 
 from rlora.adapters import inject
+from rlora.adapters.full import Full
 from rlora.adapters.lora import LoRA
 from rlora.adapters.nola import NOLA
 from rlora.adapters.randlora import RandLoRA
@@ -54,6 +55,7 @@ CONFIGS = {
     "llama-3-8b": llama(14336, 128256, 8),
 }
 HEADS = ["classifier.dense.weight", "classifier.dense.bias", "classifier.out_proj.weight", "classifier.out_proj.bias"]
+FIVE = ["q", "k", "v", "up", "down"]
 SIX = ["q", "k", "v", "o", "fc1", "fc2"]
 # LLaMA-3-8B, r = 30: n = ceil(4096/30) = 137 for q, up and down, 137 (30 + 4096) = 565,262 each; k and v have 1,024
 # rows: n = 35, 35 (30 + 1024) = 36,890 each; in 32 blocks 56,626,112, the 56.63 M of the paper's q, k, v, up, down
@@ -70,7 +72,14 @@ COUNTS = [
     ("llama-2-7b", NOLA(num_bases=128, targets="all-linear"), 224, 57_344),
     ("roberta-base", RandLoRA(rank=64, targets=SIX), 72, 718_848),
     ("roberta-large", RandLoRA(rank=100, targets=SIX), 144, 1_780_416),
-    ("llama-3-8b", RandLoRA(rank=30, targets=["q", "k", "v", "up", "down"]), 160, 56_626_112),
+    # LLaMA 7B has the shapes of LLaMA-2 7B; LoRA's 56.1 M are the 0.83 % of Liu et al. (DoRA), table 1
+    ("llama-2-7b", LoRA(rank=32, targets=FIVE), 160, 32 * (3 * 32 * 8192 + 2 * 32 * 15_104)),
+    ("llama-2-7b", RLoRA(targets=FIVE), 160, 32 * (3 * 8192 + 2 * 15_104)),
+    ("llama-2-7b", NOLA(num_bases=512, targets=FIVE), 160, 160 * 2 * 512),
+    ("llama-2-7b", RandLoRA(rank=30, targets=FIVE), 160, 160 * 565_262),
+    ("llama-2-7b", VeRA(rank=256, targets=FIVE), 160, 32 * (4 * 4096 + 11_008 + 5 * 256)),
+    ("llama-2-7b", Full(), 0, 6_738_415_616),
+    ("llama-3-8b", RandLoRA(rank=30, targets=FIVE), 160, 56_626_112),
     ("gpt2-medium", VeRA(rank=1024, targets=["q", "v"]), 48, 98_304),
 ]
 # parameters of the backbone without the head: RoBERTa as published less its pooler, which a classifier does not use

@@ -100,6 +100,18 @@ def test_the_other_parts_are_complete(sections):
     assert set(sections["inject"]["result"]) == set(COMPARED) - {"limit"}
 
 
+def test_decoding_writes_the_same_texts_both_ways(sections):
+    found = sections["decoding"]["result"]
+    assert found["prompts"] < found["rows"]
+    assert found["equal"] == found["sample"] > 0
+    for facts in found["ways"].values():
+        check_times(facts, 2)
+        assert facts["tokens_per_s"] > 0
+    batches, single = found["ways"].values()
+    assert single["seconds"] == pytest.approx(single["median_s"] * found["rows"] / found["sample"])
+    assert batches["seconds"] == batches["median_s"]
+
+
 def test_large_models_run_with_every_adapter(sections):
     result = sections["large"]["result"]
     assert list(result) == [model.name for model in Settings().large.models]
