@@ -212,3 +212,32 @@ def test_default_run_is_accurate_and_small(train, tmp_path):
     assert record.environment.peak_memory_mib < 2048
     assert record.parameters.adapter == 6 * 2 * 2 * 384  # a and b of q and v in 6 layers
     assert re.fullmatch("[0-9a-f]{64}", record.data["fingerprint"])
+
+
+def test_writing_that_was_killed_goes_on_with_the_texts_that_are_there(start, train, tmp_path):
+    data, killed, resumed = (tmp_path / name for name in ("e2e", "killed", "resumed"))
+    data.mkdir()
+    rows = [f'"name[Inn {number}], food[pie]",Inn {number} serves pie.' for number in range(60)]
+    for file, some in {"trainset": rows[:4], "devset": rows[4:6], "testset_w_refs": rows[6:]}.items():
+        (data / f"{file}.csv").write_text("\n".join(["mr,ref", *some, ""]))
+    words = ("task=e2e", f"task.path={data}", "model=tiny_decoder", "adapter=lora", "trainer.max_epochs=1")
+    slow = ("task.decoding.batch_size=1", "task.decoding.max_new_tokens=100", "print_config=false")
+    process = start(*words, *slow, f"hydra.run.dir={killed}")
+    kept = killed / "texts" / "test.jsonl"
+    while process.poll() is None and (not kept.exists() or len(kept.read_text().splitlines()) < 4):
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    before = [json.loads(line) for line in kept.read_text().rpartition("\n")[0].splitlines()]
+    assert 4 <= len(before) < 55
+    assert not (killed / "results.json").exists()
+    output = train(f"ckpt_path={killed}", f"hydra.run.dir={resumed}", "print_config=false")
+    assert f"test: {len(before) - 1} of 54 texts are there already" in output
+    after = [json.loads(line) for line in (resumed / "texts" / "test.jsonl").read_text().splitlines()]
+    assert len(after) == 1 + 54
+    assert after[: len(before)] == before
+    record = read_record(resumed)
+    assert record.run.trained
+    assert record.training.epochs == 1
+    assert "test/BLEU" in record.scores
+    assert (resumed / "adapter" / "adapter.safetensors").is_file()

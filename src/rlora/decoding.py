@@ -43,7 +43,7 @@ class Generator:
         self.device, self.precision, self.console = device, precision, console
         self.options: Decoding = task.settings
 
-    def write(self, split: str, prompts: Sequence[Sequence[int]], file: Path) -> list[str]:
+    def write(self, split: str, prompts: Sequence[Sequence[int]], file: Path, earlier: Path | None = None) -> list[str]:
         """Return a text per prompt, in order, and keep each in `file` (JSON lines) as soon as its batch is done.
 
         Texts that the file holds of the same weights, prompts and options are not written again.
@@ -52,12 +52,13 @@ class Generator:
             split: What the prompts are called, for the progress.
             prompts: Tokens of each.
             file: Where the texts are kept.
+            earlier: Another file of the kind, whose texts are taken where `file` has none.
         """
         key = self._key(prompts)
-        texts = _kept(file, key, len(prompts))
+        texts = _kept(file, key, len(prompts)) or (_kept(earlier, key, len(prompts)) if earlier else {})
         missing = [row for row in range(len(prompts)) if row not in texts]
         if len(missing) < len(prompts):
-            log.info("%s: %d of %d texts are there already", file, len(prompts) - len(missing), len(prompts))
+            log.info("%s: %d of %d texts are there already", split, len(prompts) - len(missing), len(prompts))
         if missing:
             missing.sort(key=lambda row: -len(prompts[row]))  # longest first: too little memory shows at once
             with _Kept(file, key, texts) as kept, self._ready(), self._progress() as bar:
@@ -167,10 +168,19 @@ def _kept(file: Path, key: str, rows: int) -> dict[int, str]:
     return texts
 
 
-def write_and_score(module: FineTuning, trainer: L.Trainer, folder: Path, console: Console) -> TextScores:
+def write_and_score(
+    module: FineTuning, trainer: L.Trainer, folder: Path, console: Console, earlier: Path | None = None
+) -> TextScores:
     """Write all texts that the module's task asks for, in the official formats too, and score them.
 
     With several processes each writes its share; all of them score all of it.
+
+    Args:
+        module: The model, its adapters and its task.
+        trainer: Its device, precision and processes.
+        folder: Where the texts are written.
+        console: Shows progress.
+        earlier: Such a folder of a run that was ended, to go on with.
     """
     task = module.task
     assert isinstance(task, Writer)
@@ -185,7 +195,8 @@ def write_and_score(module: FineTuning, trainer: L.Trainer, folder: Path, consol
     texts: dict[str, list[str]] = {}
     for split, prompts in task.prompts().items():
         name = split if world == 1 else f"{split}-{rank}"
-        mine = generator.write(split, prompts[rank::world], folder / f"{name}.jsonl")
+        file = f"{name}.jsonl"
+        mine = generator.write(split, prompts[rank::world], folder / file, earlier / file if earlier else None)
         shares = _gathered(mine, world)
         texts[split] = [shares[row % world][row // world] for row in range(len(prompts))]
         if trainer.is_global_zero:

@@ -196,7 +196,7 @@ class Experiment:
     def _check_unfinished(self, state: dict[str, Any]) -> None:
         epochs = state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
         limit = self.config["trainer"]["max_epochs"]
-        if limit is not None and 0 <= limit <= epochs:
+        if limit is not None and 0 <= limit <= epochs and self.saved and (self.saved.run / FILE).is_file():
             raise ValueError(
                 f"ckpt_path={self.config['ckpt_path']} has trained {epochs} of trainer.max_epochs={limit} epochs: "
                 "set trainer.max_epochs higher to go on, or train=false to evaluate it"
@@ -261,7 +261,9 @@ class Experiment:
             self.trainer.test(self.module, verbose=False)
             scores = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("test")}
         if isinstance(self.task, Writer):
-            found = decoding.write_and_score(self.module, self.trainer, self.job.directory / "texts", self.console)
+            earlier = self.saved.run / "texts" if self.saved else None
+            folder = self.job.directory / "texts"
+            found = decoding.write_and_score(self.module, self.trainer, folder, self.console, earlier)
             scores |= found.values
             self.missing = found.missing
             for name, reason in found.missing.items():

@@ -38,6 +38,13 @@ class Saved:
     checkpoint: Path | None
     config: dict[str, Any]
 
+    @property
+    def run(self) -> Path:
+        """The run's folder, of which a given adapter folder or checkpoint is a part."""
+        if self.path.is_file():
+            return self.path.parent.parent
+        return self.path.parent if self.path == self.adapter else self.path
+
 
 def find_saved(path: str, *, resume: bool) -> Saved:
     """Look at what lies under a path.
