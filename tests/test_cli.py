@@ -214,15 +214,41 @@ def test_default_run_is_accurate_and_small(train, tmp_path):
     assert re.fullmatch("[0-9a-f]{64}", record.data["fingerprint"])
 
 
-def test_writing_that_was_killed_goes_on_with_the_texts_that_are_there(start, train, tmp_path):
-    data, killed, resumed = (tmp_path / name for name in ("e2e", "killed", "resumed"))
+@pytest.fixture
+def writing(tmp_path):
+    """Words of a run that writes 54 texts after an epoch of four."""
+    data = tmp_path / "e2e"
     data.mkdir()
     rows = [f'"name[Inn {number}], food[pie]",Inn {number} serves pie.' for number in range(60)]
     for file, some in {"trainset": rows[:4], "devset": rows[4:6], "testset_w_refs": rows[6:]}.items():
         (data / f"{file}.csv").write_text("\n".join(["mr,ref", *some, ""]))
-    words = ("task=e2e", f"task.path={data}", "model=tiny_decoder", "adapter=lora", "trainer.max_epochs=1")
-    slow = ("task.decoding.batch_size=1", "task.decoding.max_new_tokens=100", "print_config=false")
-    process = start(*words, *slow, f"hydra.run.dir={killed}")
+    words = (
+        "task=e2e",
+        f"task.path={data}",
+        "task.batch_size=2",
+        "task.eval_batch_size=1",
+        "model=tiny_decoder",
+        "adapter=lora",
+    )
+    return (*words, "trainer.max_epochs=1", "trainer.enable_progress_bar=false", "print_config=false")
+
+
+def test_two_processes_write_what_one_writes(train, writing, tmp_path):
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    train(*writing, "task.decoding.max_new_tokens=6", f"hydra.run.dir={alone}")
+    several = ("trainer.accelerator=cpu", "trainer.devices=2", "+trainer.strategy=ddp")
+    train("train=false", f"ckpt_path={alone}/adapter", *several, "print_config=false", f"hydra.run.dir={together}")
+    assert len((together / "texts" / "test-1.jsonl").read_text().splitlines()) == 1 + 27
+    assert (together / "texts" / "test.tsv").read_text() == (alone / "texts" / "test.tsv").read_text()
+    assert read_record(together).scores == pytest.approx(read_record(alone).scores, rel=1e-5)
+    train(*writing, *several, "task.decoding.max_new_tokens=6", f"hydra.run.dir={tmp_path / 'trained'}")
+    assert "test/BLEU" in read_record(tmp_path / "trained").scores
+
+
+def test_writing_that_was_killed_goes_on_with_the_texts_that_are_there(start, train, writing, tmp_path):
+    killed, resumed = tmp_path / "killed", tmp_path / "resumed"
+    slow = ("task.decoding.batch_size=1", "task.decoding.max_new_tokens=100")
+    process = start(*writing, *slow, f"hydra.run.dir={killed}")
     kept = killed / "texts" / "test.jsonl"
     while process.poll() is None and (not kept.exists() or len(kept.read_text().splitlines()) < 4):
         time.sleep(0.01)

@@ -141,3 +141,32 @@ def test_a_quantised_backbone_is_adapted_written_with_resumed_and_exported(start
     assert export([str(tmp_path / "run"), "--out", str(out)]) == 0
     assert "the sum is added to what that stands for, and written unquantised" in caplog.text
     assert not list(AutoModelForCausalLM.from_pretrained(out).parameters())[1].isnan().any()
+
+
+@pytest.mark.parametrize("objective", ["elbo", "pac_tuning"])
+def test_a_posterior_learns_to_write(start, objective):
+    words = ("task=e2e", "model=tiny_decoder", "adapter=rlora", "task.decoding.max_new_tokens=4")
+    _, record = start(*words, "regularizer=pac_bayes", f"regularizer.objective={objective}")
+    assert record.training.history[0]["train/kl"] > 0
+    assert "test/BLEU" in record.scores
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("regularizer=pac_bayes",), "task=e2e has no loss in"),
+        (("regularizer=pac_bayes", "regularizer.objective=elbo", "certify=true"), "certif"),
+        (("task.max_length=4",), r"trainset\.csv, line 2.*4 tokens|max_length"),
+        (("task.decoding.max_new_tokens=500",), r"testset_w_refs\.csv, line 2: its prompt has"),
+    ],
+)
+def test_what_cannot_be_is_told(start, words, told):
+    with pytest.raises(ValueError, match=told):
+        start("task=e2e", "model=tiny_decoder", "adapter=lora", *words)
+
+
+def test_without_training_the_validation_is_scored_too(start):
+    _, record = start("task=e2e", "model=tiny_decoder", "adapter=head", "train=false", "task.decoding.max_new_tokens=4")
+    assert record.scores["validation/perplexity"] > 1
+    assert record.parameters.adapter == 0
+    assert "test/BLEU" in record.scores

@@ -259,7 +259,10 @@ class Experiment:
         scores = {}
         if self.task.test_loaders():
             self.trainer.test(self.module, verbose=False)
-            scores = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("test")}
+            scores = self._measured("test")
+        elif not self.config["train"]:  # also starts the other processes, where there are several
+            self.trainer.validate(self.module, verbose=False)
+            scores = self._measured("validation")
         if isinstance(self.task, Writer):
             earlier = self.saved.run / "texts" if self.saved else None
             folder = self.job.directory / "texts"
@@ -269,6 +272,9 @@ class Experiment:
             for name, reason in found.missing.items():
                 log.warning("%s is not computed: %s", name, reason)
         return scores
+
+    def _measured(self, stage: str) -> dict[str, float]:
+        return {key: float(value) for key, value in self.trainer.callback_metrics.items() if key.startswith(stage)}
 
     def _save_adapter(self) -> int | None:
         if not self.trainer.is_global_zero:

@@ -12,6 +12,7 @@ import torch
 from rlora import restore
 from rlora.adapters import AdapterSet, files, inject
 from rlora.config import build
+from rlora.console import quieten
 from rlora.models import quantized
 from rlora.models.backbone import Backbone
 
@@ -71,6 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
     parser.add_argument("--format", choices=["merged"], default="merged", help="one transformers model")
     given = parser.parse_args(arguments)
+    quieten()
     try:
         with torch.no_grad():
             place = merged(given.run, given.out)
