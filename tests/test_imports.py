@@ -24,7 +24,7 @@ RULES = {
     "rlora.atomic": (set(), set()),
     "rlora.records": ({"rlora.atomic"}, set()),
     "rlora.ops": ({"rlora.ops"}, {"torch", "numpy", "triton"}),
-    "rlora.adapters": ({"rlora.ops", "rlora.adapters"}, {"torch", "numpy", "safetensors"}),
+    "rlora.adapters": ({"rlora.ops", "rlora.adapters"}, {"torch", "numpy", "safetensors", "peft"}),
     "rlora.regularizers": ({"rlora.regularizers"}, {"torch", "scipy"}),
     "rlora.tasks": ({"rlora.tasks", "rlora.metrics", "rlora.hub", "rlora.atomic"}, ANY),
     "rlora.metrics": ({"rlora.metrics"}, {"rich", "pycocoevalcap"}),

@@ -45,7 +45,7 @@ def test_only_what_is_declared_trains(pair, adapted, logits, move):
     assert {id(p) for p in declared} == {id(p) for p in made.net.parameters() if p.requires_grad}
     assert len({id(p) for p in declared}) == len(declared)
     assert set(head) == HEAD[model]
-    assert bool(made.adapters.adapters) == (adapter not in TRAIN_IN_PLACE | {"head"})
+    assert bool(made.adapters.adapters) == (adapter not in TRAIN_IN_PLACE | {"head", "peft"})
     assert bool(adapter_side) == (adapter != "head")
 
     move(adapter_side)  # at the start some gradients are zero

@@ -16,6 +16,7 @@ from rlora.adapters.base import Regenerated
 ADAPTERS = sorted(file.stem for file in (Path(__file__).parents[2] / "conf" / "adapter").glob("*.yaml"))
 MODEL = "tiny_encoder"
 OTHER_WORDS = {"basis": ("hadamard", "normal"), "transform": ("fastfood",), "scaling": ("alpha/(r sqrt(n))",)}
+OTHER_WORDS["config"] = ({"peft_type": "LORA", "r": 4},)
 
 
 @pytest.fixture(params=ADAPTERS)

@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -156,6 +157,10 @@ class Method(ABC):
     @abstractmethod
     def build(self, sites: Sequence[Site], source: RandomSource) -> list[Adapter]:
         """Make the updates of all sites, in their order; what layers share is made once here."""
+
+    def inject(self, model: nn.Module, *, seed: int, head: Sequence[str]) -> Any:
+        """Put updates in by a way of the method's own, giving an `AdapterSet`; None: by that of `inject`."""
+        return None
 
     def trained_in_backbone(self, model: nn.Module) -> Iterable[str]:
         """Names of the backbone's own parameters that this method trains in place; by default none."""

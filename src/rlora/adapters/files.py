@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
 from rlora.adapters.adapter_set import AdapterSet
 from rlora.adapters.base import Method
+from rlora.adapters.tensors import parse_tensors, read_bytes
 
 FORMAT = 1
 CARD, ADAPTER, HEAD = "adapter.json", "adapter.safetensors", "head.safetensors"
-# dropout and keep_delta act in training only; the names of the tensors say what was adapted
-FREE = {"dropout", "keep_delta", "targets"}
+# dropout, keep_delta and path act in training only; the names of the tensors say what was adapted
+FREE = {"dropout", "keep_delta", "path", "targets"}
 
 
 def describe_method(method: Method) -> dict[str, Any]:
@@ -157,13 +156,8 @@ def _plain(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _matched(path: Path, digests: Mapping[str, str], parameters: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
     """Pair each parameter with its tensor in the file, all of them or none."""
-    try:
-        content = path.read_bytes()
-        tensors = load_tensors(content)
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist: the adapter directory is not complete") from None
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or cut short ({error}): save or copy it again") from error
+    content = read_bytes(path)
+    tensors = parse_tensors(content, path)
     if hashlib.sha256(content).hexdigest() != digests.get(path.name):
         raise ValueError(f"{path} is not the file its {CARD} was written with: save or copy both again")
     if set(tensors) != set(parameters):
@@ -174,6 +168,4 @@ def _matched(path: Path, digests: Mapping[str, str], parameters: Mapping[str, Te
             raise ValueError(
                 f"{path}: {name} has shape {tuple(tensor.shape)}, the model needs {tuple(parameters[name].shape)}"
             )
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"{path}: {name} holds numbers that are not finite")
     return [(parameters[name], tensors[name]) for name in sorted(tensors)]

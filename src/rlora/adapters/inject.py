@@ -47,6 +47,9 @@ def inject(
     head_names = list(head)
     if unknown := [name for name in head_names if name not in original]:
         raise ValueError(f"head names {', '.join(unknown)}, which the model has not: name its parameters in full")
+    if (own := method.inject(model, seed=seed, head=head_names)) is not None:
+        setattr(model, MARK, True)
+        return cast(AdapterSet, own)
     trained = [name for name in method.trained_in_backbone(model) if name not in set(head_names)]
     if quantised := [name for name in (*trained, *head_names) if is_quantised(original[name])]:
         raise ValueError(
