@@ -54,7 +54,18 @@ RULES = {
         ANY,
     ),
     "rlora.decoding": ({"rlora.adapters", "rlora.atomic", "rlora.module", "rlora.tasks.base"}, ANY),
-    "rlora.export": ({"rlora.adapters", "rlora.config", "rlora.console", "rlora.models", "rlora.restore"}, ANY),
+    "rlora.export": (
+        {
+            "rlora.adapters",
+            "rlora.config",
+            "rlora.console",
+            "rlora.export",
+            "rlora.models",
+            "rlora.records",
+            "rlora.restore",
+        },
+        ANY,
+    ),
     "rlora.outcomes": ({"rlora.records"}, set()),
     "rlora.reports": (
         {"rlora.reports", "rlora.plain", "rlora.records", "rlora.outcomes", "rlora.atomic"},

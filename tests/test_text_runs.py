@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlora.config import build
 from rlora.experiment import run
-from rlora.export import main as export
+from rlora.export.__main__ import main as export
 from rlora.job import Job
 from rlora.metrics import captions
 from rlora.records import read_record
@@ -84,7 +84,7 @@ def test_a_model_is_pretrained_exported_and_adapted(start, tmp_path):
     assert first.scores["test/perplexity"] < 300
     assert "test/BLEU" not in first.scores
     out = tmp_path / "model"
-    assert export([str(tmp_path / "lm"), "--out", str(out)]) == 0
+    assert export([str(tmp_path / "lm"), "--format", "merged", "--out", str(out)]) == 0
     model, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
     assert model.transformer.wte.weight.data_ptr() == model.lm_head.weight.data_ptr()
     assert 257 < len(tokenizer) <= 300
@@ -98,7 +98,7 @@ def test_a_model_is_pretrained_exported_and_adapted(start, tmp_path):
 def test_an_exported_model_answers_as_the_adapted_one(start, compose, tmp_path, adapter):
     start("task=e2e", "model=tiny_decoder", f"adapter={adapter}", "test=false", "optimizer.lr=0.1")
     out = tmp_path / "model"
-    assert export([str(tmp_path / "run"), "--out", str(out)]) == 0
+    assert export([str(tmp_path / "run"), "--format", "merged", "--out", str(out)]) == 0
     exported = AutoModelForCausalLM.from_pretrained(out).eval()
     assert exported.config.use_cache
 
@@ -138,7 +138,7 @@ def test_a_quantised_backbone_is_adapted_written_with_resumed_and_exported(start
     _, more = start("trainer.max_epochs=2", f"ckpt_path='{tmp_path / 'run'}'", name="more")
     assert len(more.training.history) == 2
     out = tmp_path / "model"
-    assert export([str(tmp_path / "run"), "--out", str(out)]) == 0
+    assert export([str(tmp_path / "run"), "--format", "merged", "--out", str(out)]) == 0
     assert "the sum is added to what that stands for, and written unquantised" in caplog.text
     assert not list(AutoModelForCausalLM.from_pretrained(out).parameters())[1].isnan().any()
 

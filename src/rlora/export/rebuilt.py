@@ -1,0 +1,53 @@
+"""A trained run brought back as it was saved: backbone, adapters, head, and the record of what it scored."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlora import restore
+from rlora.adapters import AdapterSet, files, inject
+from rlora.config import build
+from rlora.models.backbone import Backbone
+from rlora.records import FILE, Record, read_record
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """A run's model with its trained adapters.
+
+    Attributes:
+        config: The resolved config, with the groups' `choices`.
+        backbone: The model, its tokenizer and where it came from.
+        adapters: What was trained, loaded.
+        kind: The task's head: "classification", "regression" or "text".
+        record: The run's record; None where only its adapter folder was given, or it did not finish.
+    """
+
+    config: dict[str, Any]
+    backbone: Backbone
+    adapters: AdapterSet
+    kind: str
+    record: Record | None
+
+
+def rebuild(run: Path) -> Rebuilt:
+    """Bring a run back.
+
+    Args:
+        run: Run folder or adapter folder.
+
+    Raises:
+        ValueError: nothing trained lies there, or it does not fit its backbone any more.
+    """
+    saved = restore.find_saved(str(run), resume=False)
+    if saved.adapter is None:
+        raise ValueError(f"{run} has no adapter folder: its training did not finish")
+    config = saved.config
+    task = build(config["task"])
+    backbone: Backbone = build(config["model"], **task.head(), seed=config["seed"])
+    head = backbone.head_parameters(task.trained_modules)
+    adapters = inject(backbone.net, build(config["adapter"]), seed=config["seed"], head=head)
+    files.load(adapters, saved.adapter, fingerprint=backbone.fingerprint)
+    backbone.net.eval()
+    record = saved.run / FILE
+    return Rebuilt(config, backbone, adapters, task.head()["kind"], read_record(record) if record.is_file() else None)

@@ -1,0 +1,127 @@
+"""Through PEFT and back: every adapter on every family answers as it did here."""
+
+import json
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import save_file
+
+from rlora.adapters import inject
+from rlora.adapters.peft import Peft
+from rlora.export.peft_lora import peft_lora
+from rlora.export.peft_randlora import peft_randlora
+
+TOKENS = torch.arange(20).reshape(2, 10) + 5
+FACTORED = ("lora", "rslora", "rlora", "fastfood", "core", "nola", "hadamard", "vera")
+HEADS = {"bert": ["classifier.weight", "classifier.bias"], "gpt2": ["score.weight"], "llama": ["score.weight"]}
+TARGETS = [("q", "v"), "all-linear", ("q", "o", "fc1"), ("v", "up", "down")]
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def written(folder, config, tensors):
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return folder
+
+
+def fits(family, targets):
+    return {"bert": {"fc1"}, "gpt2": {"fc1"}, "llama": {"up", "down"}}[family] >= set(targets) - {"q", "v", "o"}
+
+
+CASES = [
+    pytest.param(family, targets, id=f"{family}-{'+'.join(targets) if isinstance(targets, tuple) else targets}")
+    for family in HEADS
+    for targets in TARGETS
+    if targets == "all-linear" or fits(family, targets)
+]
+
+
+@pytest.mark.parametrize("method", FACTORED)
+@pytest.mark.parametrize(("family", "targets"), CASES)
+def test_peft_loads_it_as_a_lora_with_equal_logits_and_it_comes_back(trained, fresh, tmp_path, family, targets, method):
+    made = trained(family, method, targets)
+    config, tensors = peft_lora(made.adapters, kind="classification", base="")
+    assert config["peft_type"] == "LORA"
+    folder = written(tmp_path / "out", config, tensors)
+    there = PeftModel.from_pretrained(fresh(family), folder).eval()
+    torch.testing.assert_close(there(TOKENS).logits, made.logits, rtol=1e-4, atol=1e-5)
+
+    back = fresh(family)
+    inject(back, Peft(path=str(folder)), head=HEADS[family])
+    torch.testing.assert_close(back(TOKENS).logits, made.logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "targets"), [("bert", ("q", "v")), ("bert", "all-linear"), ("llama", ("q", "o")), ("gpt2", ["c_attn"])]
+)
+def test_peft_loads_a_randlora_as_its_own_and_it_comes_back(trained, fresh, tmp_path, family, targets):
+    made = trained(family, "randlora", targets)
+    folder = written(tmp_path / "out", *peft_randlora(made.adapters, kind="classification", base=""))
+    there = PeftModel.from_pretrained(fresh(family), folder).eval()
+    torch.testing.assert_close(there(TOKENS).logits, made.logits, rtol=1e-4, atol=1e-5)
+    back = fresh(family)
+    inject(back, Peft(path=str(folder)), head=HEADS[family])
+    torch.testing.assert_close(back(TOKENS).logits, made.logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_language_model_has_no_head(trained, fresh, tmp_path):
+    made = trained("gpt2", "rlora", kind="text")
+    config, tensors = peft_lora(made.adapters, kind="text", base="gpt2")
+    assert config["modules_to_save"] is None
+    assert config["task_type"] == "CAUSAL_LM"
+    there = PeftModel.from_pretrained(fresh("gpt2", "text"), written(tmp_path / "out", config, tensors)).eval()
+    torch.testing.assert_close(there(TOKENS).logits, made.logits, rtol=1e-4, atol=1e-5)
+
+
+def test_blocks_of_a_fused_layer_become_one_pair(trained):
+    made = trained("gpt2", "lora")
+    config, tensors = peft_lora(made.adapters, kind="classification", base="")
+    assert config["target_modules"] == ["c_attn"]
+    assert config["fan_in_fan_out"]
+    assert config["r"] == 6
+    b = tensors["base_model.model.transformer.h.0.attn.c_attn.lora_B.weight"]
+    assert b.shape == (96, 6)
+    assert not b[32:64].any()  # k is not adapted
+    assert not b[:32, 3:].any()
+    assert not b[64:, :3].any()
+
+
+def test_layers_of_several_ranks_have_patterns(trained):
+    made = trained("gpt2", "lora", ("q", "v", "o"))
+    config, _ = peft_lora(made.adapters, kind="classification", base="")
+    assert config["r"] == 6
+    assert set(config["rank_pattern"].values()) == {3}
+    assert config["lora_alpha"] / config["r"] == pytest.approx(5 / 3)
+    assert all(value / 3 == pytest.approx(5 / 3) for value in config["alpha_pattern"].values())
+
+
+def test_names_are_whole_where_their_ends_mean_more(trained):
+    made = trained("bert", "lora", ".*layer.0.attention.self.query")
+    config, _ = peft_lora(made.adapters, kind="classification", base="")
+    assert config["target_modules"] == ["bert.encoder.layer.0.attention.self.query"]
+
+
+@pytest.mark.parametrize(
+    ("method", "targets", "told"),
+    [
+        ("lora", "all-linear", "trained, not LoRA"),
+        ("randlora", ("q", "v"), "is adapted in parts"),
+    ],
+)
+def test_what_peft_cannot_hold_is_refused(trained, method, targets, told):
+    made = trained("gpt2", method, targets)
+    with pytest.raises(ValueError, match=told):
+        peft_randlora(made.adapters, kind="classification", base="")
+
+
+def test_layers_with_other_numbers_of_products_are_refused(trained):
+    made = trained("llama", "randlora", ("q", "v"))  # v has 16 rows, q 32
+    with pytest.raises(ValueError, match="products of bases and others"):
+        peft_randlora(made.adapters, kind="classification", base="")
+
+
+def test_full_rank_has_no_factors(trained):
+    with pytest.raises(ValueError, match="RandLoRALayer has full rank and no factors"):
+        peft_lora(trained("bert", "randlora").adapters, kind="classification", base="")
