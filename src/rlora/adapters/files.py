@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
-from rlora.adapters.adapter_set import AdapterSet
-from rlora.adapters.base import Method
+from rlora.adapters.adapter_set import AdapterSet, structure_digest
+from rlora.adapters.base import Adapter, Method
 from rlora.adapters.tensors import parse_tensors, read_bytes
 
 FORMAT = 1
@@ -122,7 +122,7 @@ def load(adapters: AdapterSet, directory: Path, *, fingerprint: str, head: bool 
         ValueError: truncated or foreign file, another backbone, another random structure, other names or shapes.
     """
     card = read_card(directory)
-    _refuse_foreign(card, adapters, directory, fingerprint)
+    _refuse_foreign(card, adapters.method, adapters.digest, adapters.seed, directory, fingerprint)
     pairs = _matched(directory / ADAPTER, card["sha256"], adapters.adapter_parameters())
     if head:
         pairs += _matched(directory / HEAD, card["sha256"], adapters.head_parameters())
@@ -131,22 +131,60 @@ def load(adapters: AdapterSet, directory: Path, *, fingerprint: str, head: bool 
             parameter.copy_(tensor)
 
 
-def _refuse_foreign(card: Mapping[str, Any], adapters: AdapterSet, directory: Path, fingerprint: str) -> None:
+def load_updates(
+    updates: Mapping[str, Adapter],
+    model: Mapping[str, Tensor],
+    method: Method,
+    directory: Path,
+    *,
+    fingerprint: str,
+    seed: int,
+) -> dict[str, Tensor]:
+    """Fill updates that are in no model yet, and give the tensors of the head that trained with them.
+
+    Args:
+        updates: By the name of their site.
+        model: The model's own parameters by name, for the head's shapes.
+        method: What made the updates.
+        directory: As `save` wrote it.
+        fingerprint: Of the backbone at hand.
+        seed: Of the updates' random structure.
+
+    Raises:
+        ValueError: as `load`.
+    """
+    card = read_card(directory)
+    _refuse_foreign(card, method, structure_digest(updates.values()), seed, directory, fingerprint)
+    parameters = {f"{site}.{name}": p for site, update in updates.items() for name, p in update.named_parameters()}
+    pairs = _matched(directory / ADAPTER, card["sha256"], parameters)
+    content = read_bytes(directory / HEAD)
+    names = parse_tensors(content, directory / HEAD)
+    head = {name: torch.empty_like(model[name], device="cpu", dtype=torch.float32) for name in names if name in model}
+    pairs += _matched(directory / HEAD, card["sha256"], head)
+    with torch.no_grad():
+        for parameter, tensor in pairs:
+            parameter.copy_(tensor)
+    return head
+
+
+def _refuse_foreign(
+    card: Mapping[str, Any], method: Method, digest: str, seed: int, directory: Path, fingerprint: str
+) -> None:
     trained_on = card["backbone"]
     if trained_on.get("fingerprint") != fingerprint:
         raise ValueError(
             f"{directory} was trained on another backbone ({trained_on.get('source')}, fingerprint "
             f"{str(trained_on.get('fingerprint'))[:12]}; here {fingerprint[:12]}): load that one with model="
         )
-    saved, here = dict(card["method"]), fixed_options(adapters.method)
+    saved, here = dict(card["method"]), fixed_options(method)
     other = sorted(key for key in (saved.keys() | here.keys()) - FREE if saved.get(key) != here.get(key))
     if other:
         changes = ", ".join(f"{key}: saved {saved.get(key)!r}, here {here.get(key)!r}" for key in other)
         raise ValueError(f"{directory} was trained with other options of its method ({changes}): use the saved ones")
-    if card.get("random_structure") != adapters.digest:
+    if card.get("random_structure") != digest:
         raise ValueError(
             f"{directory} has another random structure than the one regenerated here (seed {card.get('seed')} there, "
-            f"{adapters.seed} here): use its seed and targets"
+            f"{seed} here): use its seed and targets"
         )
 
 

@@ -58,7 +58,7 @@ def inject(
         )
     targets = [] if method.targets is None else find_targets(model, method.targets, roles_of(model))
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    sites = [_site(model, target, prefix) for target in targets]
+    sites = [site_of(model, target, prefix) for target in targets]
     adapters = method.build(sites, RandomSource(seed, device=_meta_or_cpu(model)))
     digest = structure_digest(adapters)
     setattr(model, MARK, True)
@@ -93,7 +93,8 @@ def _meta_or_cpu(model: nn.Module) -> str:
     return "meta" if parameter is not None and parameter.device.type == "meta" else "cpu"
 
 
-def _rows(module: nn.Module, target: Target) -> tuple[int, int]:
+def rows_of(module: nn.Module, target: Target) -> tuple[int, int]:
+    """The rows [start, stop) of a layer's output that a target means."""
     out_features = linear_shape(module)[0]
     index, count = target.block or (0, 1)
     if out_features % count:
@@ -102,9 +103,10 @@ def _rows(module: nn.Module, target: Target) -> tuple[int, int]:
     return index * size, (index + 1) * size
 
 
-def _site(model: nn.Module, target: Target, prefix: str) -> Site:
+def site_of(model: nn.Module, target: Target, prefix: str) -> Site:
+    """Where a target's update goes, named independently of the head around the backbone."""
     module = model.get_submodule(target.module)
-    start, stop = _rows(module, target)
+    start, stop = rows_of(module, target)
     name = target.module.removeprefix(prefix) + (f"[{target.label}]" if target.label else "")
     return Site(name, stop - start, linear_shape(module)[1])
 
@@ -116,7 +118,7 @@ def _wrap(model: nn.Module, targets: list[Target], adapters: list[Adapter]) -> l
     wrappers = []
     for name, members in by_module.items():
         base = model.get_submodule(name)
-        updates = [(*_rows(base, target), adapter) for target, adapter in members]
+        updates = [(*rows_of(base, target), adapter) for target, adapter in members]
         for _, _, adapter in updates:
             adapter.to(cast(Tensor, base.weight).device)
         wrapper = AdaptedLinear(base, updates)

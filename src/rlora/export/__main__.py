@@ -10,8 +10,8 @@ import torch
 
 from rlora.console import quieten
 from rlora.export.hub import push
-from rlora.export.rebuilt import rebuild
 from rlora.export.write import FORMATS, write
+from rlora.rebuilt import rebuild
 
 
 def parser() -> argparse.ArgumentParser:

@@ -6,8 +6,8 @@ import torch
 
 from rlora.adapters import Adapter
 from rlora.config import build
-from rlora.export.rebuilt import Rebuilt
 from rlora.export.svd import Cut, cut, energy_kept
+from rlora.rebuilt import Rebuilt
 
 
 def cut_all(run: Rebuilt, rank: int, *, evaluate: bool) -> list[str]:

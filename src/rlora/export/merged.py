@@ -3,8 +3,8 @@
 import logging
 from pathlib import Path
 
-from rlora.export.rebuilt import Rebuilt
 from rlora.models import quantized
+from rlora.rebuilt import Rebuilt
 
 log = logging.getLogger(__name__)
 

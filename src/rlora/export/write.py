@@ -13,7 +13,7 @@ from rlora.export.card import base_name, model_card
 from rlora.export.merged import write_merged
 from rlora.export.peft_lora import peft_lora
 from rlora.export.peft_randlora import peft_randlora
-from rlora.export.rebuilt import Rebuilt
+from rlora.rebuilt import Rebuilt
 
 FORMATS = ("peft", "merged")
 
