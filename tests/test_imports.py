@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src"
-FILES = [ROOT / "train.py", *sorted(SRC.rglob("*.py"))]
+FILES = [ROOT / "train.py", ROOT / "predict.py", *sorted(SRC.rglob("*.py"))]
 HYDRA = {"hydra", "omegaconf"}
 HEAVY = {"wandb", "wandb_workspaces", "peft", "matplotlib", "altair", "vl_convert", "jinja2", "optuna", "pycocoevalcap"}
 LONGEST = 320
@@ -66,9 +66,32 @@ RULES = {
         ANY,
     ),
     "rlora.rebuilt": (
-        {"rlora.adapters", "rlora.config", "rlora.models.backbone", "rlora.records", "rlora.restore"},
+        {
+            "rlora.adapters",
+            "rlora.config",
+            "rlora.models.backbone",
+            "rlora.records",
+            "rlora.regularizers.base",
+            "rlora.restore",
+        },
         ANY,
     ),
+    "rlora.rows": (set(), set()),
+    "rlora.prediction": (
+        {
+            "rlora.config",
+            "rlora.console",
+            "rlora.decoding",
+            "rlora.plain",
+            "rlora.rebuilt",
+            "rlora.regularizers.base",
+            "rlora.restore",
+            "rlora.rows",
+            "rlora.tasks",
+        },
+        ANY,
+    ),
+    "predict": ({"rlora.prediction"}, set()),
     "rlora.outcomes": ({"rlora.records"}, set()),
     "rlora.reports": (
         {"rlora.reports", "rlora.plain", "rlora.records", "rlora.outcomes", "rlora.atomic"},

@@ -1,5 +1,6 @@
 """Runs whose test is text: trained, written, scored, exported, and gone on from."""
 
+import csv
 import json
 
 import pytest
@@ -13,6 +14,7 @@ from rlora.experiment import run
 from rlora.export.__main__ import main as export
 from rlora.job import Job
 from rlora.metrics import captions
+from rlora.prediction import main as predict
 from rlora.records import read_record
 
 ADAPTERS = sorted(("lora", "rlora", "nola", "randlora", "vera", "full", "bitfit"))
@@ -170,3 +172,17 @@ def test_without_training_the_validation_is_scored_too(start):
     assert record.scores["validation/perplexity"] > 1
     assert record.parameters.adapter == 0
     assert "test/BLEU" in record.scores
+
+
+def test_a_trained_run_writes_for_rows_from_anywhere(start, tmp_path, capsys):
+    start("task=e2e", "model=tiny_decoder", "adapter=vera", "task.decoding.max_new_tokens=6")
+    place, out = tmp_path / "mrs.txt", tmp_path / "out.jsonl"
+    mrs = [p["MR"] for p in csv.DictReader((tmp_path / "run/texts/test.tsv").open(), delimiter="\t")]
+    place.write_text("\n".join(mrs))
+    assert predict([f"run={tmp_path / 'run'}", f"input={place}", f"output={out}"]) == 0
+    written = [json.loads(line) for line in out.read_text().splitlines()]
+    kept = [json.loads(line) for line in (tmp_path / "run/texts/test.jsonl").read_text().splitlines()[1:]]
+    assert {row["text"] for row in written} == {row["text"] for row in kept}
+    place.write_text("no slots here")
+    assert predict([f"run={tmp_path / 'run'}", f"input={place}", f"output={out}"]) == 1
+    assert "is not a list of slots" in capsys.readouterr().err

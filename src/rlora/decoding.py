@@ -20,7 +20,7 @@ from torch import Tensor
 from rlora.adapters import AdapterSet
 from rlora.atomic import write_atomically
 from rlora.module import FineTuning
-from rlora.tasks.base import Decoding, TextScores, Writer
+from rlora.tasks.base import Decoding, Pen, TextScores, Writer
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +30,14 @@ class Generator:
 
     Args:
         adapters: What `inject` gave for the backbone; merged meanwhile, where that is possible.
-        task: Whose prompts, and what ends a text.
+        task: How texts are written, what ends one, and what tokens say.
         device: Where to compute.
         precision: The trainer's, for the dtype of the forward passes.
         console: Shows progress.
     """
 
     def __init__(
-        self, adapters: AdapterSet, task: Writer, *, device: torch.device, precision: Precision, console: Console
+        self, adapters: AdapterSet, task: Pen, *, device: torch.device, precision: Precision, console: Console
     ) -> None:
         self.adapters, self.task = adapters, task
         self.device, self.precision, self.console = device, precision, console
@@ -61,17 +61,18 @@ class Generator:
             log.info("%s: %d of %d texts are there already", split, len(prompts) - len(missing), len(prompts))
         if missing:
             missing.sort(key=lambda row: -len(prompts[row]))  # longest first: too little memory shows at once
-            with _Kept(file, key, texts) as kept, self._ready(), self._progress() as bar:
+            with _Kept(file, key, texts) as kept, self.ready(), self._progress() as bar:
                 job = bar.add_task(f"writing {split}", total=len(prompts), completed=len(texts))
                 for start in range(0, len(missing), self.options.batch_size):
                     rows = missing[start : start + self.options.batch_size]
-                    written = self._batch([prompts[row] for row in rows])
+                    written = self.batch([prompts[row] for row in rows])
                     kept.add(dict(zip(rows, written, strict=True)))
                     bar.advance(job, len(rows))
         return [texts[row] for row in range(len(prompts))]
 
     @torch.no_grad()
-    def _batch(self, prompts: Sequence[Sequence[int]]) -> list[str]:
+    def batch(self, prompts: Sequence[Sequence[int]]) -> list[str]:
+        """Return a text per prompt, all at once, within `ready`."""
         pad = self.adapters.model.config.pad_token_id  # type: ignore[union-attr]
         width = max(map(len, prompts))
         ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=self.device)
@@ -92,7 +93,7 @@ class Generator:
         return [self.task.text_of(row) for row in found[:, width:].tolist()]
 
     @contextlib.contextmanager
-    def _ready(self) -> Iterator[None]:
+    def ready(self) -> Iterator[None]:
         """The model on its device in evaluation mode, merged where that is possible."""
         model = self.adapters.model.to(self.device)
         training = model.training

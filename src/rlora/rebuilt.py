@@ -9,6 +9,7 @@ from rlora.adapters import AdapterSet, files, inject
 from rlora.config import build
 from rlora.models.backbone import Backbone
 from rlora.records import FILE, Record, read_record
+from rlora.regularizers.base import Regularizer
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Rebuilt:
         adapters: What was trained, loaded.
         kind: The task's head: "classification", "regression" or "text".
         record: The run's record; None where only its adapter folder was given, or it did not finish.
+        posterior: Its regularizer, where that holds a posterior over what was trained.
     """
 
     config: dict[str, Any]
@@ -28,6 +30,7 @@ class Rebuilt:
     adapters: AdapterSet
     kind: str
     record: Record | None
+    posterior: Regularizer | None
 
 
 def rebuild(run: Path) -> Rebuilt:
@@ -47,7 +50,18 @@ def rebuild(run: Path) -> Rebuilt:
     backbone: Backbone = build(config["model"], **task.head(), seed=config["seed"])
     head = backbone.head_parameters(task.trained_modules)
     adapters = inject(backbone.net, build(config["adapter"]), seed=config["seed"], head=head)
+    regularizer: Regularizer = build(config["regularizer"])
+    trained = {"adapter": adapters.adapter_parameters(), "head": adapters.head_parameters()}
+    regularizer.prepare(backbone.net, trained, num_examples=1)
     files.load(adapters, saved.adapter, fingerprint=backbone.fingerprint)
+    restore.load_regularizer(regularizer, saved.adapter)
     backbone.net.eval()
-    record = saved.run / FILE
-    return Rebuilt(config, backbone, adapters, task.head()["kind"], read_record(record) if record.is_file() else None)
+    file = saved.run / FILE
+    return Rebuilt(
+        config,
+        backbone,
+        adapters,
+        task.head()["kind"],
+        read_record(file) if file.is_file() else None,
+        regularizer if regularizer.state_dict() else None,
+    )

@@ -65,6 +65,7 @@ class Task(ABC):
         reported: The metric of the test split that stands for the run in a report, or None for ``monitor``.
         trained_modules: Last path components of the backbone's submodules that are trained in full (the head).
         has_bounded_loss: Whether there is a ``bounded_loss``, and errors to count.
+        fields: Names of what a row to predict consists of.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Task(ABC):
     reported: str | None = None
     trained_modules: tuple[str, ...]
     has_bounded_loss: bool = False
+    fields: tuple[str, ...] = ("text",)
 
     @abstractmethod
     def head(self) -> dict[str, Any]:
@@ -151,8 +153,8 @@ class Task(ABC):
         """Return plain JSON facts for the run record: sizes, split convention, source, metric names."""
 
 
-class Writer(ABC):
-    """What a task is besides whose test is the texts that a model writes."""
+class Pen(ABC):
+    """How texts are written."""
 
     @property
     @abstractmethod
@@ -165,12 +167,16 @@ class Writer(ABC):
         """The token that ends a text."""
 
     @abstractmethod
-    def prompts(self) -> dict[str, list[list[int]]]:
-        """Return the tokens after which texts are to be written, by split, known after ``setup``."""
-
-    @abstractmethod
     def text_of(self, tokens: Sequence[int]) -> str:
         """Return what generated tokens say, up to the end token."""
+
+
+class Writer(Pen):
+    """What a task is besides whose test is the texts that a model writes."""
+
+    @abstractmethod
+    def prompts(self) -> dict[str, list[list[int]]]:
+        """Return the tokens after which texts are to be written, by split, known after ``setup``."""
 
     @abstractmethod
     def score_texts(self, texts: Mapping[str, Sequence[str]]) -> TextScores:

@@ -71,6 +71,10 @@ class DataToText(GenerationTask):
             for name, entries in found.items()
         }
 
+    def prompt_for(self, source: str, place: str) -> str:
+        """Return a source as the model reads it; triples are written that way already."""
+        return source
+
     def read_prompts(self) -> dict[str, list[Prompt]]:
         """Return each distinct source of the test file with all of its texts."""
         grouped: dict[str, Prompt] = {}
@@ -116,6 +120,10 @@ class E2E(DataToText):
                     raise ValueError(f"{place}: {len(row)} columns, not mr and ref")
                 found.append(Entry(row[0], linearised(row[0], place), (_said(row[1], place),), place))
         return found
+
+    def prompt_for(self, source: str, place: str) -> str:
+        """Linearise a meaning representation."""
+        return linearised(source, place)
 
 
 def linearised(mr: str, place: str) -> str:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlora.tasks.base import Decoding, Writer
+from rlora.tasks.base import Decoding, Pen, Writer
 from rlora.tasks.examples import Examples, fingerprint
 from rlora.tasks.language import LanguageModelling
+from rlora.tasks.sequences import Layout
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,42 @@ class Prompt:
     place: str
 
 
+@dataclass(frozen=True)
+class TokenPen(Pen):
+    """A task's way of writing, with a tokenizer.
+
+    Attributes:
+        decoding: How texts are generated.
+        tokenizer: The backbone's.
+        layout: What stands around prompt and text.
+    """
+
+    decoding: Decoding
+    tokenizer: Any
+    layout: Layout
+
+    @property
+    def settings(self) -> Decoding:
+        """How texts are generated."""
+        return self.decoding
+
+    @property
+    def end_token(self) -> int:
+        """The token that ends a text."""
+        return self.layout.end
+
+    def before(self, prompt: str) -> list[int]:
+        """Return the tokens before a text."""
+        return self.layout.before(self.tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids)
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """Return what tokens say, up to the end token, without white space around."""
+        kept = list(tokens)
+        kept = kept[: kept.index(self.end_token)] if self.end_token in kept else kept
+        text: str = self.tokenizer.decode(kept, skip_special_tokens=True)
+        return text.strip()
+
+
 @dataclass(kw_only=True, eq=False)
 class GenerationTask(LanguageModelling, Writer):
     """Language modelling after prompts, tested by texts that are generated after other prompts.
@@ -37,6 +74,7 @@ class GenerationTask(LanguageModelling, Writer):
     """
 
     decoding: Mapping[str, Any] | Decoding
+    fields = ("input",)
     _asked: dict[str, list[Prompt]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -81,6 +119,18 @@ class GenerationTask(LanguageModelling, Writer):
         assert isinstance(self.decoding, Decoding)
         return self.decoding
 
+    @abstractmethod
+    def prompt_for(self, source: str, place: str) -> str:
+        """Return the prompt of something that is in no file, written as in `Prompt.source`.
+
+        Raises:
+            ValueError: it is malformed; begins with `place`.
+        """
+
+    def pen(self, tokenizer: Any) -> "TokenPen":
+        """How this task writes with a tokenizer; no data of it is needed."""
+        return TokenPen(self.settings, tokenizer, Layout.of(tokenizer, parted=self.parted))
+
     @property
     def end_token(self) -> int:
         """The token that ends a text."""
@@ -88,18 +138,12 @@ class GenerationTask(LanguageModelling, Writer):
 
     def prompts(self) -> dict[str, list[list[int]]]:
         """Return the tokens before each text, by split."""
-        layout, tokenizer = self.ready.layout, self.ready.tokenizer
-        return {
-            name: [layout.before(tokenizer(p.prompt, add_special_tokens=False, verbose=False).input_ids) for p in found]
-            for name, found in self.asked.items()
-        }
+        pen = self.pen(self.ready.tokenizer)
+        return {name: [pen.before(p.prompt) for p in found] for name, found in self.asked.items()}
 
     def text_of(self, tokens: Sequence[int]) -> str:
         """Return what generated tokens say, up to the end token, without white space around."""
-        kept = list(tokens)
-        kept = kept[: kept.index(self.end_token)] if self.end_token in kept else kept
-        text: str = self.ready.tokenizer.decode(kept, skip_special_tokens=True)
-        return text.strip()
+        return self.pen(self.ready.tokenizer).text_of(tokens)
 
     def describe(self) -> dict[str, Any]:
         """Return sizes, conventions and sources for the run record."""

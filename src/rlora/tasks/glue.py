@@ -69,6 +69,11 @@ class GLUE(TextClassification):
         if "test" not in self.dev:
             raise ValueError(f"task.dev has {sorted(self.dev)} but needs the set 'test'; add task.dev.test.")
 
+    @property
+    def fields(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The text columns by their names, which files without a header take from the hub."""
+        return tuple(map(str, self.text if self.header else self.hub_text or self.text))
+
     def group_fields(self) -> Sequence[int] | None:
         """Return the positions of ``groups`` among the text fields."""
         return None if self.groups is None else [list(self.text).index(column) for column in self.groups]

@@ -94,6 +94,10 @@ class Questions(GenerationTask):
             for name, test in self.tests.items()
         }
 
+    def prompt_for(self, source: str, place: str) -> str:
+        """Return a question in its prompt."""
+        return self._prompt(Question(source, "", "", "", place))
+
     def setup(self, processor: Any, *, seed: int, cache_dir: Path) -> None:
         """Read, split and tokenise; tell of test questions that are trained on, case and white space apart."""
         super().setup(processor, seed=seed, cache_dir=cache_dir)

@@ -1,0 +1,8 @@
+"""Answer rows with a trained run: python predict.py run=outputs/runs/... input=FILE (or - for standard input)."""
+
+import sys
+
+from rlora.prediction import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
