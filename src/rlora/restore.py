@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 from torch import nn
 
 from rlora.adapters import files
+from rlora.adapters.tensors import read_tensors
+from rlora.trusted import check_targets
 
 REGULARIZER = "regularizer.safetensors"  # beside an adapter: a posterior's deviations and its prior
 CONFIG = "config.yaml"
@@ -91,6 +91,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _checked(config: Any, path: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or "choices" not in config:
         raise ValueError(f"{path} holds no config of a run, so ckpt_path cannot bring model, task and adapter back")
+    check_targets({section: config.get(section) for section in RESUMED}, str(path))
     return config
 
 
@@ -126,12 +127,9 @@ def load_regularizer(regularizer: nn.Module, directory: Path) -> None:
     if not own:
         return
     path = directory / REGULARIZER
-    try:
-        state = load_tensors(path.read_bytes())
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist: that run was trained without this regularizer") from None
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or cut short: {error}") from error
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: that run was trained without this regularizer")
+    state = read_tensors(path)
     if {key: value.shape for key, value in state.items()} != {key: value.shape for key, value in own.items()}:
         raise ValueError(f"{path} belongs to a model of other parameters or another regularizer")
     regularizer.load_state_dict(state)

@@ -100,7 +100,7 @@ def read_card(directory: Path) -> dict[str, Any]:
         card = json.loads((directory / CARD).read_text())
     except FileNotFoundError:
         raise ValueError(f"{directory} is not an adapter directory: it has no {CARD}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{directory / CARD} cannot be read: {error}") from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise ValueError(f"{directory / CARD} is not of format {FORMAT}, the one this version reads")

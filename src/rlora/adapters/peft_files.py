@@ -41,13 +41,13 @@ def read(place: Path) -> Foreign:
         values = json.loads((place / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"adapter.path={place} has no {CONFIG}: give a directory that PEFT has written") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{place / CONFIG} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict) or not isinstance(values.get("peft_type"), str):
         raise ValueError(f"{place / CONFIG} names no peft_type")
     try:
         config = get_peft_config(values)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{place / CONFIG} does not fit the installed PEFT: {error}") from error
     if "target_modules" not in getattr(config, "__dataclass_fields__", {}):
         raise ValueError(f"{place}: {values['peft_type']} does not go to linear layers")
