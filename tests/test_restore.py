@@ -262,4 +262,4 @@ def test_a_config_that_names_what_no_config_here_names_is_refused(tmp_path, sect
         with pytest.raises(
             ValueError, match=r"config\.yaml asks for (os\.system|rlora\.atomic.*), which no file in conf/"
         ):
-            restore.find_saved(str(tmp_path), resume=False)
+            find_saved(str(tmp_path), resume=False)
