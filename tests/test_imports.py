@@ -28,7 +28,7 @@ RULES = {
     "rlora.regularizers": ({"rlora.regularizers"}, {"torch", "scipy"}),
     "rlora.tasks": ({"rlora.tasks", "rlora.metrics", "rlora.hub", "rlora.atomic"}, ANY),
     "rlora.metrics": ({"rlora.metrics"}, {"rich", "pycocoevalcap"}),
-    "rlora.models": ({"rlora.models", "rlora.hub"}, ANY),
+    "rlora.models": ({"rlora.models", "rlora.hub", "rlora.ops"}, ANY),
     "rlora.module": ({"rlora.adapters", "rlora.tasks.base", "rlora.regularizers.base", "rlora.masks"}, ANY),
     "rlora.callbacks": ({"rlora.callbacks", "rlora.records", "rlora.adapters"}, ANY),
     "rlora.optimization": (set(), ANY),

@@ -1,6 +1,6 @@
 """Few-parameter adapters for pretrained transformers; usable without Lightning and Hydra.
 
-from rlora.adapters import inject
+from rlora.adapters import inject, load, save
 from rlora.adapters.lora import LoRA
 
 adapters = inject(model, LoRA(rank=8, targets=["query", "value"]), head=["classifier.weight", "classifier.bias"])
@@ -8,6 +8,7 @@ adapters = inject(model, LoRA(rank=8, targets=["query", "value"]), head=["classi
 
 from rlora.adapters.adapter_set import AdapterSet, ParameterReport
 from rlora.adapters.base import Adapter, Method, RankedMethod, Site
+from rlora.adapters.files import load, save
 from rlora.adapters.inject import inject
 
-__all__ = ["Adapter", "AdapterSet", "Method", "ParameterReport", "RankedMethod", "Site", "inject"]
+__all__ = ["Adapter", "AdapterSet", "Method", "ParameterReport", "RankedMethod", "Site", "inject", "load", "save"]

@@ -47,6 +47,7 @@ class AdapterSet:
         backbone: The backbone's own parameters by their original names, the head's excepted.
         trained_in_backbone: Which of them the method trains in place.
         head: The parameters that train in full beside the adapter.
+        fingerprint: Of the backbone as it was, see `rlora.ops.fingerprint`; "" where that is quantised or meta.
     """
 
     model: nn.Module
@@ -58,6 +59,7 @@ class AdapterSet:
     backbone: Mapping[str, nn.Parameter]
     trained_in_backbone: list[str]
     head: Mapping[str, nn.Parameter]
+    fingerprint: str = ""
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
         """What the method trains, by stable name."""

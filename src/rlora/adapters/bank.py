@@ -33,7 +33,7 @@ class AdapterBank:
 
     Args:
         model: A transformers model without adapters.
-        fingerprint: Of its weights, which the adapters must share, see `rlora.models.backbone.fingerprint`.
+        fingerprint: Of its weights, which the adapters must share, see `rlora.ops.fingerprint`.
 
     Raises:
         RuntimeError: the model carries adapters already.

@@ -36,10 +36,10 @@ def fixed_options(method: Method) -> dict[str, Any]:
 
 def save(
     adapters: AdapterSet,
-    directory: Path,
+    directory: Path | str,
     *,
-    backbone: Mapping[str, str],
-    extra: Mapping[str, Any],
+    backbone: Mapping[str, str] | None = None,
+    extra: Mapping[str, Any] | None = None,
     beside: Mapping[str, bytes] | None = None,
 ) -> int:
     """Write an adapter directory, whole or not at all; an older one is replaced.
@@ -47,7 +47,7 @@ def save(
     Args:
         adapters: What to save: the trained tensors in float32, adapter and head in a file each.
         directory: Where to.
-        backbone: "source" and "fingerprint" of what it was trained on.
+        backbone: "source" and "fingerprint" of what it was trained on; by default the adapters' own.
         extra: Further plain values for the card, such as the config.
         beside: Further files by name, such as a regularizer's state.
 
@@ -64,14 +64,16 @@ def save(
         "method": describe_method(adapters.method),
         "seed": adapters.seed,
         "random_structure": adapters.digest,
-        "backbone": dict(backbone),
+        "backbone": dict(backbone or {"source": "", "fingerprint": adapters.fingerprint}),
         "parameters": {"adapter": report.adapter, "head": report.head, "backbone": report.backbone},
         "sites": {name: [a.site.out_features, a.site.in_features] for name, a in adapters.adapters.items()},
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in tensors.items()},
         "rlora": version("rlora"),
-        **extra,
+        **(extra or {}),
     }
-    _replace_directory(directory, {**tensors, **(beside or {}), CARD: (json.dumps(card, indent=2) + "\n").encode()})
+    _replace_directory(
+        Path(directory), {**tensors, **(beside or {}), CARD: (json.dumps(card, indent=2) + "\n").encode()}
+    )
     return len(tensors[ADAPTER])
 
 
@@ -109,20 +111,22 @@ def read_card(directory: Path) -> dict[str, Any]:
     return card
 
 
-def load(adapters: AdapterSet, directory: Path, *, fingerprint: str, head: bool = True) -> None:
+def load(adapters: AdapterSet, directory: Path | str, *, fingerprint: str | None = None, head: bool = True) -> None:
     """Fill an injected model from an adapter directory; on any refusal the model is left as it was.
 
     Args:
         adapters: The same method, options and seed, injected into the same backbone.
         directory: As `save` wrote it.
-        fingerprint: Of the backbone at hand.
+        fingerprint: Of the backbone at hand; None: what `inject` took.
         head: Whether to load the head too.
 
     Raises:
         ValueError: truncated or foreign file, another backbone, another random structure, other names or shapes.
     """
+    directory = Path(directory)
     card = read_card(directory)
-    _refuse_foreign(card, adapters.method, adapters.digest, adapters.seed, directory, fingerprint)
+    mark = adapters.fingerprint if fingerprint is None else fingerprint
+    _refuse_foreign(card, adapters.method, adapters.digest, adapters.seed, directory, mark)
     pairs = _matched(directory / ADAPTER, card["sha256"], adapters.adapter_parameters())
     if head:
         pairs += _matched(directory / HEAD, card["sha256"], adapters.head_parameters())

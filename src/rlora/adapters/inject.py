@@ -11,6 +11,7 @@ from rlora.adapters.base import Adapter, Method, Site
 from rlora.adapters.families import roles_of
 from rlora.adapters.linear import AdaptedLinear, is_quantised, linear_shape
 from rlora.adapters.targets import Target, find_targets, is_linear
+from rlora.ops.fingerprint import fingerprint
 from rlora.ops.random import RandomSource
 
 MARK = "_carries_adapters"
@@ -47,8 +48,10 @@ def inject(
     head_names = list(head)
     if unknown := [name for name in head_names if name not in original]:
         raise ValueError(f"head names {', '.join(unknown)}, which the model has not: name its parameters in full")
+    mark = _fingerprint(model, head_names)
     if (own := method.inject(model, seed=seed, head=head_names)) is not None:
         setattr(model, MARK, True)
+        own.fingerprint = mark
         return cast(AdapterSet, own)
     trained = [name for name in method.trained_in_backbone(model) if name not in set(head_names)]
     if quantised := [name for name in (*trained, *head_names) if is_quantised(original[name])]:
@@ -76,7 +79,13 @@ def inject(
         backbone={name: original[name] for name in original if name not in set(head_names)},
         trained_in_backbone=trained,
         head={name: original[name] for name in head_names},
+        fingerprint=mark,
     )
+
+
+def _fingerprint(model: nn.Module, head: list[str]) -> str:
+    known = not any(parameter.is_meta or is_quantised(parameter) for parameter in model.parameters())
+    return fingerprint(model, head) if known else ""
 
 
 def _train(model: nn.Module, name: str, parameter: nn.Parameter) -> None:

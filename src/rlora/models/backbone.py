@@ -1,15 +1,10 @@
 """What a backbone is: a transformers model, its tokenizer, and a fingerprint of its pretrained weights."""
 
-import hashlib
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
-
-SAMPLES = 1024  # numbers of each tensor that enter the fingerprint
 
 
 @dataclass(eq=False)
@@ -21,7 +16,7 @@ class Backbone:
         net: The model with the task's head on it.
         tokenizer: Its tokenizer, with a padding token.
         fresh: Names of the parameters its checkpoint did not hold, or not in this shape, started at random (the head).
-        fingerprint: See `fingerprint`.
+        fingerprint: See `rlora.ops.fingerprint`.
     """
 
     source: str
@@ -52,26 +47,3 @@ class Backbone:
 
 def _is_top(name: str) -> bool:
     return not any(part.isdigit() for part in name.split("."))  # inside a block is not a head
-
-
-def fingerprint(net: nn.Module, without: Iterable[str]) -> str:
-    """Digest of a backbone's shapes and of evenly spaced samples of its weights, 64 hex digits; the head apart.
-
-    Samples are rounded to bfloat16, so that it is the same whether the weights are held in float32 or bfloat16.
-
-    Args:
-        net: The model before any adapter.
-        without: Names of parameters to leave out: those that started at random.
-    """
-    left_out = set(without)
-    digest = hashlib.sha256(json.dumps(getattr(net.config, "model_type", "")).encode())
-    base = f"{getattr(net, 'base_model_prefix', '')}."
-    for name, parameter in net.named_parameters():
-        if name in left_out or not name.startswith(base.lstrip(".")):
-            continue
-        flat = parameter.detach().flatten()
-        step = max(1, len(flat) // SAMPLES)
-        sample = flat[::step][:SAMPLES].to("cpu", torch.bfloat16)
-        digest.update(f"{name}{tuple(parameter.shape)};".encode())
-        digest.update(sample.view(torch.int16).numpy().astype("<i2").tobytes())
-    return digest.hexdigest()

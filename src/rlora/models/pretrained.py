@@ -14,7 +14,8 @@ from transformers.utils import logging as transformers_logging
 
 from rlora.hub import hub_answers
 from rlora.models import quantized
-from rlora.models.backbone import Backbone, fingerprint
+from rlora.models.backbone import Backbone
+from rlora.ops.fingerprint import fingerprint
 
 
 def pretrained(
