@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from rlora.adapters import inject
 from rlora.adapters.peft import Peft
 from rlora.export.peft_lora import peft_lora
+from rlora.export.peft_native import peft_native
 from rlora.export.peft_randlora import peft_randlora
 
 TOKENS = torch.arange(20).reshape(2, 10) + 5
@@ -125,3 +126,23 @@ def test_layers_with_other_numbers_of_products_are_refused(trained):
 def test_full_rank_has_no_factors(trained):
     with pytest.raises(ValueError, match="RandLoRALayer has full rank and no factors"):
         peft_lora(trained("bert", "randlora").adapters, kind="classification", base="")
+
+
+@pytest.mark.parametrize("kind", ["LORA", "VERA", "RANDLORA", "FOURIERFT", "IA3", "OFT", "LOHA", "C3A", "VBLORA"])
+def test_what_peft_has_trained_here_peft_loads_elsewhere(fresh, tmp_path, kind):
+    options = {
+        "VERA": {"r": 4},
+        "RANDLORA": {"r": 8},
+        "IA3": {"feedforward_modules": []},
+        "OFT": {"oft_block_size": 16, "r": 0},
+        "C3A": {"block_size": 16},
+        "VBLORA": {"r": 2, "num_vectors": 16, "vector_length": 16},
+    }
+    net = fresh("bert")
+    adapters = inject(net, Peft({"peft_type": kind, **options.get(kind, {})}, targets=["query"]), head=HEADS["bert"])
+    generator = torch.Generator().manual_seed(1)
+    for parameter in (*adapters.adapter_parameters().values(), *adapters.head_parameters().values()):
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    folder = written(tmp_path / "out", *peft_native(adapters, kind="classification", base=""))
+    there = PeftModel.from_pretrained(fresh("bert"), folder).eval()
+    torch.testing.assert_close(there(TOKENS).logits, net(TOKENS).logits, rtol=1e-4, atol=1e-5)

@@ -7,11 +7,13 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rlora.adapters.peft import PeftSet
 from rlora.adapters.randlora import RandLoRA
 from rlora.export import lost
 from rlora.export.card import base_name, model_card
 from rlora.export.merged import write_merged
 from rlora.export.peft_lora import peft_lora
+from rlora.export.peft_native import peft_native
 from rlora.export.peft_randlora import peft_randlora
 from rlora.rebuilt import Rebuilt
 
@@ -38,15 +40,20 @@ def write(run: Rebuilt, folder: Path, form: str, name: str, rank: int | None, ev
     if form == "merged":
         write_merged(run, folder)
     else:
-        base = base_name(run)
         if rank is not None:
             notes = lost.cut_all(run, rank, evaluate=evaluate)
-        elif isinstance(run.adapters.method, RandLoRA):
-            _write_peft(folder, *peft_randlora(run.adapters, kind=run.kind, base=base))
-        if rank is not None or not isinstance(run.adapters.method, RandLoRA):
-            _write_peft(folder, *peft_lora(run.adapters, kind=run.kind, base=base))
+        _write_peft(folder, *_as_peft(run, cut=rank is not None))
     (folder / "README.md").write_text(model_card(run, name, form, notes), encoding="utf-8")
     return notes
+
+
+def _as_peft(run: Rebuilt, *, cut: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    adapters, base = run.adapters, base_name(run)
+    if isinstance(adapters, PeftSet):
+        return peft_native(adapters, kind=run.kind, base=base)
+    if isinstance(adapters.method, RandLoRA) and not cut:
+        return peft_randlora(adapters, kind=run.kind, base=base)
+    return peft_lora(adapters, kind=run.kind, base=base)
 
 
 def _write_peft(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:

@@ -1,0 +1,38 @@
+"""What PEFT's own layers have trained, as PEFT writes it."""
+
+from typing import Any
+
+from torch import Tensor
+
+from rlora.adapters.peft import NAME, SHARED, PeftSet
+from rlora.adapters.peft_files import BANK
+from rlora.export.peft_lora import PREFIX, TASK_TYPES, head_modules
+
+BANKS = {"VERA": ("vera_A", "vera_B"), "RANDLORA": ("randlora_A", "randlora_B")}  # frozen, and shared by layers
+
+
+def peft_native(adapters: PeftSet, *, kind: str, base: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return config and tensors of an adapter that PEFT itself has put in.
+
+    Args:
+        adapters: What was trained.
+        kind: The head: "classification", "regression" or "text".
+        base: Name or path of the backbone.
+    """
+    made: Any = adapters.model.peft_config[NAME]  # type: ignore[index]
+    modules, heads = head_modules(adapters)
+    config = {key: sorted(value) if isinstance(value, set) else value for key, value in made.to_dict().items()}
+    config |= {"task_type": TASK_TYPES[kind], "base_model_name_or_path": base, "inference_mode": True}
+    if modules:
+        config["modules_to_save"] = modules
+    tensors = {_key(name): parameter.detach().contiguous() for name, parameter in adapters.trained.items()}
+    for attribute in BANKS.get(str(config["peft_type"]).rpartition(".")[2], ()):
+        config["save_projection"] = True
+        holder = next(module for module in adapters.model.modules() if hasattr(module, attribute))
+        tensors[f"{BANK}{attribute}"] = getattr(holder, attribute)[NAME].detach().contiguous()
+    return config, {**tensors, **heads}
+
+
+def _key(name: str) -> str:
+    shared = f"{SHARED}."
+    return f"{BANK}{name.removeprefix(shared)}" if name.startswith(shared) else f"{PREFIX}.{name}"
