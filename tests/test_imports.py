@@ -86,7 +86,6 @@ RULES = {
             "rlora.plain",
             "rlora.rebuilt",
             "rlora.regularizers.base",
-            "rlora.restore",
             "rlora.rows",
             "rlora.tasks",
         },

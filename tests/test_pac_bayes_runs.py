@@ -8,7 +8,7 @@ from rlora.adapters import files
 from rlora.module import FineTuning
 from rlora.records import read_record
 
-ADAPTERS = ["lora", "rlora", "nola", "randlora", "vera", "full", "bitfit", "head"]
+ADAPTERS = ["lora", "rlora", "nola", "randlora", "vera", "full", "bitfit", "head", "peft"]
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The number of training batches", "ignore:The dirpath has changed", "ignore:Total length of `list`"
 )

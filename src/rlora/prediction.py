@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
-from rlora import restore
 from rlora.config import build
 from rlora.console import quieten
 from rlora.decoding import Generator
@@ -194,7 +193,6 @@ def load(given: Asked) -> Predictor:
         device = torch.device(auto if given.device == "auto" else given.device)
     except RuntimeError:
         raise ValueError(f"device={given.device} is unknown: choose auto, cpu or cuda") from None
-    restore.find_saved(given.run, resume=False)
     run = rebuild(Path(given.run))
     return Predictor(run, build(run.config["task"]), device, given.draws)
 

@@ -1,6 +1,6 @@
 """Updates cut to a low rank, and what that costs: energy, and scores on the test split."""
 
-from typing import Any
+from pathlib import Path
 
 import torch
 
@@ -39,7 +39,7 @@ def _replace(update: Adapter, by: Cut) -> None:
 def _scores(run: Rebuilt) -> dict[str, float]:
     """The task's metrics on its test split, or on validation where that is of texts to be written."""
     task = build(run.config["task"])
-    task.setup(run.backbone.tokenizer, seed=run.config["seed"], cache_dir=_cache(run.config))
+    task.setup(run.backbone.tokenizer, seed=run.config["seed"], cache_dir=Path(run.config["paths"]["cache"]))
     loaders = task.test_loaders() or task.validation_loaders()
     found: dict[str, float] = {}
     with run.adapters.merged():
@@ -50,9 +50,3 @@ def _scores(run: Rebuilt) -> dict[str, float]:
                 metrics.update(task.decode(run.backbone.net(**inputs)), batch["labels"])
             found |= {key: float(value) for key, value in metrics.compute().items()}
     return found
-
-
-def _cache(config: dict[str, Any]) -> Any:
-    from pathlib import Path
-
-    return Path(config["paths"]["cache"])
