@@ -204,7 +204,9 @@ class Experiment:
 
     def _load_for_evaluation(self) -> None:
         saved = self.saved
-        if saved is None:
+        if saved is None and self.config["adapter"].get("path"):
+            log.info("the adapter of %s is evaluated", self.config["adapter"]["path"])
+        elif saved is None:
             log.warning("train=false without ckpt_path: the untrained model is evaluated")
         elif saved.adapter:
             self._load_adapter(saved.adapter)

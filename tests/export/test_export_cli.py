@@ -115,3 +115,24 @@ def test_a_folder_goes_to_the_hub(tmp_path):
 
     with pytest.raises(ValueError, match=r"--push-to-hub mine: the hub did not take it \(no route to the hub\)"):
         push(tmp_path, "mine", api=SimpleNamespace(create_repo=refuse))
+
+
+def test_a_directory_of_pefts_is_scored_and_trained_on_by_a_run(runs, tiny_experiment, tmp_path, caplog):
+    out = tmp_path / "out"
+    assert main([str(runs("lora")), "--out", str(out)]) == 0
+    words = ("adapter=peft", f"adapter.path='{out}'")
+    scored = tiny_experiment(*words, "train=false", folder=tmp_path / "scored").run()
+    assert scored.scores["test/accuracy"] == rebuild(runs("lora")).record.scores["test/accuracy"]
+    assert "untrained" not in caplog.text
+    trained = tiny_experiment(*words, "trainer.max_epochs=1", folder=tmp_path / "trained").run()
+    assert trained.parameters.adapter == rebuild(runs("lora")).record.parameters.adapter
+
+
+def test_a_merged_model_keeps_its_dtype(trained, tmp_path):
+    made = trained("llama", "rlora")
+    made.net.to(torch.bfloat16)
+    merged = made.adapters.unwrapped()
+    assert {parameter.dtype for parameter in merged.parameters()} == {torch.bfloat16}
+    merged.save_pretrained(tmp_path / "out")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert again.dtype == torch.bfloat16
