@@ -125,8 +125,8 @@ def test_a_broken_off_file_is_gone_on_with(adapters, prompts, tmp_path, monkeypa
     file.write_text("\n".join([*lines[:3], lines[3][:9]]))  # killed while it wrote the third text
     maker = generator(adapters, batch_size=2)
     asked = []
-    batch = maker._batch
-    monkeypatch.setattr(maker, "_batch", lambda some: asked.extend(some) or batch(some))
+    batch = maker.batch
+    monkeypatch.setattr(maker, "batch", lambda some: asked.extend(some) or batch(some))
     assert maker.write("test", prompts, file) == whole
     assert len(asked) == len(prompts) - 2
     assert sorted(json.loads(line)["row"] for line in file.read_text().splitlines()[1:]) == list(range(len(prompts)))

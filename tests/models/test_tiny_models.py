@@ -131,14 +131,14 @@ def test_the_head_is_no_part_of_the_fingerprint(family):
     with torch.no_grad():
         before = two.fingerprint
         dict(two.net.named_parameters())[two.head_parameters(MODULES)[-1]].add_(1.0)
-    from rlora.models.backbone import fingerprint
+    from rlora.ops.fingerprint import fingerprint
 
     assert fingerprint(two.net, two.fresh) == before
     assert fingerprint(two.net, []) == before  # nor of one that a checkpoint held
 
 
 def test_every_weight_of_the_backbone_is_in_the_fingerprint():
-    from rlora.models.backbone import fingerprint
+    from rlora.ops.fingerprint import fingerprint
 
     backbone = random_model(FAMILIES["bert"], **HEAD, seed=0)
     for name, parameter in backbone.net.named_parameters():
