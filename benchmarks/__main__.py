@@ -23,6 +23,7 @@ from benchmarks.report import device_of, markdown
 from benchmarks.settings import Settings, quick
 from benchmarks.summary import print_summary
 from rlora.atomic import write_atomically
+from rlora.console import quieten
 
 ROOT = Path(__file__).parents[1]
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
@@ -157,6 +158,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _quieten() -> None:
+    quieten()
     transformers.utils.logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     warnings.filterwarnings("ignore", category=UserWarning, module="peft")  # of projections that are not saved

@@ -198,8 +198,8 @@ class DecodingSettings:
     batch: int = 16
     beams: int = 10
     new_tokens: int = 64
-    every: int = 100  # of the rows that are written one at a time, so many stand for one
-    rounds: int = 3
+    every: int = 200  # of the rows that are written one at a time, so many stand for one
+    rounds: int = 2  # two minutes each
     made_up: bool = False  # data, even if the real is at hand
 
 
