@@ -146,3 +146,10 @@ def test_what_peft_has_trained_here_peft_loads_elsewhere(fresh, tmp_path, kind):
     folder = written(tmp_path / "out", *peft_native(adapters, kind="classification", base=""))
     there = PeftModel.from_pretrained(fresh("bert"), folder).eval()
     torch.testing.assert_close(there(TOKENS).logits, net(TOKENS).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_type_whose_files_were_not_shown_to_be_whole_is_refused(fresh):
+    method = Peft({"peft_type": "SHIRA", "r": 2}, targets=["query"])
+    adapters = inject(fresh("bert"), method, head=HEADS["bert"])
+    with pytest.raises(ValueError, match="hold all of SHIRA was not shown: use --format merged"):
+        peft_native(adapters, kind="classification", base="")

@@ -63,7 +63,8 @@ class AdapterBank:
         """
         if name in self.names:
             raise ValueError(f"there is an adapter {name} already: give another name")
-        if method.targets is None or list(method.trained_in_backbone(self.model)):
+        own_way = type(method).inject is not Method.inject  # PEFT's layers
+        if own_way or method.targets is None or list(method.trained_in_backbone(self.model)):
             raise ValueError(f"{type(method).__name__} is no update of linear layers: a bank cannot switch it")
         bare = {key: layer.base for key, layer in self._layers.items()} | {k: h.base for k, h in self._heads.items()}
         with _bare(self.model, bare):

@@ -10,6 +10,9 @@ from rlora.export.peft_lora import PREFIX, TASK_TYPES, head_modules
 
 BANKS = {"VERA": ("vera_A", "vera_B"), "RANDLORA": ("randlora_A", "randlora_B")}  # frozen, and shared by layers
 
+# Types that a round trip through PEFT has shown to come back whole; others may draw anew what no file of theirs holds.
+SHOWN = ("LORA", "VERA", "RANDLORA", "FOURIERFT", "IA3", "OFT", "LOHA", "C3A", "VBLORA")
+
 
 def peft_native(adapters: PeftSet, *, kind: str, base: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return config and tensors of an adapter that PEFT itself has put in.
@@ -18,8 +21,16 @@ def peft_native(adapters: PeftSet, *, kind: str, base: str) -> tuple[dict[str, A
         adapters: What was trained.
         kind: The head: "classification", "regression" or "text".
         base: Name or path of the backbone.
+
+    Raises:
+        ValueError: a type of which it is not known that its files hold all of it.
     """
     made: Any = adapters.model.peft_config[NAME]  # type: ignore[index]
+    if made.peft_type.value not in SHOWN:
+        raise ValueError(
+            f"whether PEFT's files hold all of {made.peft_type.value} was not shown: use --format merged, or one of "
+            f"{', '.join(SHOWN)}"
+        )
     modules, heads = head_modules(adapters)
     config = {key: sorted(value) if isinstance(value, set) else value for key, value in made.to_dict().items()}
     config |= {"task_type": TASK_TYPES[kind], "base_model_name_or_path": base, "inference_mode": True}
