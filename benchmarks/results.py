@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import UNSTABLE
-from rlora.atomic import write_atomically
+from rlora.io.atomic import write_atomically
 
 FORMAT = 1
 Document = dict[str, Any]

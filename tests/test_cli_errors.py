@@ -107,5 +107,5 @@ def test_full_disk(told, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device", "somewhere")
 
-    monkeypatch.setattr("rlora.atomic.os.fsync", full)
+    monkeypatch.setattr("rlora.io.atomic.os.fsync", full)
     assert "the disk is full" in told(TINY, "task.train_size=64")

@@ -21,18 +21,17 @@ RULES = {
     "rlora.experiment": ({"rlora"}, "with hydra"),
     "rlora.config": ({"rlora.job", "rlora.plain"}, "with hydra"),
     "rlora.job": (set(), set()),
-    "rlora.atomic": (set(), set()),
-    "rlora.records": ({"rlora.atomic"}, set()),
+    "rlora.records": ({"rlora.io.atomic"}, set()),
     "rlora.ops": ({"rlora.ops"}, {"torch", "numpy", "triton"}),
-    "rlora.adapters": ({"rlora.ops", "rlora.adapters"}, {"torch", "numpy", "safetensors", "peft"}),
+    "rlora.adapters": ({"rlora.ops", "rlora.adapters", "rlora.io"}, {"torch", "numpy", "safetensors", "peft"}),
     "rlora.regularizers": ({"rlora.regularizers"}, {"torch", "scipy"}),
-    "rlora.tasks": ({"rlora.tasks", "rlora.metrics", "rlora.hub", "rlora.atomic"}, ANY),
+    "rlora.tasks": ({"rlora.tasks", "rlora.metrics", "rlora.hub", "rlora.io.atomic"}, ANY),
     "rlora.metrics": ({"rlora.metrics"}, {"rich", "pycocoevalcap"}),
     "rlora.models": ({"rlora.models", "rlora.hub", "rlora.ops"}, ANY),
     "rlora.module": ({"rlora.adapters", "rlora.tasks.base", "rlora.regularizers.base", "rlora.masks"}, ANY),
     "rlora.callbacks": ({"rlora.callbacks", "rlora.records", "rlora.adapters"}, ANY),
     "rlora.optimization": (set(), ANY),
-    "rlora.restore": ({"rlora.adapters", "rlora.trusted"}, ANY),
+    "rlora.restore": ({"rlora.adapters", "rlora.io", "rlora.trusted"}, ANY),
     "rlora.trusted": (set(), set()),
     "rlora.environment": ({"rlora.records"}, ANY),
     "rlora.console": ({"rlora.records"}, ANY),
@@ -54,7 +53,7 @@ RULES = {
         },
         ANY,
     ),
-    "rlora.decoding": ({"rlora.adapters", "rlora.atomic", "rlora.module", "rlora.tasks.base"}, ANY),
+    "rlora.decoding": ({"rlora.adapters", "rlora.io.atomic", "rlora.module", "rlora.tasks.base"}, ANY),
     "rlora.export": (
         {
             "rlora.adapters",
@@ -94,13 +93,14 @@ RULES = {
     "predict": ({"rlora.prediction"}, set()),
     "rlora.outcomes": ({"rlora.records"}, set()),
     "rlora.reports": (
-        {"rlora.reports", "rlora.plain", "rlora.records", "rlora.outcomes", "rlora.atomic"},
+        {"rlora.reports", "rlora.plain", "rlora.records", "rlora.outcomes", "rlora.io.atomic"},
         {"scipy", "numpy", "rich", "matplotlib", "altair", "vl_convert", "jinja2", "wandb"},
     ),
-    "rlora.dashboards": ({"rlora.atomic"}, {"wandb_workspaces"}),
+    "rlora.dashboards": ({"rlora.io.atomic"}, {"wandb_workspaces"}),
     "rlora.masks": (set(), {"torch", "transformers"}),
     "rlora.memory": (set(), set()),
     "rlora.wandb_run": (set(), set()),
+    "rlora.io": ({"rlora.io"}, {"torch", "safetensors"}),
     "rlora": (set(), set()),  # the package's own __init__
 }
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from rlora import records
-from rlora.atomic import write_atomically
+from rlora.io.atomic import write_atomically
 from rlora.records import parse_record, read_record, write_record
 
 

@@ -257,7 +257,7 @@ def test_a_section_that_was_not_saved_stays():
 @pytest.mark.parametrize("section", ["adapter", "model", "task", "regularizer", "optimizer"])
 def test_a_config_that_names_what_no_config_here_names_is_refused(tmp_path, section):
     inner = {"_target_": "rlora.adapters.lora.LoRA", "rank": {"_target_": "os.system", "command": "true"}}
-    for config in ({"_target_": "os.system"}, inner, {"a": [{"_target_": "rlora.atomic.write_atomically"}]}):
+    for config in ({"_target_": "os.system"}, inner, {"a": [{"_target_": "rlora.io.atomic.write_atomically"}]}):
         (tmp_path / "config.yaml").write_text(yaml.safe_dump({"choices": {}, section: config}))
         with pytest.raises(
             ValueError, match=r"config\.yaml asks for (os\.system|rlora\.atomic.*), which no file in conf/"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlora.atomic import write_atomically
+from rlora.io.atomic import write_atomically
 
 TITLE = "Adapters compared"
 CURVES = {f"validation {name}": f"validation/{name}" for name in ("accuracy", "matthews", "pearson", "perplexity")}

@@ -18,7 +18,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from rlora.adapters import AdapterSet
-from rlora.atomic import write_atomically
+from rlora.io.atomic import write_atomically
 from rlora.module import FineTuning
 from rlora.tasks.base import Decoding, Pen, TextScores, Writer
 

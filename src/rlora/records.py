@@ -7,7 +7,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from rlora.atomic import write_atomically
+from rlora.io.atomic import write_atomically
 
 SCHEMA = 1
 FILE = "results.json"

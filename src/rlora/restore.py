@@ -12,7 +12,7 @@ from safetensors.torch import save as dump_tensors
 from torch import nn
 
 from rlora.adapters import files
-from rlora.adapters.tensors import read_tensors
+from rlora.io.safetensors import read_tensors
 from rlora.trusted import check_targets
 
 REGULARIZER = "regularizer.safetensors"  # beside an adapter: a posterior's deviations and its prior

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save, save_file
 from rlora.adapters import files, inject
 from rlora.adapters.lora import LoRA
 from rlora.adapters.peft import Peft
-from rlora.adapters.tensors import parse_tensors
+from rlora.io.safetensors import parse_tensors
 from rlora.models.tiny import random_model
 
 BERT = {

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rlora.adapters.adapter_set import AdapterSet, structure_digest
 from rlora.adapters.base import Adapter, Method
-from rlora.adapters.tensors import parse_tensors, read_bytes
+from rlora.io.safetensors import parse_tensors, read_bytes
 
 FORMAT = 1
 CARD, ADAPTER, HEAD = "adapter.json", "adapter.safetensors", "head.safetensors"

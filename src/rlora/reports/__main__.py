@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rlora.atomic import write_atomically
+from rlora.io.atomic import write_atomically
 from rlora.reports import formats, page, plots, wandb_runs
 from rlora.reports.grid import Layout
 from rlora.reports.report import Question, Report, report

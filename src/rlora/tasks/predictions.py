@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlora.atomic import write_atomically
+from rlora.io.atomic import write_atomically
 
 
 def format_prediction(

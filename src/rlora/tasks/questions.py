@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlora.atomic import write_atomically
+from rlora.io.atomic import write_atomically
 from rlora.metrics import answers
 from rlora.tasks.base import TextScores
 from rlora.tasks.generation import GenerationTask, Prompt

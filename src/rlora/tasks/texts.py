@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlora.atomic import write_atomically
+from rlora.io.atomic import write_atomically
 
 
 def write_outputs(path: Path, sources: Sequence[str], texts: Sequence[str]) -> Path:
