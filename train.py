@@ -9,7 +9,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from rlora.config import explain, hydra_job, is_config_error, key_names
+from rlora.config.build import explain, hydra_job, is_config_error, key_names
 
 CONF = Path(__file__).resolve().parent / "conf"
 ASKED_FOR_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"

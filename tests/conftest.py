@@ -100,7 +100,7 @@ def small_lexicon(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_job(small_lexicon, tmp_path_factory):
     """Function (*words, folder): (config, Job) of a run of a second, on a tiny model and a few words."""
-    from rlora.job import Job
+    from rlora.config.job import Job
 
     cache = tmp_path_factory.mktemp("tokens")
 

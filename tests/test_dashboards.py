@@ -32,7 +32,7 @@ def test_bars_and_curves_are_grouped_by_adapter(sections):
 
 
 def test_every_number_shown_is_one_that_runs_log(sections, record, compose):
-    from rlora.plain import flat
+    from rlora.config.flatten import flat
 
     record.certificate = {"bound": 0.2, "risk": 0.1, "kl": 3.0}
     logged = final_numbers(record) | dict.fromkeys(dashboards.CURVES.values())

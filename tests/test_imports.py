@@ -17,10 +17,10 @@ ANY = None  # any library but Hydra
 
 # package or module: what it may import of this project, and which libraries beside Python's own
 RULES = {
-    "train": ({"rlora.experiment", "rlora.config"}, HYDRA),
+    "train": ({"rlora.experiment", "rlora.config.build"}, HYDRA),
     "rlora.experiment": ({"rlora"}, "with hydra"),
-    "rlora.config": ({"rlora.job", "rlora.plain"}, "with hydra"),
-    "rlora.job": (set(), set()),
+    "rlora.config.build": ({"rlora.config.job", "rlora.config.flatten"}, "with hydra"),
+    "rlora.config.job": (set(), set()),
     "rlora.records": ({"rlora.io.atomic"}, set()),
     "rlora.ops": ({"rlora.ops"}, {"torch", "numpy", "triton"}),
     "rlora.adapters": ({"rlora.ops", "rlora.adapters", "rlora.io"}, {"torch", "numpy", "safetensors", "peft"}),
@@ -31,17 +31,20 @@ RULES = {
     "rlora.module": ({"rlora.adapters", "rlora.tasks.base", "rlora.regularizers.base", "rlora.masks"}, ANY),
     "rlora.callbacks": ({"rlora.callbacks", "rlora.records", "rlora.adapters"}, ANY),
     "rlora.optimization": (set(), ANY),
-    "rlora.restore": ({"rlora.adapters", "rlora.io", "rlora.trusted"}, ANY),
-    "rlora.trusted": (set(), set()),
+    "rlora.restore": ({"rlora.adapters", "rlora.io", "rlora.config.allowlist"}, ANY),
+    "rlora.config.allowlist": (set(), set()),
     "rlora.environment": ({"rlora.records"}, ANY),
     "rlora.console": ({"rlora.records"}, ANY),
     "rlora.hub": (set(), ANY),
-    "rlora.plain": (set(), set()),
-    "rlora.identity": ({"rlora.plain"}, set()),
+    "rlora.config.flatten": (set(), set()),
+    "rlora.config.config_hash": ({"rlora.config.flatten"}, set()),
     "rlora.multirun": ({"rlora.outcomes", "rlora.records"}, "with hydra"),
-    "rlora.studies": ({"rlora.identity", "rlora.job", "rlora.outcomes", "rlora.records"}, set()),
-    "rlora.training": ({"rlora.config", "rlora.plain", "rlora.adapters", "rlora.callbacks", "rlora.tasks.base"}, ANY),
-    "rlora.prior": ({"rlora.identity", "rlora.job", "rlora.plain", "rlora.records"}, set()),
+    "rlora.studies": ({"rlora.config.config_hash", "rlora.config.job", "rlora.outcomes", "rlora.records"}, set()),
+    "rlora.training": (
+        {"rlora.config.build", "rlora.config.flatten", "rlora.adapters", "rlora.callbacks", "rlora.tasks.base"},
+        ANY,
+    ),
+    "rlora.prior": ({"rlora.config.config_hash", "rlora.config.job", "rlora.config.flatten", "rlora.records"}, set()),
     "rlora.certification": (
         {
             "rlora.prior",
@@ -57,7 +60,7 @@ RULES = {
     "rlora.export": (
         {
             "rlora.adapters",
-            "rlora.config",
+            "rlora.config.build",
             "rlora.console",
             "rlora.export",
             "rlora.models",
@@ -68,7 +71,7 @@ RULES = {
     "rlora.rebuilt": (
         {
             "rlora.adapters",
-            "rlora.config",
+            "rlora.config.build",
             "rlora.models.backbone",
             "rlora.records",
             "rlora.regularizers.base",
@@ -79,10 +82,10 @@ RULES = {
     "rlora.rows": (set(), set()),
     "rlora.prediction": (
         {
-            "rlora.config",
+            "rlora.config.build",
             "rlora.console",
             "rlora.decoding",
-            "rlora.plain",
+            "rlora.config.flatten",
             "rlora.rebuilt",
             "rlora.regularizers.base",
             "rlora.rows",
@@ -93,7 +96,7 @@ RULES = {
     "predict": ({"rlora.prediction"}, set()),
     "rlora.outcomes": ({"rlora.records"}, set()),
     "rlora.reports": (
-        {"rlora.reports", "rlora.plain", "rlora.records", "rlora.outcomes", "rlora.io.atomic"},
+        {"rlora.reports", "rlora.config.flatten", "rlora.records", "rlora.outcomes", "rlora.io.atomic"},
         {"scipy", "numpy", "rich", "matplotlib", "altair", "vl_convert", "jinja2", "wandb"},
     ),
     "rlora.dashboards": ({"rlora.io.atomic"}, {"wandb_workspaces"}),
@@ -101,6 +104,7 @@ RULES = {
     "rlora.memory": (set(), set()),
     "rlora.wandb_run": (set(), set()),
     "rlora.io": ({"rlora.io"}, {"torch", "safetensors"}),
+    "rlora.config": (set(), set()),
     "rlora": (set(), set()),  # the package's own __init__
 }
 
@@ -187,7 +191,7 @@ def test_only_the_rim_knows_hydra():
         for _, name in imports(file.read_text(), module_name(file))
         if name.partition(".")[0] in HYDRA
     }
-    assert users <= {"train", "rlora.experiment", "rlora.config", "rlora.multirun"}
+    assert users <= {"train", "rlora.experiment", "rlora.config.build", "rlora.multirun"}
 
 
 def test_every_rule_is_about_something():
@@ -221,9 +225,9 @@ def test_the_check_finds_an_arrow_that_runs_back(source, module, line):
 
 
 def test_the_check_tells_modules_from_their_contents():
-    assert imports("from rlora import restore\nfrom rlora.config import build", "rlora.experiment") == [
+    assert imports("from rlora import restore\nfrom rlora.config.build import build", "rlora.experiment") == [
         (1, "rlora.restore"),
-        (2, "rlora.config"),
+        (2, "rlora.config.build"),
     ]
     assert imports("def f():\n    import wandb", "rlora.x", inside_functions=False) == []
     assert imports("try:\n    import wandb\nexcept ImportError:\n    pass", "rlora.x", inside_functions=False)

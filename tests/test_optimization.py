@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rlora.config import build
+from rlora.config.build import build
 from rlora.optimization import SCHEDULES, adamw, schedule
 
 PEAK = 0.5

@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from rlora import experiment, studies
-from rlora.identity import essence, identity
+from rlora.config.config_hash import essence, identity
 from rlora.records import read_lines, read_record
 
 WORDS = ("adapter=rlora", "adapter.rank=2", "trainer.max_epochs=1")

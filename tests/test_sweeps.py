@@ -66,7 +66,7 @@ def test_every_trial_composes(file, compose):
 
 def test_parameters_never_clash_with_the_logged_config(file, compose):
     """A parameter and a nested config of the same name would overwrite each other: keys are flat, choices are words."""
-    from rlora.plain import flat
+    from rlora.config.flatten import flat
 
     trial = first_trial(file)
     found = compose(*words_of(file, trial))

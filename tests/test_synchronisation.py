@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rlora.adapters import inject
 from rlora.callbacks.progress import Progress
 from rlora.callbacks.recorder import Recorder
-from rlora.config import build
+from rlora.config.build import build
 from rlora.masks import known_padding
 
 FAMILIES = {

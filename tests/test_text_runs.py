@@ -9,10 +9,10 @@ import yaml
 from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlora.config import build
+from rlora.config.build import build
+from rlora.config.job import Job
 from rlora.experiment import run
 from rlora.export.__main__ import main as export
-from rlora.job import Job
 from rlora.metrics import captions
 from rlora.prediction import main as predict
 from rlora.records import read_record

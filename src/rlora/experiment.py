@@ -19,12 +19,12 @@ from rich.console import Console
 from rlora import certification, decoding, prior, restore, studies, wandb_run
 from rlora.adapters import AdapterSet, files, inject
 from rlora.callbacks.recorder import Recorder
-from rlora.config import build, plain, show
+from rlora.config.build import build, plain, show
+from rlora.config.config_hash import identity
+from rlora.config.job import Job, check
 from rlora.console import print_summary, quieten
 from rlora.environment import environment, forget_peak_memory, is_first_process
-from rlora.identity import identity
 from rlora.io.atomic import write_atomically
-from rlora.job import Job, check
 from rlora.memory import keep_freed_memory
 from rlora.models.backbone import Backbone
 from rlora.module import FineTuning, write_predictions

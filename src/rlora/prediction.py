@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
-from rlora.config import build
+from rlora.config.build import build
+from rlora.config.flatten import flat
 from rlora.console import quieten
 from rlora.decoding import Generator
-from rlora.plain import flat
 from rlora.rebuilt import Rebuilt, rebuild
 from rlora.regularizers.base import Step
 from rlora.rows import BY_SUFFIX, FORMATS, read_rows

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rlora.identity import identity
-from rlora.job import Job
-from rlora.plain import moved
+from rlora.config.config_hash import identity
+from rlora.config.flatten import moved
+from rlora.config.job import Job
 from rlora.records import FILE, Record, read_record
 
 log = logging.getLogger(__name__)

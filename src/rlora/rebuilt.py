@@ -6,7 +6,7 @@ from typing import Any
 
 from rlora import restore
 from rlora.adapters import AdapterSet, files, inject
-from rlora.config import build
+from rlora.config.build import build
 from rlora.models.backbone import Backbone
 from rlora.records import FILE, Record, read_record
 from rlora.regularizers.base import Regularizer

@@ -16,7 +16,7 @@ RECORDS = "records.jsonl"  # a record a line, of a whole study
 
 @dataclass
 class Run:
-    """What was run: the choices of the command line, and how it ended; identity: see `rlora.identity`."""
+    """What was run: the choices of the command line, and how it ended; identity: see `rlora.config.config_hash`."""
 
     task: str
     model: str

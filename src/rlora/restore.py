@@ -12,8 +12,8 @@ from safetensors.torch import save as dump_tensors
 from torch import nn
 
 from rlora.adapters import files
+from rlora.config.allowlist import check_targets
 from rlora.io.safetensors import read_tensors
-from rlora.trusted import check_targets
 
 REGULARIZER = "regularizer.safetensors"  # beside an adapter: a posterior's deviations and its prior
 CONFIG = "config.yaml"

@@ -10,8 +10,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from rlora.identity import essence, identity
-from rlora.job import Job
+from rlora.config.config_hash import essence, identity
+from rlora.config.job import Job
 from rlora.outcomes import run_folders
 from rlora.records import FILE, RECORDS, Record, read_lines, read_record, write_record
 

@@ -9,8 +9,8 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from rlora.adapters import AdapterSet
 from rlora.callbacks.checkpoint import AtomicCheckpointIO
 from rlora.callbacks.merged_evaluation import MergedEvaluation
-from rlora.config import build
-from rlora.plain import flat
+from rlora.config.build import build
+from rlora.config.flatten import flat
 from rlora.tasks.base import Task
 
 GROUPS = ("task", "model", "adapter", "regularizer")  # whose options name a run

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlora.plain import flat
+from rlora.config.flatten import flat
 
 CONF = Path(__file__).parents[2] / "conf"
 RECIPES = sorted(file.relative_to(CONF / "recipe").with_suffix("") for file in (CONF / "recipe").rglob("*.yaml"))

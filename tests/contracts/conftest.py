@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rlora.adapters import inject
-from rlora.config import build
+from rlora.config.build import build
 
 SENTENCES = ["good", "terrible news", "so and so"]
 

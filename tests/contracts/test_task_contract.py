@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rlora.config import build
+from rlora.config.build import build
 from rlora.tasks.base import Task, Writer
 from rlora.tasks.sequences import IGNORED
 

@@ -44,7 +44,7 @@ def test_peft_answers_as_the_run(runs, tmp_path, capsys, adapter):
     assert capsys.readouterr().out.endswith(f"written: {out}\n")
     run = rebuild(runs(adapter))
     sought, batch = logits(run)
-    from rlora.config import build
+    from rlora.config.build import build
 
     base = build(run.config["model"], kind="classification", num_labels=2, seed=run.config["seed"]).net.eval()
     there = PeftModel.from_pretrained(base, out).eval()

@@ -3,7 +3,7 @@
 import pytest
 from torch.nn import functional
 
-from rlora.config import build
+from rlora.config.build import build
 
 
 @pytest.mark.parametrize("model", ["minilm", "tiny_encoder", "tiny_decoder"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from rlora.config import build
+from rlora.config.build import build
 from rlora.models import pretrained as loading
 from rlora.models.pretrained import package, pretrained
 from rlora.models.tiny import byte_tokenizer, random_model

@@ -9,7 +9,7 @@ from torch import nn
 from rlora.adapters import inject
 from rlora.adapters.full import Full
 from rlora.adapters.lora import LoRA
-from rlora.config import build
+from rlora.config.build import build
 from rlora.models.quantized import dense, quantize
 from rlora.models.tiny import random_model
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from rlora.config import build
+from rlora.config.build import build
 from rlora.tasks.examples import Examples
 from rlora.tasks.parts import containing, deal, one_of_each, owners
 from rlora.tasks.splits import normalise

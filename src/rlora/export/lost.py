@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from rlora.adapters import Adapter
-from rlora.config import build
+from rlora.config.build import build
 from rlora.export.svd import Cut, cut, energy_kept
 from rlora.rebuilt import Rebuilt
 

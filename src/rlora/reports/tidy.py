@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rlora.config.flatten import flat
 from rlora.outcomes import FAILED, FINISHED, outcome, run_folders
-from rlora.plain import flat
 from rlora.records import FILE, RECORDS, Record, parse_line, placed_lines, read_record
 from rlora.reports.metrics import Shown, shown
 

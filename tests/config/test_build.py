@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from transformers import BertConfig
 
-from rlora.config import build, explain, is_config_error, key_names, plain, show
-from rlora.plain import flat
+from rlora.config.build import build, explain, is_config_error, key_names, plain, show
+from rlora.config.flatten import flat
 
 
 class Part:

@@ -20,8 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.tree import Tree
 
-from rlora.job import Job
-from rlora.plain import flat
+from rlora.config.flatten import flat
+from rlora.config.job import Job
 
 
 def build(node: Any, *args: Any, **runtime: Any) -> Any:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-from rlora.plain import moved
+from rlora.config.flatten import moved
 
 PRESENTATION = ("paths", "logger", "print_config", "study", "skip_finished")  # sections that change no result
 TRAINER_PRESENTATION = ("default_root_dir", "enable_progress_bar")

@@ -1,0 +1,1 @@
+"""From a composed config to objects: building, hashing, flattening, and what saved configs may name."""
