@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.settings import ReportSettings
 from benchmarks.timing import Say, compare, take_turns
-from rlora.records import Environment, Parameters, Record, Run, Training, write_record
+from rlora.records.record import Environment, Parameters, Record, Run, Training, write_record
 from rlora.reports import formats, page
 from rlora.reports.report import Question, report
 from rlora.reports.tidy import Reader

@@ -138,7 +138,7 @@ def tiny_experiment(tiny_job):
 @pytest.fixture
 def record():
     """A record as a run would leave it."""
-    from rlora.records import Environment, Parameters, Record, Run, Training
+    from rlora.records.record import Environment, Parameters, Record, Run, Training
 
     return Record(
         run=Run(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rlora.certification import Certification, check_prior
-from rlora.records import read_record
+from rlora.records.record import read_record
 from rlora.regularizers.certificate import CertificateOptions
 from rlora.regularizers.noise import one_draw
 

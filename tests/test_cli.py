@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from rlora.records import read_record
+from rlora.records.record import read_record
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("model=tiny_encoder", "task.train_size=96", "print_config=false", "trainer.enable_progress_bar=false")

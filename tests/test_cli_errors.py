@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from rlora.records import FILE
+from rlora.records.record import FILE
 
 ROOT = Path(__file__).parents[1]
 TINY = "model=tiny_encoder"

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rlora import dashboards
-from rlora.records import final_numbers
+from rlora.records.record import final_numbers
 
 
 @pytest.fixture

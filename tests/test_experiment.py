@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from rlora.adapters import files
 from rlora.module import FineTuning
-from rlora.records import read_record
+from rlora.records.record import read_record
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The number of training batches", "ignore:The dirpath has changed", "ignore:Total length of `list`"

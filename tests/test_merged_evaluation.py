@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from rlora.callbacks.merged_evaluation import MergedEvaluation
 from rlora.module import FineTuning
-from rlora.records import read_record
+from rlora.records.record import read_record
 
 ADAPTERS = ["lora", "rlora", "nola", "randlora", "vera"]
 IN_PLACE = ["bitfit", "head", "full"]

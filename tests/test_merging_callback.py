@@ -9,7 +9,7 @@ from torch import nn
 from rlora.adapters import AdapterSet, inject
 from rlora.adapters.lora import LoRA
 from rlora.callbacks.merged_evaluation import MergedEvaluation
-from rlora.records import read_record
+from rlora.records.record import read_record
 
 pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches", "ignore:The dirpath has changed")
 

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from rlora.multirun import Summary
-from rlora.records import FILE, read_record, write_record
+from rlora.records.record import FILE, read_record, write_record
 from rlora.reports.__main__ import main
 
 RUN = ("model=tiny_encoder", "adapter=lora", "task=lexicon", "task.train_size=200", "trainer.max_epochs=1")

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from rlora.adapters import files
 from rlora.module import FineTuning
-from rlora.records import read_record
+from rlora.records.record import read_record
 
 ADAPTERS = ["lora", "rlora", "nola", "randlora", "vera", "full", "bitfit", "head", "peft"]
 pytestmark = pytest.mark.filterwarnings(

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from rlora.records import read_record
+from rlora.records.record import read_record
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the package was written for an older pydantic

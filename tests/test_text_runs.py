@@ -15,7 +15,7 @@ from rlora.experiment import run
 from rlora.export.__main__ import main as export
 from rlora.metrics import captions
 from rlora.prediction import main as predict
-from rlora.records import read_record
+from rlora.records.record import read_record
 
 ADAPTERS = sorted(("lora", "rlora", "nola", "randlora", "vera", "full", "bitfit"))
 WORDS = (

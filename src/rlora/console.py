@@ -7,7 +7,7 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
-from rlora.records import Record
+from rlora.records.record import Record
 
 UNHELPFUL = (
     ".*does not have many workers.*",

@@ -16,19 +16,19 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from rich.console import Console
 
-from rlora import certification, decoding, prior, restore, studies, wandb_run
+from rlora import certification, decoding, prior, restore, wandb_run
 from rlora.adapters import AdapterSet, files, inject
 from rlora.callbacks.recorder import Recorder
 from rlora.config.build import build, plain, show
 from rlora.config.config_hash import identity
 from rlora.config.job import Job, check
 from rlora.console import print_summary, quieten
-from rlora.environment import environment, forget_peak_memory, is_first_process
 from rlora.io.atomic import write_atomically
 from rlora.memory import keep_freed_memory
 from rlora.models.backbone import Backbone
 from rlora.module import FineTuning, write_predictions
-from rlora.records import FILE, Parameters, Record, Run, final_numbers, write_record
+from rlora.records.environment import environment, forget_peak_memory, is_first_process
+from rlora.records.record import FILE, Parameters, Record, Run, final_numbers, study, write_record
 from rlora.regularizers.certificate import CertificateOptions
 from rlora.tasks.base import Task, Writer
 from rlora.training import GROUPS, make_trainer
@@ -43,7 +43,7 @@ def run(config: DictConfig, job: Job) -> float | None:
     no score.
     """
     values = plain(config)
-    if (found := studies.skipped(values, job)) is not None:
+    if (found := study.skipped(values, job)) is not None:
         return _to_maximise(found)
     keep_freed_memory()
     forget_peak_memory()
@@ -253,8 +253,8 @@ class Experiment:
         if self.trainer.is_global_zero:
             write_record(record, directory)
             wandb_run.keep(directory / FILE)
-            if file := studies.study_file(config):
-                studies.append(record, file)
+            if file := study.study_file(config):
+                study.append(record, file)
         return record
 
     def _test(self) -> dict[str, float]:

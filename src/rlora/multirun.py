@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from rlora.outcomes import FAILED, FINISHED, UNFINISHED, Outcome, outcome, run_folders
-from rlora.records import read_record
+from rlora.records.record import read_record
+from rlora.records.status import FAILED, FINISHED, UNFINISHED, Outcome, outcome, run_folders
 
 SKIPPED = "skipped, as they had finished before"
 

@@ -9,7 +9,7 @@ from typing import Any
 from rlora.config.config_hash import identity
 from rlora.config.flatten import moved
 from rlora.config.job import Job
-from rlora.records import FILE, Record, read_record
+from rlora.records.record import FILE, Record, read_record
 
 log = logging.getLogger(__name__)
 START, SPLIT = "start", "split"

@@ -8,7 +8,7 @@ from rlora import restore
 from rlora.adapters import AdapterSet, files, inject
 from rlora.config.build import build
 from rlora.models.backbone import Backbone
-from rlora.records import FILE, Record, read_record
+from rlora.records.record import FILE, Record, read_record
 from rlora.regularizers.base import Regularizer
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlora.records import read_lines, read_record
-from rlora.studies import RECORDS
+from rlora.records.record import read_lines, read_record
+from rlora.records.study import RECORDS
 
 CONF = Path(__file__).parents[2] / "conf"
 ADAPTERS = ["head", "lora", "rlora", "nola", "randlora"]

@@ -10,7 +10,7 @@ import yaml
 from safetensors.torch import load_file
 
 from rlora.adapters import files
-from rlora.records import read_record
+from rlora.records.record import read_record
 
 ADAPTERS = sorted(file.stem for file in (Path(__file__).parents[2] / "conf" / "adapter").glob("*.yaml"))
 MODELS = ("tiny_encoder", "tiny_decoder")

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from rlora.records import write_record
+from rlora.records.record import write_record
 
 SCORES = {  # by task, adapter and seed
     ("rte", "head", 1): 0.55, ("rte", "head", 2): 0.57, ("rte", "head", 3): 0.56,

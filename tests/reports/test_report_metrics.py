@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from rlora.records import final_numbers
+from rlora.records.record import final_numbers
 from rlora.reports import figures
 from rlora.reports.__main__ import main
 from rlora.reports.grid import Layout, choose, lay_out

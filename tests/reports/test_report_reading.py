@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from rlora import studies
-from rlora.records import FILE, write_record
+from rlora.records.record import FILE, write_record
 from rlora.reports.tidy import Reader, csv_text
 
 
@@ -21,8 +20,8 @@ def reasons(reading):
 
 def test_a_run_counts_once_wherever_it_is_found(study, made, tmp_path):
     for record in (made(seed=1), made(seed=9)):
-        studies.append(record, tmp_path / "kept" / studies.RECORDS)
-    found = read(study, tmp_path, study / "0" / FILE, tmp_path / "kept" / studies.RECORDS)
+        study.append(record, tmp_path / "kept" / study.RECORDS)
+    found = read(study, tmp_path, study / "0" / FILE, tmp_path / "kept" / study.RECORDS)
     assert len(found.runs) == 18 + 1
     assert found.problems == []
 

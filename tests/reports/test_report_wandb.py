@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from rlora.records import FILE, write_record
+from rlora.records.record import FILE, write_record
 from rlora.reports import wandb_runs
 from rlora.reports.report import Question, report
 from rlora.reports.tidy import Problem, Reader

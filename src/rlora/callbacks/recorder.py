@@ -6,7 +6,7 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
-from rlora.records import Training
+from rlora.records.record import Training
 
 
 class Recorder(L.Callback):

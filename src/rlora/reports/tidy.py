@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rlora.config.flatten import flat
-from rlora.outcomes import FAILED, FINISHED, outcome, run_folders
-from rlora.records import FILE, RECORDS, Record, parse_line, placed_lines, read_record
+from rlora.records.record import FILE, RECORDS, Record, parse_line, placed_lines, read_record
+from rlora.records.status import FAILED, FINISHED, outcome, run_folders
 from rlora.reports.metrics import Shown, shown
 
 

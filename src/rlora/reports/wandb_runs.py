@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rlora.records import FILE, read_record
+from rlora.records.record import FILE, read_record
 from rlora.reports.tidy import Found, Problem
 
 

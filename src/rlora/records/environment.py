@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from rlora.records import Environment
+from rlora.records.record import Environment
 
 PACKAGES = ("rlora", "torch", "lightning", "transformers", "torchmetrics", "datasets", "hydra-core", "numpy", "wandb")
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from rlora.config.config_hash import essence, identity
 from rlora.config.job import Job
-from rlora.outcomes import run_folders
-from rlora.records import FILE, RECORDS, Record, read_lines, read_record, write_record
+from rlora.records.record import FILE, RECORDS, Record, read_lines, read_record, write_record
+from rlora.records.status import run_folders
 
 log = logging.getLogger(__name__)
 

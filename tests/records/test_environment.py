@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from rlora.environment import peak_memory_mib
+from rlora.records.environment import peak_memory_mib
 
 
 def test_peak_memory_counts_what_was_freed():
@@ -18,7 +18,7 @@ def test_peak_memory_counts_what_was_freed():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux hands a parent's peak down")
 def test_peak_memory_is_not_that_of_the_parent():
-    code = "import rlora.environment as e; print(e.peak_memory_mib())"
+    code = "import rlora.records.environment as e; print(e.peak_memory_mib())"
     ballast = np.ones(2 * 2**30, dtype=np.uint8)
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 10 < float(process.stdout) < ballast.nbytes / 2**20

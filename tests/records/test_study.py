@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from omegaconf import OmegaConf
 
-from rlora import experiment, studies
+from rlora import experiment
 from rlora.config.config_hash import essence, identity
-from rlora.records import read_lines, read_record
+from rlora.records.record import read_lines, read_record, study
 
 WORDS = ("adapter=rlora", "adapter.rank=2", "trainer.max_epochs=1")
 
@@ -46,7 +46,7 @@ def test_a_finished_run_is_not_repeated_in_a_multirun(again, finished, tmp_path)
     score, ran = again("study=toy", "logger=none", "trainer.enable_progress_bar=true", folder=tmp_path / "new")
     assert not ran
     assert score == read_record(finished).scores["validation/accuracy"]
-    assert read_record(tmp_path / "new") == studies.portable(read_record(finished))
+    assert read_record(tmp_path / "new") == study.portable(read_record(finished))
 
 
 @pytest.mark.parametrize("word", ["seed=1", "optimizer.lr=0.5", "task.shots=2", "adapter.rank=4", "certify=true"])
@@ -70,24 +70,24 @@ def test_a_run_that_finished_outside_the_study_joins_it(again, finished, tmp_pat
     words = (f"paths.studies='{tmp_path}'", "study=later")
     for folder in ("new", "newer"):
         assert again(*words, folder=tmp_path / folder)[1] == []
-    assert read_lines(tmp_path / "later" / studies.RECORDS) == [studies.portable(read_record(finished))]
+    assert read_lines(tmp_path / "later" / study.RECORDS) == [study.portable(read_record(finished))]
 
 
 def test_a_single_run_is_always_run(tiny_job, finished, tmp_path):
     config, job = tiny_job(*WORDS, *places(finished.parents[1]), folder=tmp_path)
-    assert studies.skipped(config, job) is None
+    assert study.skipped(config, job) is None
 
 
 def test_a_broken_run_is_no_finished_one(finished, tmp_path):
     wanted = read_record(finished).run.identity
-    assert studies.find(wanted, finished.parents[1]) == read_record(finished)
+    assert study.find(wanted, finished.parents[1]) == read_record(finished)
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "results.json").write_text('{"run": ')
-    assert studies.find(wanted, tmp_path) is None
+    assert study.find(wanted, tmp_path) is None
 
 
 def test_a_studys_records_name_no_machine(finished):
-    file = finished.parents[2] / "studies" / "toy" / studies.RECORDS
+    file = finished.parents[2] / "studies" / "toy" / study.RECORDS
     text = file.read_text()
     host = read_record(finished).environment.host
     assert f'"{host}"' not in text
@@ -103,7 +103,7 @@ def test_a_studys_records_name_no_machine(finished):
 def test_a_studys_record_names_no_place_of_a_checkpoint(finished):
     record = read_record(finished)
     evaluated = replace(record, run=replace(record.run, from_checkpoint="/home/me/runs/first"))
-    assert studies.portable(evaluated).run.from_checkpoint == "first"
+    assert study.portable(evaluated).run.from_checkpoint == "first"
 
 
 def leaves(value):
@@ -115,17 +115,17 @@ def leaves(value):
 
 
 def test_a_line_that_was_cut_off_is_left_out_and_replaced(finished, tmp_path):
-    record, file = read_record(finished), tmp_path / "study" / studies.RECORDS
-    studies.append(record, file)
+    record, file = read_record(finished), tmp_path / "study" / study.RECORDS
+    study.append(record, file)
     whole = file.read_bytes()
     file.write_bytes(whole + whole[:100])
     assert len(read_lines(file)) == 1
-    studies.append(record, file)
+    study.append(record, file)
     assert file.read_bytes() == whole * 2
 
 
 def test_a_line_that_is_no_record_is_named(tmp_path):
-    file = tmp_path / studies.RECORDS
+    file = tmp_path / study.RECORDS
     file.write_text("{}\n")
     with pytest.raises(ValueError, match=r"records\.jsonl, line 1 has record schema None"):
         read_lines(file)

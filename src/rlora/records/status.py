@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlora.records import FILE
+from rlora.records.record import FILE
 
 CONFIG, ERROR = "config.yaml", "error.log"  # written at the start of a run, and when it fails
 FINISHED, FAILED, UNFINISHED = "finished", "failed", "unfinished"
