@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
-from rlora.hub import hub_answers
+from rlora.integrations.hf_hub import hub_answers
 from rlora.models import quantized
 from rlora.models.backbone import Backbone
 from rlora.ops.fingerprint import fingerprint

@@ -5,7 +5,7 @@ from typing import Any
 
 from huggingface_hub import constants
 
-from rlora.hub import hub_answers
+from rlora.integrations.hf_hub import hub_answers
 from rlora.tasks.examples import Examples
 
 HUB_ID = "nyu-mll/glue"

@@ -14,7 +14,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the package was written for an older pydantic
     import sweeps
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "sweeps").glob("*.yaml"))
 TINY = {"model": "tiny_encoder", "trainer": "cpu", "callbacks": "progress"}
 SMALL = ["trainer.max_epochs=1", "task.train_size=60", "task.batch_size=20", "print_config=false", "task=lexicon"]

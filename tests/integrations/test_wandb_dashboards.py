@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from rlora import dashboards
+from rlora.integrations import wandb_dashboards
 from rlora.records.record import final_numbers
 
 
 @pytest.fixture
 def sections(tmp_path):
     """The workspace's sections, as they would be saved: name to panels."""
-    dashboards.main(["team/rlora", "--out", str(tmp_path / "made.json")])
+    wandb_dashboards.main(["team/rlora", "--out", str(tmp_path / "made.json")])
     made = json.loads((tmp_path / "made.json").read_text())
     assert (made["entity"], made["project"]) == ("team", "rlora")
     return {each["name"]: each["panels"] for each in made["spec"]["section"]["panel_bank_config"]["sections"]}
@@ -35,33 +35,39 @@ def test_every_number_shown_is_one_that_runs_log(sections, record, compose):
     from rlora.config.flatten import flat
 
     record.certificate = {"bound": 0.2, "risk": 0.1, "kl": 3.0}
-    logged = final_numbers(record) | dict.fromkeys(dashboards.CURVES.values())
+    logged = final_numbers(record) | dict.fromkeys(wandb_dashboards.CURVES.values())
     pac_bayes = flat(compose("regularizer=pac_bayes").config)
-    for key in dashboards.SEARCHED:
+    for key in wandb_dashboards.SEARCHED:
         assert key in pac_bayes
     text = json.dumps(sections)
-    for key in (dashboards.BEST, dashboards.TEST, dashboards.TRAINED, "certificate/bound", "certificate/risk"):
+    for key in (
+        wandb_dashboards.BEST,
+        wandb_dashboards.TEST,
+        wandb_dashboards.TRAINED,
+        "certificate/bound",
+        "certificate/risk",
+    ):
         assert key in logged
         assert key in text
 
 
 def test_the_report_holds_the_same_panels():
-    blocks = dashboards.report("team", "rlora").blocks
+    blocks = wandb_dashboards.report("team", "rlora").blocks
     grids = [block for block in blocks if type(block).__name__ == "PanelGrid"]
-    ours = [[panel.title for panel in own if hasattr(panel, "title")] for own in dashboards.panels().values()]
+    ours = [[panel.title for panel in own if hasattr(panel, "title")] for own in wandb_dashboards.panels().values()]
     assert [[panel.title for panel in grid.panels if hasattr(panel, "title")] for grid in grids] == ours
     assert all(grid.runsets[0].groupby == ["config.adapter"] for grid in grids)
 
 
 def test_wrong_words_and_no_login_end_in_a_sentence(monkeypatch):
     with pytest.raises(SystemExit, match="rlora must be ENTITY/PROJECT"):
-        dashboards.main(["rlora"])
+        wandb_dashboards.main(["rlora"])
 
     class NotLoggedIn:
         def save(self):
             raise RuntimeError("No API key configured.")
 
-    monkeypatch.setattr(dashboards, "workspace", lambda *_: NotLoggedIn())
-    monkeypatch.setattr(dashboards, "report", lambda *_: NotLoggedIn())
+    monkeypatch.setattr(wandb_dashboards, "workspace", lambda *_: NotLoggedIn())
+    monkeypatch.setattr(wandb_dashboards, "report", lambda *_: NotLoggedIn())
     with pytest.raises(SystemExit, match=r"could not be saved to W&B \(No API key configured.\): see wandb login"):
-        dashboards.main(["team/rlora"])
+        wandb_dashboards.main(["team/rlora"])

@@ -1,4 +1,7 @@
-"""W&B dashboards as code: python -m rlora.dashboards ENTITY/PROJECT saves a workspace and a report of its runs."""
+"""W&B dashboards as code: a workspace and a report of a project's runs.
+
+python -m rlora.integrations.wandb_dashboards ENTITY/PROJECT
+"""
 
 import argparse
 import sys
@@ -17,7 +20,7 @@ SEARCHED = ("optimizer.lr", "optimizer.head_lr", "adapter.rank", "adapter.alpha"
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(prog="python -m rlora.dashboards", description=__doc__)
+    made = argparse.ArgumentParser(prog="python -m rlora.integrations.wandb_dashboards", description=__doc__)
     made.add_argument("project", metavar="ENTITY/PROJECT")
     made.add_argument("--out", type=Path, metavar="FILE", help="save nothing, and write the panels as JSON")
     return made
