@@ -17,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 from rich.console import Console
 
+pytest_plugins = ["task_fixtures"]  # for tests of data and of tasks
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = 120  # of the small lexicon: 60 to train on, 30 to validate, 30 to test
 TINY = (

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from rlora import prior
 from rlora.adapters import files
+from rlora.data.disjoint_parts import one_of_each
 from rlora.module import FineTuning
 from rlora.regularizers.certificate import (
     CertificateOptions,
@@ -32,7 +33,6 @@ from rlora.regularizers.noise import check_draws_for_each, draw_for_each, one_dr
 from rlora.regularizers.pac_bayes import PACBayes
 from rlora.regularizers.posterior import GaussianPosterior
 from rlora.tasks.base import Task
-from rlora.tasks.parts import one_of_each
 
 NO_RIVAL = (
     "with a prior of the start values no predictor is at hand that never saw these examples: give the folder of one "

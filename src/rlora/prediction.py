@@ -19,16 +19,16 @@ from torch import Tensor
 from rlora.config.build import build
 from rlora.config.flatten import flat
 from rlora.console import quieten
+from rlora.data.collate import EncodedSplit, Padding
+from rlora.data.examples import Examples
+from rlora.data.tokenize import tokenise
 from rlora.decoding import Generator
 from rlora.rebuilt import Rebuilt, rebuild
 from rlora.regularizers.base import Step
 from rlora.rows import BY_SUFFIX, FORMATS, read_rows
 from rlora.tasks.base import Task
-from rlora.tasks.examples import Examples
 from rlora.tasks.generation import GenerationTask
-from rlora.tasks.loader import EncodedSplit, Padding
 from rlora.tasks.text import TextClassification
-from rlora.tasks.tokenise import tokenise
 
 Answer = dict[str, Any]
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from rlora.config.build import build
+from rlora.data.packing import IGNORED
 from rlora.tasks.base import Task, Writer
-from rlora.tasks.sequences import IGNORED
 
 TASKS = sorted(file.stem for file in (Path(__file__).parents[2] / "conf" / "task").glob("*.yaml"))
 MODELS = ("tiny_encoder", "tiny_decoder")

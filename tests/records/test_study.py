@@ -8,7 +8,8 @@ from omegaconf import OmegaConf
 
 from rlora import experiment
 from rlora.config.config_hash import essence, identity
-from rlora.records.record import read_lines, read_record, study
+from rlora.records import study
+from rlora.records.record import read_lines, read_record
 
 WORDS = ("adapter=rlora", "adapter.rank=2", "trainer.max_epochs=1")
 

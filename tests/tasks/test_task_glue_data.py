@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlora.tasks.splits import few_shot_rows, normalise
+from rlora.data.splits import few_shot_rows, normalise
 
 pytestmark = pytest.mark.data
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rlora.tasks import hub
+from rlora.data import hub
 from rlora.tasks.base import Task
 
 

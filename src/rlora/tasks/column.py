@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlora.data.locations import data_folder
 from rlora.tasks.language import LanguageModelling, Pair
-from rlora.tasks.places import data_folder
 
 
 @dataclass(kw_only=True, eq=False)

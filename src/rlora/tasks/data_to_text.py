@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlora.data.locations import data_folder
 from rlora.metrics import nlg
 from rlora.tasks.base import TextScores
 from rlora.tasks.generation import GenerationTask, Prompt
 from rlora.tasks.language import Pair
-from rlora.tasks.places import data_folder
 from rlora.tasks.texts import write_outputs, write_references
 
 _SLOT = re.compile(r"([A-Za-z][A-Za-z ]*)\[([^\]]*)\]")

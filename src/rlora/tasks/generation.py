@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlora.data.examples import Examples, fingerprint
+from rlora.data.packing import Layout
 from rlora.tasks.base import Decoding, Pen, Writer
-from rlora.tasks.examples import Examples, fingerprint
 from rlora.tasks.language import LanguageModelling
-from rlora.tasks.sequences import Layout
 
 
 @dataclass(frozen=True)

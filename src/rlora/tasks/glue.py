@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlora.tasks.examples import Examples
-from rlora.tasks.hub import location, read_hub
-from rlora.tasks.places import DATA_VARIABLE
+from rlora.data.examples import Examples
+from rlora.data.hub import location, read_hub
+from rlora.data.locations import DATA_VARIABLE
+from rlora.data.tsv import class_label, read_tsv, score_label
 from rlora.tasks.text import TextClassification
-from rlora.tasks.tsv import class_label, read_tsv, score_label
 
 log = logging.getLogger(__name__)
 

@@ -13,13 +13,13 @@ from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 from torchmetrics.text import Perplexity
 
+from rlora.data.collate import make_loader
+from rlora.data.examples import Examples, fingerprint
+from rlora.data.packing import IGNORED, Layout, Packed, Padded, Sequences
+from rlora.data.sampler import EvalBatchSampler, TrainBatchSampler
+from rlora.data.split_plan import Division
+from rlora.data.tokenize import cached_tokens, tokenizer_identity
 from rlora.tasks.base import Task
-from rlora.tasks.division import Division
-from rlora.tasks.examples import Examples, fingerprint
-from rlora.tasks.loader import make_loader
-from rlora.tasks.sampler import EvalBatchSampler, TrainBatchSampler
-from rlora.tasks.sequences import IGNORED, Layout, Packed, Padded, Sequences
-from rlora.tasks.tokenise import cached_tokens, tokenizer_identity
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlora.tasks.examples import Examples
-from rlora.tasks.splits import generator
+from rlora.data.examples import Examples
+from rlora.data.splits import generator
 from rlora.tasks.text import TextClassification
 
 PACKAGE = "vaderSentiment"

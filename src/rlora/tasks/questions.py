@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlora.data.locations import data_folder
+from rlora.data.splits import normalise
 from rlora.io.atomic import write_atomically
 from rlora.metrics import answers
 from rlora.tasks.base import TextScores
 from rlora.tasks.generation import GenerationTask, Prompt
 from rlora.tasks.language import Pair
-from rlora.tasks.places import data_folder
-from rlora.tasks.splits import normalise
 
 log = logging.getLogger(__name__)
 

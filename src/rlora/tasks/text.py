@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from rlora.tasks.division import Division
-from rlora.tasks.examples import Examples, fingerprint
+from rlora.data.collate import EncodedSplit, Padding, make_loader
+from rlora.data.examples import Examples, fingerprint
+from rlora.data.sampler import EvalBatchSampler, TrainBatchSampler
+from rlora.data.split_plan import Division
+from rlora.data.splits import normalise
+from rlora.data.tokenize import cached_tokens, tokenizer_identity
 from rlora.tasks.labelled import LabelledTask
-from rlora.tasks.loader import EncodedSplit, Padding, make_loader
 from rlora.tasks.predictions import format_prediction, write_table
-from rlora.tasks.sampler import EvalBatchSampler, TrainBatchSampler
-from rlora.tasks.splits import normalise
-from rlora.tasks.tokenise import cached_tokens, tokenizer_identity
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rlora.tasks.tokenise import Tokens
+from rlora.data.tokenize import Tokens
 
 IGNORED = -100  # a label without a loss
 

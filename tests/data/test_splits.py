@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from rlora.tasks.examples import Examples, fingerprint
-from rlora.tasks.splits import few_shot_rows, group_rows, grouped_split, sample
+from rlora.data.examples import Examples, fingerprint
+from rlora.data.splits import few_shot_rows, group_rows, grouped_split, sample
 
 
 def test_groups_are_transitive_and_normalised():

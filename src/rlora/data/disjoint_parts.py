@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rlora.tasks.splits import generator, group_rows, normalise
+from rlora.data.splits import generator, group_rows, normalise
 
 PRIOR, REST = "prior", "rest"
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from rlora.data.examples import Examples
 from rlora.io.atomic import write_atomically
-from rlora.tasks.examples import Examples
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from rlora.config.build import build
-from rlora.tasks.examples import Examples
-from rlora.tasks.parts import containing, deal, one_of_each, owners
-from rlora.tasks.splits import normalise
+from rlora.data.disjoint_parts import containing, deal, one_of_each, owners
+from rlora.data.examples import Examples
+from rlora.data.splits import normalise
 
 PHRASES = [
     ("the film is good",),

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rlora.tasks.examples import Examples
+from rlora.data.examples import Examples
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from rlora.tasks.splits import generator
+from rlora.data.splits import generator
 
 
 class TrainBatchSampler(Sampler[list[int]]):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from rlora.tasks import tokenise
-from rlora.tasks.examples import Examples
-from rlora.tasks.loader import EncodedSplit, Padding
-from rlora.tasks.tokenise import cached_tokens, tokenizer_identity
+from rlora.data import tokenize
+from rlora.data.collate import EncodedSplit, Padding
+from rlora.data.examples import Examples
+from rlora.data.tokenize import cached_tokens, tokenizer_identity
 
 PAIRS = Examples([(f"the cat number {i} sat " + "down " * (i % 7), f"on mat {i}") for i in range(50)], [0] * 50)
 
@@ -23,8 +23,8 @@ def cached(examples, tokenizer, folder, max_length=32):
 @pytest.fixture
 def count(monkeypatch):
     calls = []
-    original = tokenise.tokenise
-    monkeypatch.setattr(tokenise, "tokenise", lambda *a, **k: calls.append(1) or original(*a, **k))
+    original = tokenize.tokenise
+    monkeypatch.setattr(tokenize, "tokenise", lambda *a, **k: calls.append(1) or original(*a, **k))
     return calls
 
 

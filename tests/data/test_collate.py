@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from rlora.tasks import loader as module
-from rlora.tasks.loader import EncodedSplit, Padding, default_workers, make_loader
-from rlora.tasks.sampler import EvalBatchSampler, TrainBatchSampler
-from rlora.tasks.tokenise import Tokens
+from rlora.data import collate as module
+from rlora.data.collate import EncodedSplit, Padding, default_workers, make_loader
+from rlora.data.sampler import EvalBatchSampler, TrainBatchSampler
+from rlora.data.tokenize import Tokens
 
 
 @pytest.fixture

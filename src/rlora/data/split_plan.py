@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rlora.tasks.examples import Examples
-from rlora.tasks.parts import PRIOR, REST, deal, owners
-from rlora.tasks.splits import few_shot, group_rows, grouped_split, sample
+from rlora.data.disjoint_parts import PRIOR, REST, deal, owners
+from rlora.data.examples import Examples
+from rlora.data.splits import few_shot, group_rows, grouped_split, sample
 
 VALIDATION = "validation"
 
@@ -104,7 +104,7 @@ class Division:
         return Divided(splits, parts)
 
     def groups(self, examples: Examples) -> list[NDArray[np.int64]]:
-        """Groups of each row, see `rlora.tasks.parts.owners`."""
+        """Groups of each row, see `rlora.data.disjoint_parts.owners`."""
         return owners(examples.texts, self._fields(examples), contained=self.contained)
 
     def _fields(self, examples: Examples) -> list[int]:

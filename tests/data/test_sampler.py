@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlora.tasks.sampler import EvalBatchSampler, TrainBatchSampler
+from rlora.data.sampler import EvalBatchSampler, TrainBatchSampler
 
 LENGTHS = np.random.default_rng(0).integers(3, 120, size=1003)
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from huggingface_hub import constants
 
+from rlora.data.examples import Examples
 from rlora.integrations.hf_hub import hub_answers
-from rlora.tasks.examples import Examples
 
 HUB_ID = "nyu-mll/glue"
 HUB_REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"

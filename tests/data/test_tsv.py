@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from rlora.tasks.tsv import class_label, read_tsv, score_label
+from rlora.data.tsv import class_label, read_tsv, score_label
 
 HEADER = "index\ttext\tlabel\n"
 

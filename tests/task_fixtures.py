@@ -9,7 +9,7 @@ import yaml
 from hydra.utils import instantiate
 from transformers import AutoTokenizer
 
-CONFIGS = Path(__file__).parents[2] / "conf" / "task"
+CONFIGS = Path(__file__).parents[1] / "conf" / "task"
 
 
 def _build_task(name, **changes):

@@ -5,11 +5,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
+from rlora.data.packing import IGNORED, Layout, Packed, Padded, Sequences, pack
+from rlora.data.tokenize import Tokens
 from rlora.models.pretrained import finish
 from rlora.models.tiny import byte_tokenizer
 from rlora.module import OWN_KEYS
-from rlora.tasks.sequences import IGNORED, Layout, Packed, Padded, Sequences, pack
-from rlora.tasks.tokenise import Tokens
 
 END = 9
 

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rlora.tasks.examples import Examples
+from rlora.data.examples import Examples
 
 # A group above this share of the validation size stays in train: STS-B's largest has 245 rows, against 287 wanted.
 LARGEST_GROUP_SHARE = 0.25

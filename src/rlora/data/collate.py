@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from rlora.tasks.tokenise import Tokens
+from rlora.data.tokenize import Tokens
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Data before it reaches a task: reading, splitting, tokenizing, sampling and collating."""
