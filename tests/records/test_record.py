@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from rlora.io.atomic import write_atomically
-from rlora.records.record import parse_record, read_record, write_record
+from rlora.records.record import SCHEMA, parse_record, read_record, write_record
 
 
 def test_round_trip(record, tmp_path):
@@ -20,7 +20,7 @@ def test_round_trip(record, tmp_path):
 
 def test_the_file_is_plain_json_with_its_schema(record, tmp_path):
     raw = json.loads(write_record(record, tmp_path).read_text())
-    assert raw["schema"] == record.SCHEMA
+    assert raw["schema"] == SCHEMA
     assert raw["run"]["adapter"] == "rlora"
     assert raw["scores"]["test/accuracy"] == 1 / 3
 
