@@ -28,7 +28,7 @@ from rlora.regularizers.base import Step
 from rlora.rows import BY_SUFFIX, FORMATS, read_rows
 from rlora.tasks.base import Task
 from rlora.tasks.generation import GenerationTask
-from rlora.tasks.text import TextClassification
+from rlora.tasks.text_classification import TextClassification
 
 Answer = dict[str, Any]
 

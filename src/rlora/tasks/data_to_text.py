@@ -17,8 +17,8 @@ from rlora.data.locations import data_folder
 from rlora.metrics import nlg
 from rlora.tasks.base import TextScores
 from rlora.tasks.generation import GenerationTask, Prompt
-from rlora.tasks.language import Pair
-from rlora.tasks.texts import write_outputs, write_references
+from rlora.tasks.language_modeling import Pair
+from rlora.tasks.submissions import write_outputs, write_references
 
 _SLOT = re.compile(r"([A-Za-z][A-Za-z ]*)\[([^\]]*)\]")
 _E2E_NAMES = {"eatType": "Type", "priceRange": "price", "familyFriendly": "family friendly"}

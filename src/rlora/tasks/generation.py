@@ -9,7 +9,7 @@ from typing import Any
 from rlora.data.examples import Examples, fingerprint
 from rlora.data.packing import Layout
 from rlora.tasks.base import Decoding, Pen, Writer
-from rlora.tasks.language import LanguageModelling
+from rlora.tasks.language_modeling import LanguageModelling
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from rlora.data.examples import Examples
 from rlora.data.hub import location, read_hub
 from rlora.data.locations import DATA_VARIABLE
 from rlora.data.tsv import class_label, read_tsv, score_label
-from rlora.tasks.text import TextClassification
+from rlora.tasks.text_classification import TextClassification
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rlora.data.examples import Examples
 from rlora.data.splits import generator
-from rlora.tasks.text import TextClassification
+from rlora.tasks.text_classification import TextClassification
 
 PACKAGE = "vaderSentiment"
 FILE = "vader_lexicon.txt"

@@ -19,7 +19,7 @@ from rlora.io.atomic import write_atomically
 from rlora.metrics import answers
 from rlora.tasks.base import TextScores
 from rlora.tasks.generation import GenerationTask, Prompt
-from rlora.tasks.language import Pair
+from rlora.tasks.language_modeling import Pair
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from rlora.models.tiny import byte_tokenizer
-from rlora.tasks.questions import read_questions
+from rlora.tasks.question_answering import read_questions
 
 ROWS = [
     {"instruction": "What is 1 + 1?", "input": "", "output": "It is 2.", "answer": "2"},

@@ -17,8 +17,8 @@ from rlora.data.sampler import EvalBatchSampler, TrainBatchSampler
 from rlora.data.split_plan import Division
 from rlora.data.splits import normalise
 from rlora.data.tokenize import cached_tokens, tokenizer_identity
-from rlora.tasks.labelled import LabelledTask
-from rlora.tasks.predictions import format_prediction, write_table
+from rlora.tasks.submissions import format_prediction, write_table
+from rlora.tasks.supervised import LabelledTask
 
 
 @dataclass(frozen=True)

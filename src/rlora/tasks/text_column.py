@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlora.data.locations import data_folder
-from rlora.tasks.language import LanguageModelling, Pair
+from rlora.tasks.language_modeling import LanguageModelling, Pair
 
 
 @dataclass(kw_only=True, eq=False)
