@@ -8,7 +8,7 @@ from torch.autograd import gradcheck
 from torch.func import functional_call
 
 from rlora.adapters import Site
-from rlora.ops.random import RandomSource
+from rlora.ops.philox import RandomSource
 
 # square, tall and wide, powers of two and not, all of one build so that shared bases are cut
 SITES = [Site("a", 16, 16), Site("b", 24, 16), Site("c", 16, 24), Site("d", 7, 11), Site("e", 13, 6)]

@@ -19,8 +19,8 @@ from rlora.adapters.paths import Path, cheapest, forced, low_rank_costs, transfo
 from rlora.adapters.randlora import RandLoRA
 from rlora.adapters.rlora import RLoRA
 from rlora.adapters.vera import VeRA
-from rlora.ops import products
-from rlora.ops.random import RandomSource
+from rlora.ops import fused_linear
+from rlora.ops.philox import RandomSource
 
 CPU = torch.device("cpu")
 
@@ -158,7 +158,7 @@ def test_vera_projects_an_input_once_for_the_layers_that_read_it(monkeypatch):
     model = zoo.build("bert")
     inject(model, VeRA(rank=5, targets=("q", "k", "v")))
     projections = []
-    monkeypatch.setattr(shared_input, "project", lambda a, x: projections.append(1) or products.project(a, x))
+    monkeypatch.setattr(shared_input, "project", lambda a, x: projections.append(1) or fused_linear.project(a, x))
     zoo.logits(model).sum().backward()
     assert len(projections) == len(model.bert.encoder.layer)
     bases = next(module for module in model.modules() if type(module).__name__ == "VeRABases")

@@ -9,7 +9,7 @@ from rlora.adapters.linear import AdaptedLinear
 from rlora.adapters.lora import LoRA
 from rlora.adapters.rlora import RLoRA
 from rlora.adapters.vera import VeRA
-from rlora.ops.random import RandomSource
+from rlora.ops.philox import RandomSource
 
 METHODS = {
     "rlora": RLoRA(rank=3),

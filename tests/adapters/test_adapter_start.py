@@ -11,7 +11,7 @@ from rlora.adapters import Site
 from rlora.adapters.nola import NOLA
 from rlora.adapters.randlora import BASES, RandLoRA, draw_basis
 from rlora.adapters.rlora import RLoRA
-from rlora.ops.random import RandomSource
+from rlora.ops.philox import RandomSource
 
 SHAPE = (48, 100)  # out, in: neither a power of two
 

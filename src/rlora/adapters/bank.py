@@ -16,7 +16,7 @@ from rlora.adapters.families import roles_of
 from rlora.adapters.inject import MARK, rows_of, site_of
 from rlora.adapters.linear import AdaptedLinear, is_quantised
 from rlora.adapters.targets import find_targets
-from rlora.ops.random import RandomSource
+from rlora.ops.philox import RandomSource
 
 Choice = str | None  # an adapter by its name; None: the backbone alone
 

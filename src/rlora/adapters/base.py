@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlora.adapters.paths import Path, cheapest, low_rank_costs
-from rlora.ops.products import compute_dtype, full_rank_linear, low_rank_linear
-from rlora.ops.random import RandomSource
+from rlora.ops.fused_linear import compute_dtype, full_rank_linear, low_rank_linear
+from rlora.ops.philox import RandomSource
 
 Targets = str | Sequence[str]
 
@@ -141,7 +141,7 @@ class Adapter(Regenerated, ABC):
         return low_rank_costs(tokens, site.in_features, site.out_features, rank, dtype=dtype, trains_a=self.trains_a)
 
     def projected(self, x: Tensor, a: Tensor) -> Tensor | None:
-        """A x as `rlora.ops.products.project` gives it, where layers that read the same x share it; else None."""
+        """A x as `rlora.ops.fused_linear.project` gives it, where layers that read the same x share it; else None."""
         return None
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from rlora.adapters.base import Adapter, Method, Site
-from rlora.ops.random import RandomSource
+from rlora.ops.philox import RandomSource
 
 
 @dataclass(frozen=True)

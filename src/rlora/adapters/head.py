@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlora.adapters.base import Adapter, Method, Site
-from rlora.ops.random import RandomSource
+from rlora.ops.philox import RandomSource
 
 
 @dataclass(frozen=True)

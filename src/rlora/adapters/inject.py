@@ -12,7 +12,7 @@ from rlora.adapters.families import roles_of
 from rlora.adapters.linear import AdaptedLinear, is_quantised, linear_shape
 from rlora.adapters.targets import Target, find_targets, is_linear
 from rlora.ops.fingerprint import fingerprint
-from rlora.ops.random import RandomSource
+from rlora.ops.philox import RandomSource
 
 MARK = "_carries_adapters"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rlora.adapters.base import Adapter, RankedMethod, Site, constant_parameter, uniform_parameter
-from rlora.ops.random import RandomSource
+from rlora.ops.philox import RandomSource
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from rlora.adapters.base import Adapter, RankedMethod, Regenerated, Site, constant_parameter, require_choice
+from rlora.ops.fused_linear import combine
 from rlora.ops.hadamard import fwht, next_power_of_two
-from rlora.ops.products import combine
-from rlora.ops.random import RandomSource
+from rlora.ops.philox import RandomSource
 
 BASES = ("dense", "hadamard")
 

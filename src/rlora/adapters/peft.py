@@ -16,7 +16,7 @@ from rlora.adapters.base import Adapter, Method, Site, Targets
 from rlora.adapters.families import roles_of
 from rlora.adapters.linear import is_quantised
 from rlora.adapters.targets import find_targets
-from rlora.ops.random import RandomSource
+from rlora.ops.philox import RandomSource
 
 NAME = "default"  # what PEFT calls an adapter that nobody named
 SHARED = "peft_shared"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rlora.adapters.base import Adapter, RankedMethod, Regenerated, Site, constant_parameter, cut_to, require_choice
-from rlora.ops.random import RandomSource
+from rlora.ops.philox import RandomSource
 from rlora.ops.random_sum import RandomSum, RandomSumLinear
 
 BASES = ("uniform", "normal", "binary", "sparse", "very_sparse")

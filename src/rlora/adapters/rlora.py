@@ -29,9 +29,9 @@ from rlora.adapters.base import (
     uniform_parameter,
 )
 from rlora.adapters.paths import Path, cheapest, transform_cost
+from rlora.ops.fused_linear import compute_dtype, without_autocast
 from rlora.ops.hadamard import fwht, hadamard_rows, next_power_of_two
-from rlora.ops.products import compute_dtype, without_autocast
-from rlora.ops.random import RandomSource
+from rlora.ops.philox import RandomSource
 
 TRANSFORMS = ("srht", "fastfood")
 FEW_ROWS = 16  # so few rows of H are multiplied by as they are, not through a transform of all

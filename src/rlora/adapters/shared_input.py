@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlora.ops.products import compute_dtype, flat, project, without_autocast
+from rlora.ops.fused_linear import compute_dtype, flat, project, without_autocast
 
 
 class SharedInput:
@@ -22,7 +22,7 @@ class SharedInput:
 
     @torch.no_grad()
     def project(self, a: Tensor, x: Tensor) -> Tensor:
-        """A x of a frozen A (r, in), as `rlora.ops.products.project` gives it, without a graph."""
+        """A x of a frozen A (r, in), as `rlora.ops.fused_linear.project` gives it, without a graph."""
         dtype = compute_dtype(x)
         facts = (x._version, dtype, a.data_ptr(), a.shape, a._version) if not _uncounted(x, a) else None
         if facts is not None and self._x is not None and self._x() is x and self._facts == facts:

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from rlora.adapters.base import Adapter, RankedMethod, Regenerated, Site, along, constant_parameter, cut_to
 from rlora.adapters.shared_input import SharedInput
-from rlora.ops.random import RandomSource
+from rlora.ops.philox import RandomSource
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from rlora.ops.random import log_exact, normal_quantile
+from rlora.ops.philox import log_exact, normal_quantile
 
 EDGES = [0.5, 0.075, 0.925, np.nextafter(0.075, 0), np.nextafter(0.925, 1), np.exp(-25.0), 2.0**-53, 1 - 2.0**-53]
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck
 
-from rlora.ops.products import by_token, combine, contract, full_rank_linear, low_rank_linear, project
+from rlora.ops.fused_linear import by_token, combine, contract, full_rank_linear, low_rank_linear, project
 from rlora.ops.random_sum import RandomSum, RandomSumLinear, stacked
 
 SHAPES = [(5, 7), (7, 5), (6, 6)]  # out, in

@@ -5,7 +5,7 @@ import philox_reference
 import pytest
 import torch
 
-from rlora.ops.random import RandomSource, fractions, raw_words, signs, symmetric_uniforms
+from rlora.ops.philox import RandomSource, fractions, raw_words, signs, symmetric_uniforms
 
 # Random123, tests/kat_vectors, the three "philox4x64 10" lines: counter, key, answer
 KNOWN_ANSWERS = [

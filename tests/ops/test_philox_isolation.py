@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from rlora.ops import random as portable
-from rlora.ops.random import RandomSource
+from rlora.ops import philox as portable
+from rlora.ops.philox import RandomSource
 
 FINGERPRINT = """
 import hashlib, sys
 import torch
-from rlora.ops.random import RandomSource
+from rlora.ops.philox import RandomSource
 torch.set_num_threads(int(sys.argv[1]))
 torch.manual_seed(int(sys.argv[1]))
 torch.set_default_dtype(torch.float64 if sys.argv[1] == "3" else torch.float32)
