@@ -11,7 +11,7 @@ from rich.console import Console
 from rlora.adapters import inject
 from rlora.adapters.lora import LoRA
 from rlora.decoding import Generator
-from rlora.models.tiny import random_model
+from rlora.models.random_init import random_model
 from rlora.tasks.base import Decoding
 
 CONFIG = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}

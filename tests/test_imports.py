@@ -226,7 +226,7 @@ def test_a_file_is_short_and_says_what_it_is(file):
         ("from rlora.tasks.base import Task", "rlora.adapters.lora", 1),
         ("def f():\n    from rlora import experiment", "rlora.tasks.glue", 2),
         ("from ..adapters import inject", "rlora.tasks.glue", 1),
-        ("import rlora.module", "rlora.models.tiny", 1),
+        ("import rlora.module", "rlora.models.random_init", 1),
         ("from rlora.tasks.glue import GLUE", "rlora.module", 1),
         ("import numpy", "rlora.records.record", 1),
         ("import omegaconf", "rlora.tasks.glue", 1),

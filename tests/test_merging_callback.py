@@ -40,9 +40,9 @@ def test_where_layers_share_a_weight_it_says_so_once(caplog):
 
 
 def test_where_layers_share_a_weight_a_run_goes_on(tiny_experiment, tmp_path, monkeypatch):
-    from rlora.models import tiny
+    from rlora.models import random_init
 
-    make = tiny.random_model
+    make = random_init.random_model
 
     def tied(*args, **options):
         backbone = make(*args, **options)
@@ -50,7 +50,7 @@ def test_where_layers_share_a_weight_a_run_goes_on(tiny_experiment, tmp_path, mo
         second.query.weight = first.query.weight
         return backbone
 
-    monkeypatch.setattr(tiny, "random_model", tied)
+    monkeypatch.setattr(random_init, "random_model", tied)
     experiment = tiny_experiment("adapter.targets=[q]", folder=tmp_path)
     experiment.run()
     assert len({id(wrapper.weight) for wrapper in experiment.adapters.wrappers}) == 1

@@ -18,7 +18,7 @@ from rlora.adapters import files, inject
 from rlora.adapters.lora import LoRA
 from rlora.adapters.peft import Peft
 from rlora.io.safetensors import parse_tensors
-from rlora.models.tiny import random_model
+from rlora.models.random_init import random_model
 
 BERT = {
     "model_type": "bert",

@@ -7,7 +7,7 @@ import torch
 from rlora.adapters import files, inject
 from rlora.adapters.lora import LoRA
 from rlora.adapters.peft import Peft
-from rlora.models.tiny import random_model
+from rlora.models.random_init import random_model
 
 ENCODER = {
     "model_type": "bert",

@@ -26,7 +26,7 @@ def test_a_task_brings_its_model(compose, task):
 def test_an_explicit_model_wins_over_glue(compose, words):
     found = compose(*words)
     assert (found.choices["task"], found.choices["model"]) == ("rte", "tiny_encoder")
-    assert found.config["model"]["_target_"] == "rlora.models.tiny.random_model"
+    assert found.config["model"]["_target_"] == "rlora.models.random_init.random_model"
 
 
 @pytest.mark.parametrize("words", [("task=lexicon", "model=roberta_base"), ("model=roberta_base", "task=lexicon")])

@@ -103,8 +103,8 @@ def test_the_yaml_shows_every_option(compose, group, option):
     ("node", "told"),
     [
         ({"_target_": "rlora.adapters.lora.LoRA", "rnk": 4}, "rnk"),
-        ({"_target_": "rlora.models.tiny.random_model"}, "config"),
-        ({"_target_": "rlora.models.tiny.random_model", "config": {}, "seed": 1}, "seed"),
+        ({"_target_": "rlora.models.random_init.random_model"}, "config"),
+        ({"_target_": "rlora.models.random_init.random_model", "config": {}, "seed": 1}, "seed"),
         ({"_target_": "rlora.models.pretrained.package", "name": "x", "dtyp": "float32"}, "dtyp"),
     ],
 )

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 from rlora.data.packing import IGNORED, Layout, Packed, Padded, Sequences, pack
 from rlora.data.tokenize import Tokens
 from rlora.models.pretrained import finish
-from rlora.models.tiny import byte_tokenizer
+from rlora.models.random_init import byte_tokenizer
 from rlora.module import OWN_KEYS
 
 END = 9

@@ -11,7 +11,7 @@ from rlora.adapters.nola import NOLA
 from rlora.adapters.randlora import RandLoRA
 from rlora.adapters.rlora import RLoRA
 from rlora.adapters.vera import VeRA
-from rlora.models.tiny import random_model
+from rlora.models.random_init import random_model
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 FAMILIES = {

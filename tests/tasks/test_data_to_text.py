@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rlora.metrics.files import read_pairs
-from rlora.models.tiny import byte_tokenizer
+from rlora.models.random_init import byte_tokenizer
 from rlora.tasks.data_to_text import linearised
 
 E2E = {

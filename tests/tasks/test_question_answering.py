@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from rlora.models.tiny import byte_tokenizer
+from rlora.models.random_init import byte_tokenizer
 from rlora.tasks.question_answering import read_questions
 
 ROWS = [

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from rlora.models import quantized
+from rlora.models import quantization
 from rlora.rebuilt import Rebuilt
 
 log = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ def write_merged(run: Rebuilt, folder: Path) -> None:
     Raises:
         ValueError: the backbone cannot hold the sum.
     """
-    if was := quantized.dense(run.backbone.net):
+    if was := quantization.dense(run.backbone.net):
         log.warning("W was held as %s: the sum is added to what that stands for, and written unquantised", was)
     if reason := run.adapters.mergeable():
         raise ValueError(f"it cannot be merged: {reason}")

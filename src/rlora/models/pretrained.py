@@ -13,7 +13,7 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from rlora.integrations.hf_hub import hub_answers
-from rlora.models import quantized
+from rlora.models import quantization
 from rlora.models.backbone import Backbone
 from rlora.ops.fingerprint import fingerprint
 
@@ -43,7 +43,7 @@ def pretrained(
         dtype: "float32", "bfloat16" or "float16", for the frozen weights and all else.
         attention: Implementation of attention as transformers names it.
         gradient_checkpointing: Recompute activations in backward: memory against time.
-        quantize: "int8" or "nf4": hold the frozen weights in few bits, see `rlora.models.quantized`; None: in dtype.
+        quantize: "int8" or "nf4": hold the frozen weights in few bits, see `rlora.models.quantization`; None: in dtype.
 
     Raises:
         ValueError: the hub cannot be reached, the directory does not hold a model, or it cannot be quantised.
@@ -161,7 +161,7 @@ def finish(
         net.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     made = Backbone(source, net, tokenizer, fresh, fingerprint(net, fresh))
     if quantize is not None:
-        quantized.quantize(net, quantize)
+        quantization.quantize(net, quantize)
     return made
 
 

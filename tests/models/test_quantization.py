@@ -10,8 +10,8 @@ from rlora.adapters import inject
 from rlora.adapters.full import Full
 from rlora.adapters.lora import LoRA
 from rlora.config.build import build
-from rlora.models.quantized import dense, quantize
-from rlora.models.tiny import random_model
+from rlora.models.quantization import dense, quantize
+from rlora.models.random_init import random_model
 
 pytest.importorskip("torchao")
 ADAPTERS = ("lora", "rlora", "nola", "randlora", "vera")

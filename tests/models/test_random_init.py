@@ -6,7 +6,7 @@ import torch
 from rlora.adapters import inject
 from rlora.adapters.lora import LoRA
 from rlora.config.build import build
-from rlora.models.tiny import byte_tokenizer, random_model
+from rlora.models.random_init import byte_tokenizer, random_model
 
 HEAD = {"kind": "classification", "num_labels": 2}
 MODULES = ("classifier", "score")
