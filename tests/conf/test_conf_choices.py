@@ -10,8 +10,8 @@ MODELS = {
     "glue": "roberta_base",
     "lexicon": "minilm",
     "data_to_text": "gpt2_medium",
-    "column": "gpt2_mini",
-    "questions": "llama_7b",
+    "text_column": "gpt2_mini",
+    "question_answering": "llama_7b",
 }
 TASKS = sorted(file.stem for file in (CONF / "task").glob("*.yaml"))
 

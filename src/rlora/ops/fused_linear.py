@@ -5,13 +5,14 @@ and their gradients stay in their own (float32).
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from rlora.ops.context import compute_dtype, without_autocast
 
 THIN = 32  # products with at most so many rows are split below
 BLOCKS = 16
@@ -74,20 +75,6 @@ def full_rank_linear(
     """
     result: Tensor = _FullRankLinear.apply(x, weight, bias, delta, again)
     return result
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which a product with x runs here: autocast's, else x's own."""
-    kind = x.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
-        return torch.get_autocast_dtype(kind)
-    return x.dtype
-
-
-def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    """The context of a function that has chosen its dtypes itself."""
-    kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def flat(x: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ On CUDA a Triton kernel (`rlora.ops.hadamard_triton`) transforms, elsewhere smal
 
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
@@ -13,6 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from rlora.ops.context import without_autocast
 
 WHOLE = 64  # up to here H_n is one factor
 MAX_FACTOR = 32  # else the factors are at most so large, so that the cost grows as n log n
@@ -90,7 +91,7 @@ def fwht(x: Tensor, n: int | None = None) -> Tensor:
     if _differs_from_products(x, n):
         result: Tensor = _Transform.apply(x, n, n)
         return result
-    with _without_autocast(x):
+    with without_autocast(x):
         return _product(x.reshape(-1, d), n, n).reshape(*x.shape[:-1], n)
 
 
@@ -106,7 +107,7 @@ class _Transform(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, n: int, columns: int) -> Tensor:
-        with _without_autocast(x):
+        with without_autocast(x):
             return _run(x.reshape(-1, x.shape[-1]), n, columns).reshape(*x.shape[:-1], columns)
 
     @staticmethod
@@ -126,11 +127,6 @@ class _Transform(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int, None, None], x: Tensor, n: int, columns: int) -> tuple[Tensor, int]:
         return _Transform.apply(x.movedim(in_dims[0], 0), n, columns), 0
-
-
-def _without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def _rows_at_a_time(n: int) -> int:

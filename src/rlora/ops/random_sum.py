@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rlora.ops.fused_linear import compute_dtype, flat, unflat, without_autocast
+from rlora.ops.context import compute_dtype, without_autocast
+from rlora.ops.fused_linear import flat, unflat
 
 
 def stacked(lambda_: Tensor, gamma: Tensor, a: Tensor, scale: float) -> Tensor:
