@@ -13,7 +13,7 @@ from benchmarks.progress import within
 from benchmarks.settings import FileSettings
 from benchmarks.timing import Action, Prepare, Say, compare, take_turns
 from benchmarks.variants import adapted_modules, our_methods, peft_configs
-from rlora.adapters import Method, files, inject
+from rlora.adapters import Method, checkpoint, inject
 
 BACKBONE = {"source": "random weights", "fingerprint": "benchmark"}
 PROJECTION = ", projection saved"
@@ -50,14 +50,14 @@ def measure(settings: FileSettings, device: torch.device, say: Say) -> dict[str,
 
 def _ours(base: nn.Module, method: Method, folder: Path) -> tuple[dict[str, int], Prepare, Prepare]:
     adapters = inject(same_weights(base), method)
-    size = files.save(adapters, folder, backbone=BACKBONE, extra={})
+    size = checkpoint.save(adapters, folder, backbone=BACKBONE, extra={})
 
     def attach() -> Action:
         model = same_weights(base)
-        return lambda: files.load(inject(model, method), folder, fingerprint=BACKBONE["fingerprint"])
+        return lambda: checkpoint.load(inject(model, method), folder, fingerprint=BACKBONE["fingerprint"])
 
     def fill() -> Action:
-        return lambda: files.load(adapters, folder, fingerprint=BACKBONE["fingerprint"])
+        return lambda: checkpoint.load(adapters, folder, fingerprint=BACKBONE["fingerprint"])
 
     return {"bytes": size, "parameters": adapters.report().adapter}, attach, fill
 

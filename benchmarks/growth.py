@@ -13,7 +13,7 @@ from benchmarks.settings import GrowthSettings, Ranks
 from benchmarks.timing import Action, Prepare, Say, compare, take_turns
 from benchmarks.variants import our_methods
 from rlora.adapters import Method, inject
-from rlora.adapters.paths import Path, forced
+from rlora.adapters.dispatch import Path, forced
 
 FROZEN = "frozen"
 TRANSFORMED = "rlora (transformed)"  # whatever the rank

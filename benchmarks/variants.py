@@ -11,13 +11,12 @@ from torch import nn
 from benchmarks.naive_nola import wrap_layers
 from benchmarks.settings import Ranks
 from rlora.adapters import Method, inject
-from rlora.adapters.families import roles_of
 from rlora.adapters.head import Head
 from rlora.adapters.lora import LoRA
 from rlora.adapters.nola import NOLA
 from rlora.adapters.randlora import RandLoRA
 from rlora.adapters.rlora import RLoRA
-from rlora.adapters.targets import find_targets
+from rlora.adapters.targets import find_targets, roles_of
 from rlora.adapters.vera import VeRA
 
 LIMIT = "limit"

@@ -8,7 +8,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from rlora.adapters import files
+from rlora.adapters import checkpoint
 from rlora.module import FineTuning
 from rlora.records.record import read_record
 
@@ -48,7 +48,7 @@ def finished(tiny_run, tmp_path_factory):
 
 
 def tensors(folder):
-    return load_file(folder / "adapter" / files.ADAPTER) | load_file(folder / "adapter" / files.HEAD)
+    return load_file(folder / "adapter" / checkpoint.ADAPTER) | load_file(folder / "adapter" / checkpoint.HEAD)
 
 
 def same(first, second):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlora.adapters import files
+from rlora.adapters import checkpoint
 from rlora.module import FineTuning
 from rlora.records.record import read_record
 
@@ -20,7 +20,7 @@ def words(adapter):
 
 
 def tensors(folder):
-    return load_file(folder / "adapter" / files.ADAPTER) | load_file(folder / "adapter" / files.HEAD)
+    return load_file(folder / "adapter" / checkpoint.ADAPTER) | load_file(folder / "adapter" / checkpoint.HEAD)
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from rlora import prior
-from rlora.adapters import files
+from rlora.adapters import checkpoint
 from rlora.data.disjoint_parts import one_of_each
 from rlora.module import FineTuning
 from rlora.regularizers.certificate import (
@@ -180,7 +180,7 @@ class Certification:
         adapters = self.module.adapter_set
         trained = [*adapters.adapter_parameters().values(), *adapters.head_parameters().values()]
         own = [parameter.detach().clone() for parameter in trained]
-        files.load(adapters, folder / "adapter", fingerprint=self.module.identity["backbone"])
+        checkpoint.load(adapters, folder / "adapter", fingerprint=self.module.identity["backbone"])
         try:
             yield
         finally:

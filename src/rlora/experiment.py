@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from rlora import certification, decoding, prior, restore
-from rlora.adapters import AdapterSet, files, inject
+from rlora.adapters import AdapterSet, checkpoint, inject
 from rlora.callbacks.recorder import Recorder
 from rlora.config.build import build, plain, show
 from rlora.config.config_hash import identity
@@ -148,7 +148,7 @@ class Experiment:
         """Take a learnt prior's mean as the start and as the prior's mean."""
         facts = prior.facts(learnt, self.config)
         certification.check_prior(self.task, facts)
-        files.load(self.adapters, learnt / "adapter", fingerprint=self.backbone.fingerprint)
+        checkpoint.load(self.adapters, learnt / "adapter", fingerprint=self.backbone.fingerprint)
         self.module.prior = facts
         self.module.regularizer.recentre()
 
@@ -157,7 +157,7 @@ class Experiment:
         identity = {
             "backbone": self.backbone.fingerprint,
             "random_structure": self.adapters.digest,
-            "method": json.dumps(files.fixed_options(self.adapters.method)),
+            "method": json.dumps(checkpoint.fixed_options(self.adapters.method)),
             "task": self.choices.get("task", ""),
         }
         module = FineTuning(
@@ -233,10 +233,10 @@ class Experiment:
             )
         if not same_task:
             log.info("the saved head belongs to another task: the adapter is loaded, the head starts anew")
-        files.load(self.adapters, directory, fingerprint=self.backbone.fingerprint, head=same_task)
+        checkpoint.load(self.adapters, directory, fingerprint=self.backbone.fingerprint, head=same_task)
         if not self.config["train"]:
             restore.load_regularizer(self.module.regularizer, directory)
-            self.module.prior = files.read_card(directory).get("prior", self.module.prior)
+            self.module.prior = checkpoint.read_card(directory).get("prior", self.module.prior)
 
     def _finish(self, scores: dict[str, float]) -> Record:
         config, directory = self.config, self.job.directory
@@ -286,7 +286,9 @@ class Experiment:
         source = {"source": self.backbone.source, "fingerprint": self.backbone.fingerprint}
         extra = {"config": self.module.run_config, "prior": self.module.prior}
         beside = restore.regularizer_files(self.module.regularizer)
-        return files.save(self.adapters, self.job.directory / "adapter", backbone=source, extra=extra, beside=beside)
+        return checkpoint.save(
+            self.adapters, self.job.directory / "adapter", backbone=source, extra=extra, beside=beside
+        )
 
     def _record(self, scores: dict[str, float], size: int | None, certificate: dict[str, Any] | None) -> Record:
         config, report, monitor = self.config, self.adapters.report(), f"validation/{self.task.monitor}"

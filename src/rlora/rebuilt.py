@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rlora import restore
-from rlora.adapters import AdapterSet, files, inject
+from rlora.adapters import AdapterSet, checkpoint, inject
 from rlora.config.build import build
 from rlora.models.backbone import Backbone
 from rlora.records.record import FILE, Record, read_record
@@ -53,7 +53,7 @@ def rebuild(run: Path) -> Rebuilt:
     regularizer: Regularizer = build(config["regularizer"])
     trained = {"adapter": adapters.adapter_parameters(), "head": adapters.head_parameters()}
     regularizer.prepare(backbone.net, trained, num_examples=1)
-    files.load(adapters, saved.adapter, fingerprint=backbone.fingerprint)
+    checkpoint.load(adapters, saved.adapter, fingerprint=backbone.fingerprint)
     restore.load_regularizer(regularizer, saved.adapter)
     backbone.net.eval()
     file = saved.run / FILE

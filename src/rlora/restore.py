@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import save as dump_tensors
 from torch import nn
 
-from rlora.adapters import files
+from rlora.adapters import checkpoint
 from rlora.config.allowlist import check_targets
 from rlora.io.safetensors import read_tensors
 
@@ -60,12 +60,12 @@ def find_saved(path: str, *, resume: bool) -> Saved:
     place = Path(path).expanduser()
     if place.is_file():
         return Saved(place, None, place, _checked(read_checkpoint(place)["rlora"].get("config"), place))
-    if (place / files.CARD).is_file():
-        card = files.read_card(place)
-        return Saved(place, place, None, _checked(card.get("config"), place / files.CARD))
+    if (place / checkpoint.CARD).is_file():
+        card = checkpoint.read_card(place)
+        return Saved(place, place, None, _checked(card.get("config"), place / checkpoint.CARD))
     if not (place / CONFIG).is_file():
         raise ValueError(
-            f"ckpt_path={path} is neither a run folder (with {CONFIG}), nor an adapter folder (with {files.CARD}), "
+            f"ckpt_path={path} is neither a run folder (with {CONFIG}), nor an adapter folder (with {checkpoint.CARD}), "
             "nor a .ckpt file"
         )
     config = _read_config(place / CONFIG)
@@ -73,7 +73,7 @@ def find_saved(path: str, *, resume: bool) -> Saved:
     best = place / "checkpoints" / "best.ckpt"
     if resume and last.is_file():
         return Saved(place, None, last, config)
-    if not resume and (adapter / files.CARD).is_file():
+    if not resume and (adapter / checkpoint.CARD).is_file():
         return Saved(place, adapter, None, config)
     if not resume and best.is_file():
         return Saved(place, None, best, config)

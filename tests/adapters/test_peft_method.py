@@ -4,7 +4,7 @@ import peft
 import pytest
 import torch
 
-from rlora.adapters import files, inject
+from rlora.adapters import checkpoint, inject
 from rlora.adapters.lora import LoRA
 from rlora.adapters.peft import Peft
 from rlora.models.random_init import random_model
@@ -68,9 +68,9 @@ def test_every_type_trains_saves_loads_and_merges(kind, tmp_path):
     trained = {id(p) for p in (*adapters.adapter_parameters().values(), *adapters.head_parameters().values())}
     assert all(p.grad is None for p in net.parameters() if id(p) not in trained)
 
-    files.save(adapters, tmp_path / "adapter", backbone={"source": "", "fingerprint": "x"}, extra={})
+    checkpoint.save(adapters, tmp_path / "adapter", backbone={"source": "", "fingerprint": "x"}, extra={})
     other, fresh = adapted(kind)
-    files.load(fresh, tmp_path / "adapter", fingerprint="x")
+    checkpoint.load(fresh, tmp_path / "adapter", fingerprint="x")
     torch.testing.assert_close(other(TOKENS).logits, unmerged, rtol=1e-5, atol=1e-6)
 
     before = {name: p.detach().clone() for name, p in net.named_parameters()}

@@ -13,9 +13,7 @@ from rlora.adapters import Method
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "conf").rglob("*.yaml"))
 ADAPTERS = sorted((ROOT / "conf" / "adapter").glob("*.yaml"))
-MODULES = sorted(
-    file.stem for file in (ROOT / "src" / "rlora" / "adapters").glob("*.py") if not file.stem.startswith("_")
-)
+MODULES = sorted(file.stem for file in (ROOT / "src" / "rlora" / "adapters").iterdir() if not file.stem.startswith("_"))
 FIRST = ["rank", "alpha", "dropout", "targets"]
 
 
@@ -26,7 +24,8 @@ def short(file):
 def methods_of(stem):
     """The methods that a module of the adapters defines."""
     module = importlib.import_module(f"rlora.adapters.{stem}")
-    members = [m for _, m in inspect.getmembers(module, inspect.isclass) if m.__module__ == module.__name__]
+    classes = [m for _, m in inspect.getmembers(module, inspect.isclass)]
+    members = [m for m in classes if f"{m.__module__}.".startswith(f"{module.__name__}.")]
     return [member for member in members if issubclass(member, Method) and not inspect.isabstract(member)]
 
 

@@ -9,7 +9,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from rlora.adapters import files
+from rlora.adapters import checkpoint
 from rlora.records.record import read_record
 
 ADAPTERS = sorted(file.stem for file in (Path(__file__).parents[2] / "conf" / "adapter").glob("*.yaml"))
@@ -158,7 +158,7 @@ def test_the_files_hold_exactly_what_trained(run):
         assert all(torch.equal(tensors[key], parameters[key]) for key in tensors)
         assert all(tensor.dtype == torch.float32 for tensor in tensors.values())
     assert run.record.adapter_file_bytes == (folder / "adapter.safetensors").stat().st_size
-    card = files.read_card(folder)
+    card = checkpoint.read_card(folder)
     assert card["backbone"]["fingerprint"] == run.record.backbone["fingerprint"]
     assert card["random_structure"] == run.record.backbone["random_structure"]
     assert card["parameters"]["adapter"] == run.record.parameters.adapter
@@ -169,7 +169,7 @@ def test_a_loaded_adapter_is_bit_identical(pair, run, adapted, logits):
     fresh = adapted(model, adapter)
     trained = logits(run.experiment.backbone)
     assert not torch.equal(logits(fresh.backbone), trained)
-    files.load(fresh.adapters, run.folder / "adapter", fingerprint=fresh.backbone.fingerprint)
+    checkpoint.load(fresh.adapters, run.folder / "adapter", fingerprint=fresh.backbone.fingerprint)
     assert torch.equal(logits(fresh.backbone), trained)
 
 
@@ -177,7 +177,7 @@ def test_the_head_can_stay_out_of_a_load(pair, run, adapted):
     adapter, model = pair
     fresh = adapted(model, adapter)
     head = values(fresh.adapters.head_parameters())
-    files.load(fresh.adapters, run.folder / "adapter", fingerprint=fresh.backbone.fingerprint, head=False)
+    checkpoint.load(fresh.adapters, run.folder / "adapter", fingerprint=fresh.backbone.fingerprint, head=False)
     assert all(torch.equal(head[name], p) for name, p in fresh.adapters.head_parameters().items())
     trained = run.experiment.adapters.adapter_parameters()
     assert all(torch.equal(trained[name], p) for name, p in fresh.adapters.adapter_parameters().items())

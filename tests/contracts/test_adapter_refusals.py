@@ -1,4 +1,4 @@
-"""What `files.load` refuses, for every adapter of conf/adapter: one sentence, and a model left as it was."""
+"""What `checkpoint.load` refuses, for every adapter of conf/adapter: one sentence, and a model left as it was."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rlora.adapters import files
+from rlora.adapters import checkpoint
 from rlora.adapters.base import Regenerated
 
 ADAPTERS = sorted(file.stem for file in (Path(__file__).parents[2] / "conf" / "adapter").glob("*.yaml"))
@@ -35,7 +35,7 @@ def saved(adapted, move, tmp_path_factory):
             move(made.adapters.adapter_parameters() | made.adapters.head_parameters())
             folder = tmp_path_factory.mktemp(adapter) / "adapter"
             source = {"source": made.backbone.source, "fingerprint": made.backbone.fingerprint}
-            files.save(made.adapters, folder, backbone=source, extra={})
+            checkpoint.save(made.adapters, folder, backbone=source, extra={})
             folders[adapter] = folder
         return folders[adapter]
 
@@ -52,7 +52,7 @@ def refused(made, folder, fingerprint=None):
     """The one sentence of a refusal, after which nothing has changed."""
     before = {name: tensor.clone() for name, tensor in made.net.state_dict().items()}
     with pytest.raises(ValueError, match=r"\S") as caught:
-        files.load(made.adapters, folder, fingerprint=fingerprint or made.backbone.fingerprint)
+        checkpoint.load(made.adapters, folder, fingerprint=fingerprint or made.backbone.fingerprint)
     after = made.net.state_dict()
     assert list(before) == list(after)
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -64,15 +64,15 @@ def refused(made, folder, fingerprint=None):
 def rewritten(tensors, file):
     """Other tensors in the place of a file's, with a card that agrees."""
     save_file(tensors, file)
-    card = json.loads((file.parent / files.CARD).read_text())
+    card = json.loads((file.parent / checkpoint.CARD).read_text())
     card["sha256"][file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
-    (file.parent / files.CARD).write_text(json.dumps(card))
+    (file.parent / checkpoint.CARD).write_text(json.dumps(card))
 
 
 def trained_file(folder):
     """The adapter's tensors, or the head's where the adapter has none of its own."""
-    file = folder / files.ADAPTER
-    return file if load_file(file) else folder / files.HEAD
+    file = folder / checkpoint.ADAPTER
+    return file if load_file(file) else folder / checkpoint.HEAD
 
 
 def altered(made):
@@ -80,7 +80,7 @@ def altered(made):
     method = made.adapters.method
     for option in fields(method) if hasattr(method, "__dataclass_fields__") else []:
         value = getattr(method, option.name)
-        if option.name in files.FREE:
+        if option.name in checkpoint.FREE:
             continue
         if isinstance(value, bool):
             yield option.name, not value
@@ -104,8 +104,8 @@ def regenerates(made):
 
 def test_the_right_one_loads(adapter, adapted, saved):
     made = adapted(MODEL, adapter)
-    files.load(made.adapters, saved(adapter), fingerprint=made.backbone.fingerprint)
-    held = load_file(saved(adapter) / files.ADAPTER) | load_file(saved(adapter) / files.HEAD)
+    checkpoint.load(made.adapters, saved(adapter), fingerprint=made.backbone.fingerprint)
+    held = load_file(saved(adapter) / checkpoint.ADAPTER) | load_file(saved(adapter) / checkpoint.HEAD)
     trained = made.adapters.adapter_parameters() | made.adapters.head_parameters()
     assert all(torch.equal(held[name], trained[name]) for name in held)
     assert len(held) == len(trained)
@@ -128,7 +128,7 @@ def test_another_random_structure(adapter, adapted, saved):
         assert "random structure" in told
         assert "seed" in told
     else:  # all of it is in the file
-        files.load(made.adapters, saved(adapter), fingerprint=made.backbone.fingerprint)
+        checkpoint.load(made.adapters, saved(adapter), fingerprint=made.backbone.fingerprint)
 
 
 def test_another_option(adapter, adapted, saved):
@@ -162,10 +162,10 @@ def test_dropout_may_differ(adapter, adapted, saved):
     if not hasattr(made.adapters.method, "dropout"):
         pytest.skip("this method has no dropout")
     made = adapted(MODEL, adapter, dropout=0.3)
-    files.load(made.adapters, saved(adapter), fingerprint=made.backbone.fingerprint)
+    checkpoint.load(made.adapters, saved(adapter), fingerprint=made.backbone.fingerprint)
 
 
-@pytest.mark.parametrize("name", [files.ADAPTER, files.HEAD])
+@pytest.mark.parametrize("name", [checkpoint.ADAPTER, checkpoint.HEAD])
 def test_a_file_cut_short(adapter, adapted, copied, name):
     made, whole = adapted(MODEL, adapter), (copied / name).read_bytes()
     for length in (0, 4, 8, len(whole) // 2, len(whole) - 1):
@@ -221,7 +221,7 @@ def test_other_names_and_shapes(adapter, adapted, copied):
     assert "shape" in refused(made, copied)
 
 
-@pytest.mark.parametrize("name", [files.ADAPTER, files.HEAD, files.CARD])
+@pytest.mark.parametrize("name", [checkpoint.ADAPTER, checkpoint.HEAD, checkpoint.CARD])
 def test_a_missing_file(adapter, adapted, copied, name):
     (copied / name).unlink()
     assert name in refused(adapted(MODEL, adapter), copied)
@@ -241,8 +241,8 @@ only_lora = pytest.mark.parametrize("adapter", ["lora"], indirect=True)
     "text", ["", "{", "[]", "null", "{}", '{"format": 2}', '{"format": "1"}'], ids=["empty", "cut", *"abcde"]
 )
 def test_a_card_that_is_none(adapter, adapted, copied, text):
-    (copied / files.CARD).write_text(text)
-    assert files.CARD in refused(adapted(MODEL, adapter), copied)
+    (copied / checkpoint.CARD).write_text(text)
+    assert checkpoint.CARD in refused(adapted(MODEL, adapter), copied)
 
 
 @only_lora
@@ -250,21 +250,21 @@ def test_a_card_that_is_none(adapter, adapted, copied, text):
     ("key", "value"), [("backbone", None), ("backbone", "bert"), ("method", None), ("method", [1]), ("method", {})]
 )
 def test_a_card_with_a_wrong_entry(adapter, adapted, copied, key, value):
-    card = json.loads((copied / files.CARD).read_text())
-    (copied / files.CARD).write_text(json.dumps(card | {key: value}))
+    card = json.loads((copied / checkpoint.CARD).read_text())
+    (copied / checkpoint.CARD).write_text(json.dumps(card | {key: value}))
     refused(adapted(MODEL, adapter), copied)
 
 
 @only_lora
 def test_a_card_of_a_later_format(adapter, adapted, copied):
-    card = json.loads((copied / files.CARD).read_text())
-    (copied / files.CARD).write_text(json.dumps(card | {"format": files.FORMAT + 1}))
-    assert f"format {files.FORMAT}" in refused(adapted(MODEL, adapter), copied)
+    card = json.loads((copied / checkpoint.CARD).read_text())
+    (copied / checkpoint.CARD).write_text(json.dumps(card | {"format": checkpoint.FORMAT + 1}))
+    assert f"format {checkpoint.FORMAT}" in refused(adapted(MODEL, adapter), copied)
 
 
 @only_lora
 def test_a_card_without_an_entry(adapter, adapted, copied):
-    card = json.loads((copied / files.CARD).read_text())
+    card = json.loads((copied / checkpoint.CARD).read_text())
     for key in ("backbone", "method", "random_structure"):
-        (copied / files.CARD).write_text(json.dumps({k: value for k, value in card.items() if k != key}))
+        (copied / checkpoint.CARD).write_text(json.dumps({k: value for k, value in card.items() if k != key}))
         refused(adapted(MODEL, adapter), copied)

@@ -8,7 +8,7 @@ adapters = inject(model, LoRA(rank=8, targets=["query", "value"]), head=["classi
 
 from rlora.adapters.adapter_set import AdapterSet, ParameterReport
 from rlora.adapters.base import Adapter, Method, RankedMethod, Site
-from rlora.adapters.files import load, save
+from rlora.adapters.checkpoint import load, save
 from rlora.adapters.inject import inject
 
 __all__ = ["Adapter", "AdapterSet", "Method", "ParameterReport", "RankedMethod", "Site", "inject", "load", "save"]

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlora.adapters.paths import Path, cheapest, low_rank_costs
+from rlora.adapters.dispatch import Path, cheapest, low_rank_costs
 from rlora.ops.context import compute_dtype
 from rlora.ops.fused_linear import full_rank_linear, low_rank_linear
 from rlora.ops.philox import RandomSource

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from rlora.adapters.adapter_set import AdapterSet, structure_digest
 from rlora.adapters.base import Adapter, Method, Site
-from rlora.adapters.families import roles_of
 from rlora.adapters.linear import AdaptedLinear, is_quantised, linear_shape
-from rlora.adapters.targets import Target, find_targets, is_linear
+from rlora.adapters.targets import Target, find_targets, is_linear, roles_of
 from rlora.ops.fingerprint import fingerprint
 from rlora.ops.philox import RandomSource
 

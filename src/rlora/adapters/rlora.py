@@ -28,7 +28,7 @@ from rlora.adapters.base import (
     require_choice,
     uniform_parameter,
 )
-from rlora.adapters.paths import Path, cheapest, transform_cost
+from rlora.adapters.dispatch import Path, cheapest, transform_cost
 from rlora.ops.context import compute_dtype, without_autocast
 from rlora.ops.hadamard import fwht, hadamard_rows, next_power_of_two
 from rlora.ops.philox import RandomSource

@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
-from rlora.adapters.peft import NAME, SHARED, PeftSet
-from rlora.adapters.peft_files import BANK
+from rlora.adapters.peft.files import BANK
+from rlora.adapters.peft.method import NAME, SHARED, PeftSet
 from rlora.export.peft_lora import PREFIX, TASK_TYPES, head_modules
 
 BANKS = {"VERA": ("vera_A", "vera_B"), "RANDLORA": ("randlora_A", "randlora_B")}  # frozen, and shared by layers

@@ -7,7 +7,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rlora.adapters.peft import PeftSet
+from rlora.adapters.peft.method import PeftSet
 from rlora.adapters.randlora import RandLoRA
 from rlora.export import lost
 from rlora.export.card import base_name, model_card

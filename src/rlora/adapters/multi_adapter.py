@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from rlora.adapters import files
+from rlora.adapters import checkpoint
 from rlora.adapters.base import Adapter, Method
-from rlora.adapters.families import roles_of
 from rlora.adapters.inject import MARK, rows_of, site_of
 from rlora.adapters.linear import AdaptedLinear, is_quantised
-from rlora.adapters.targets import find_targets
+from rlora.adapters.targets import find_targets, roles_of
 from rlora.ops.philox import RandomSource
 
 Choice = str | None  # an adapter by its name; None: the backbone alone
@@ -55,11 +54,11 @@ class AdapterBank:
         Args:
             name: What it is called from now on.
             method: Its method with the options it was trained with.
-            folder: As `rlora.adapters.files.save` wrote it.
+            folder: As `rlora.adapters.checkpoint.save` wrote it.
             seed: Its run's seed.
 
         Raises:
-            ValueError: the name is taken, the method trains the backbone's own weights, or see `files.load`.
+            ValueError: the name is taken, the method trains the backbone's own weights, or see `checkpoint.load`.
         """
         if name in self.names:
             raise ValueError(f"there is an adapter {name} already: give another name")
@@ -76,7 +75,7 @@ class AdapterBank:
             for target, update in zip(targets, updates, strict=True):
                 rows = rows_of(self.model.get_submodule(target.module), target)
                 parts.setdefault(target.module, []).append((*rows, update))
-            head = files.load_updates(
+            head = checkpoint.load_updates(
                 dict(zip([site.name for site in sites], updates, strict=True)),
                 dict(self.model.named_parameters()),
                 method,

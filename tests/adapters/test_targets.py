@@ -4,9 +4,8 @@ import adapter_zoo as zoo
 import pytest
 
 from rlora.adapters import inject
-from rlora.adapters.families import FAMILIES
 from rlora.adapters.lora import LoRA
-from rlora.adapters.targets import Role, Target, find_targets
+from rlora.adapters.targets import FAMILIES, Role, Target, find_targets
 
 BLOCKS = {"q": Role(r"attn\.c_attn", (0, 3)), "v": Role(r"attn\.c_attn", (2, 3))}
 BERT_SUFFIXES = {

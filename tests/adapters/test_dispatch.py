@@ -11,11 +11,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
-from rlora.adapters import inject, shared_input
+from rlora.adapters import inject, vera
 from rlora.adapters.base import Site
+from rlora.adapters.dispatch import Path, cheapest, forced, low_rank_costs, transform_cost
 from rlora.adapters.linear import AdaptedLinear
 from rlora.adapters.lora import LoRA
-from rlora.adapters.paths import Path, cheapest, forced, low_rank_costs, transform_cost
 from rlora.adapters.randlora import RandLoRA
 from rlora.adapters.rlora import RLoRA
 from rlora.adapters.vera import VeRA
@@ -158,7 +158,7 @@ def test_vera_projects_an_input_once_for_the_layers_that_read_it(monkeypatch):
     model = zoo.build("bert")
     inject(model, VeRA(rank=5, targets=("q", "k", "v")))
     projections = []
-    monkeypatch.setattr(shared_input, "project", lambda a, x: projections.append(1) or fused_linear.project(a, x))
+    monkeypatch.setattr(vera, "project", lambda a, x: projections.append(1) or fused_linear.project(a, x))
     zoo.logits(model).sum().backward()
     assert len(projections) == len(model.bert.encoder.layer)
     bases = next(module for module in model.modules() if type(module).__name__ == "VeRABases")

@@ -10,12 +10,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from rlora.adapters import peft_files
 from rlora.adapters.adapter_set import AdapterSet
 from rlora.adapters.base import Adapter, Method, Site, Targets
-from rlora.adapters.families import roles_of
 from rlora.adapters.linear import is_quantised
-from rlora.adapters.targets import find_targets
+from rlora.adapters.peft import files
+from rlora.adapters.targets import find_targets, roles_of
 from rlora.ops.philox import RandomSource
 
 NAME = "default"  # what PEFT calls an adapter that nobody named
@@ -88,7 +87,7 @@ class Peft(Method):
         from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
         original = dict(model.named_parameters())
-        foreign = peft_files.read(Path(self.path)) if self.path is not None else None
+        foreign = files.read(Path(self.path)) if self.path is not None else None
         config = foreign.config if foreign else self.peft_config(self._modules(model))
         if hasattr(config, "fan_in_fan_out"):
             config.fan_in_fan_out = any(type(module).__name__ == "Conv1D" for module in model.modules())
@@ -104,7 +103,7 @@ class Peft(Method):
         if any(True for _ in shared.parameters()):
             model.add_module(SHARED, shared)
         if foreign:
-            peft_files.fill(model, foreign, NAME)
+            files.fill(model, foreign, NAME)
         return _set_of(self, model, seed, original, list(head))
 
     def _modules(self, model: nn.Module) -> list[str]:

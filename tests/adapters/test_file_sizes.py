@@ -3,7 +3,7 @@
 import pytest
 from transformers import AutoModelForSequenceClassification, RobertaConfig
 
-from rlora.adapters import files, inject
+from rlora.adapters import checkpoint, inject
 from rlora.adapters.lora import LoRA
 from rlora.adapters.randlora import RandLoRA
 from rlora.adapters.rlora import RLoRA
@@ -24,6 +24,6 @@ def test_adapter_file_of_roberta_base(tmp_path, method, parameters, megabytes):
     head = [name for name, _ in net.named_parameters() if name.startswith("classifier.")]
     adapters = inject(net, method, head=head)
     assert adapters.report().adapter == parameters
-    size = files.save(adapters, tmp_path / "adapter", backbone={"source": "none", "fingerprint": ""}, extra={})
-    assert size == (tmp_path / "adapter" / files.ADAPTER).stat().st_size
+    size = checkpoint.save(adapters, tmp_path / "adapter", backbone={"source": "none", "fingerprint": ""}, extra={})
+    assert size == (tmp_path / "adapter" / checkpoint.ADAPTER).stat().st_size
     assert 4 * parameters < size < 1e6 * megabytes

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save, save_file
 
-from rlora.adapters import files, inject
+from rlora.adapters import checkpoint, inject
 from rlora.adapters.lora import LoRA
 from rlora.adapters.peft import Peft
 from rlora.io.safetensors import parse_tensors
@@ -43,7 +43,7 @@ def ours(tmp_path_factory):
     made = inject(fresh(), LoRA(rank=2), head=HEAD)
     for parameter in (*made.adapter_parameters().values(), *made.head_parameters().values()):
         torch.nn.init.normal_(parameter)
-    files.save(made, folder, backbone={"source": "", "fingerprint": "x"}, extra={})
+    checkpoint.save(made, folder, backbone={"source": "", "fingerprint": "x"}, extra={})
     return folder, inject(fresh(), LoRA(rank=2), head=HEAD)
 
 
@@ -91,13 +91,13 @@ def test_a_damaged_tensor_file_of_ours_is_refused_whole(ours, tmp_path, kind):
     target = shutil.copytree(folder, tmp_path / "adapter")
     draw, before = random.Random(kind), state(adapters.model)
     for number in range(CASES):
-        name = draw.choice([files.ADAPTER, files.HEAD])
+        name = draw.choice([checkpoint.ADAPTER, checkpoint.HEAD])
         content = (folder / name).read_bytes()
         changed = damaged(content, kind, draw)
         (target / name).write_bytes(changed)
         if changed != content:
             with pytest.raises(ValueError, match=rf"{name}"):
-                files.load(adapters, target, fingerprint="x")
+                checkpoint.load(adapters, target, fingerprint="x")
             assert same(adapters.model, before), number
         (target / name).write_bytes(content)
 
@@ -107,14 +107,14 @@ def test_a_damaged_card_loads_the_same_or_is_refused(ours, tmp_path, kind):
     folder, adapters = ours
     target = shutil.copytree(folder, tmp_path / "adapter")
     draw, before = random.Random(kind), state(adapters.model)
-    content = (folder / files.CARD).read_bytes()
-    files.load(adapters, folder, fingerprint="x")
+    content = (folder / checkpoint.CARD).read_bytes()
+    checkpoint.load(adapters, folder, fingerprint="x")
     loaded = state(adapters.model)
     for _ in range(CASES):
         adapters.model.load_state_dict(before)
-        (target / files.CARD).write_bytes(damaged(content, kind, draw))
+        (target / checkpoint.CARD).write_bytes(damaged(content, kind, draw))
         try:
-            files.load(adapters, target, fingerprint="x")
+            checkpoint.load(adapters, target, fingerprint="x")
         except ValueError:
             assert same(adapters.model, before)
         else:
@@ -171,9 +171,9 @@ def test_a_damaged_config_of_pefts_is_read_or_refused(theirs, tmp_path, kind):
 def test_pickles_and_deep_nesting_are_refused(ours, theirs, tmp_path):
     folder, adapters = ours
     target = shutil.copytree(folder, tmp_path / "ours")
-    (target / files.CARD).write_text("[" * 100_000)
+    (target / checkpoint.CARD).write_text("[" * 100_000)
     with pytest.raises(ValueError, match="cannot be read"):
-        files.load(adapters, target, fingerprint="x")
+        checkpoint.load(adapters, target, fingerprint="x")
     target = shutil.copytree(theirs, tmp_path / "theirs")
     torch.save(load_file(target / "adapter_model.safetensors"), target / "adapter_model.bin")
     (target / "adapter_model.safetensors").unlink()

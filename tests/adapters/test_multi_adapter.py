@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from rlora.adapters import files
-from rlora.adapters.bank import AdapterBank
+from rlora.adapters import checkpoint
 from rlora.adapters.full import Full
 from rlora.adapters.lora import LoRA
+from rlora.adapters.multi_adapter import AdapterBank
 
 TOKENS = torch.arange(20).reshape(2, 10) + 5
 CHOSEN = {"one": ("lora", ("q", "v")), "two": ("rlora", "all-linear"), "three": ("randlora", ("q",))}
@@ -23,7 +23,7 @@ def filled(request, trained, fresh, tmp_path):
             for parameter in made.adapters.head_parameters().values():
                 parameter += number  # so that heads differ
             answers[name] = made.net(TOKENS).logits
-        files.save(made.adapters, tmp_path / name, backbone={"source": "", "fingerprint": "x"}, extra={})
+        checkpoint.save(made.adapters, tmp_path / name, backbone={"source": "", "fingerprint": "x"}, extra={})
         bank.add(name, made.adapters.method, tmp_path / name, seed=0)
     return bank, answers
 
@@ -59,7 +59,7 @@ def test_texts_are_generated_row_by_row_and_beam_by_beam(trained, fresh, tmp_pat
     words = {"do_sample": False, "num_beams": 3, "max_new_tokens": 6, "use_cache": True, "pad_token_id": 0}
     for name, (method, targets) in CHOSEN.items():
         made = trained("llama", method, targets, kind="text")
-        files.save(made.adapters, tmp_path / name, backbone={"source": "", "fingerprint": "x"}, extra={})
+        checkpoint.save(made.adapters, tmp_path / name, backbone={"source": "", "fingerprint": "x"}, extra={})
         bank.add(name, made.adapters.method, tmp_path / name, seed=0)
         alone[name] = made.net.generate(TOKENS, **words)
     with bank.using(["three", "two"]) as model:
@@ -72,7 +72,7 @@ def test_what_does_not_fit_is_refused_and_leaves_the_bank_as_it_was(filled, trai
     bank, answers = filled
     names = set(dict(bank.model.named_modules()))
     made = trained("bert", "lora")
-    files.save(made.adapters, tmp_path / "foreign", backbone={"source": "", "fingerprint": "y"}, extra={})
+    checkpoint.save(made.adapters, tmp_path / "foreign", backbone={"source": "", "fingerprint": "y"}, extra={})
     for name, method, told in [
         ("one", made.adapters.method, "there is an adapter one already"),
         ("new", Full(), "is no update of linear layers"),
