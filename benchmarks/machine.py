@@ -16,10 +16,10 @@ UNSTABLE = frozenset({"load_average", "git_commit", "git_dirty"})  # may differ 
 def keep_freed_memory() -> bool:
     """Let the process keep memory it has freed, where this version of rlora can; say whether it does."""
     try:
-        from rlora import memory
+        from rlora.training import allocator
     except ImportError:
         return False
-    return memory.keep_freed_memory() is not False
+    return allocator.keep_freed_memory() is not False
 
 
 def environment(device: torch.device, keeps_memory: bool) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import yaml
 from safetensors.torch import load_file
 
 from rlora.adapters import checkpoint
-from rlora.module import FineTuning
 from rlora.records.record import read_record
+from rlora.training.module import FineTuning
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The number of training batches", "ignore:The dirpath has changed", "ignore:Total length of `list`"

@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import load_file
 
 from rlora.adapters import checkpoint
-from rlora.module import FineTuning
 from rlora.records.record import read_record
+from rlora.training.module import FineTuning
 
 ADAPTERS = ["lora", "rlora", "nola", "randlora", "vera", "full", "bitfit", "head", "peft"]
 pytestmark = pytest.mark.filterwarnings(

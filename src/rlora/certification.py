@@ -21,7 +21,6 @@ from torch.utils.data import DataLoader
 from rlora import prior
 from rlora.adapters import checkpoint
 from rlora.data.disjoint_parts import one_of_each
-from rlora.module import FineTuning
 from rlora.regularizers.certificate import (
     CertificateOptions,
     GibbsRisk,
@@ -33,6 +32,7 @@ from rlora.regularizers.noise import check_draws_for_each, draw_for_each, one_dr
 from rlora.regularizers.pac_bayes import PACBayes
 from rlora.regularizers.posterior import GaussianPosterior
 from rlora.tasks.base import Task
+from rlora.training.module import FineTuning
 
 NO_RIVAL = (
     "with a prior of the start values no predictor is at hand that never saw these examples: give the folder of one "

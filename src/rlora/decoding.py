@@ -19,8 +19,8 @@ from torch import Tensor
 
 from rlora.adapters import AdapterSet
 from rlora.io.atomic import write_atomically
-from rlora.module import FineTuning
 from rlora.tasks.base import Decoding, Pen, TextScores, Writer
+from rlora.training.module import FineTuning
 
 log = logging.getLogger(__name__)
 

@@ -18,22 +18,22 @@ from rich.console import Console
 
 from rlora import certification, decoding, prior, restore
 from rlora.adapters import AdapterSet, checkpoint, inject
-from rlora.callbacks.recorder import Recorder
 from rlora.config.build import build, plain, show
 from rlora.config.config_hash import identity
 from rlora.config.job import Job, check
 from rlora.console import print_summary, quieten
 from rlora.integrations import wandb_run
 from rlora.io.atomic import write_atomically
-from rlora.memory import keep_freed_memory
 from rlora.models.backbone import Backbone
-from rlora.module import FineTuning, write_predictions
 from rlora.records import study
 from rlora.records.environment import environment, forget_peak_memory, is_first_process
 from rlora.records.record import FILE, Parameters, Record, Run, final_numbers, write_record
 from rlora.regularizers.certificate import CertificateOptions
 from rlora.tasks.base import Task, Writer
-from rlora.training import GROUPS, make_trainer
+from rlora.training.allocator import keep_freed_memory
+from rlora.training.callbacks.recorder import Recorder
+from rlora.training.module import FineTuning, write_predictions
+from rlora.training.trainer import GROUPS, make_trainer
 
 log = logging.getLogger(__name__)
 

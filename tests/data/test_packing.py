@@ -9,7 +9,7 @@ from rlora.data.packing import IGNORED, Layout, Packed, Padded, Sequences, pack
 from rlora.data.tokenize import Tokens
 from rlora.models.pretrained import finish
 from rlora.models.random_init import byte_tokenizer
-from rlora.module import OWN_KEYS
+from rlora.training.module import OWN_KEYS
 
 END = 9
 

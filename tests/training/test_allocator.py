@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from rlora import memory
+from rlora.training import allocator
 
 GLIBC = platform.libc_ver()[0] == "glibc"
 LOOP = """
 import json, resource, sys
 import torch
-from rlora.memory import keep_freed_memory
+from rlora.training.allocator import keep_freed_memory
 
 def rounds(count):
     for _ in range(count):
@@ -30,7 +30,7 @@ print(json.dumps([kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - bef
 
 def faults(how, **settings):
     """(whether it says that memory is kept, page faults of 600 MiB allocated in all)."""
-    own = {key: value for key, value in os.environ.items() if not key.startswith(memory.OWN_SETTINGS)}
+    own = {key: value for key, value in os.environ.items() if not key.startswith(allocator.OWN_SETTINGS)}
     command = [sys.executable, "-c", LOOP, how]
     done = subprocess.run(command, env={**own, **settings}, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
@@ -59,9 +59,9 @@ def test_settings_of_the_environment_are_kept(setting):
 
 
 def test_nothing_happens_with_another_c_library(monkeypatch):
-    monkeypatch.setattr(memory, "_has_glibc", lambda: False)
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: pytest.fail("called the C library"))
-    assert memory.keep_freed_memory() is False
+    monkeypatch.setattr(allocator, "_has_glibc", lambda: False)
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: pytest.fail("called the C library"))
+    assert allocator.keep_freed_memory() is False
 
 
 @pytest.mark.parametrize("fault", [ValueError, OSError, AttributeError])
@@ -69,8 +69,8 @@ def test_a_system_without_the_name_has_no_glibc(monkeypatch, fault):
     def confstr(_):
         raise fault
 
-    monkeypatch.setattr(memory.os, "confstr", confstr, raising=False)
-    assert memory._has_glibc() is False
+    monkeypatch.setattr(allocator.os, "confstr", confstr, raising=False)
+    assert allocator._has_glibc() is False
 
 
 def test_a_run_asks_for_it(tiny_job, tmp_path, monkeypatch):

@@ -9,10 +9,10 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlora.adapters import inject
-from rlora.callbacks.progress import Progress
-from rlora.callbacks.recorder import Recorder
 from rlora.config.build import build
-from rlora.masks import known_padding
+from rlora.training.attention_masks import known_padding
+from rlora.training.callbacks.progress import Progress
+from rlora.training.callbacks.recorder import Recorder
 
 FAMILIES = {
     "bert": ["model=tiny_encoder"],
@@ -117,7 +117,7 @@ def test_the_bar_shows_the_last_loss_beside_what_is_logged_for_it():
 
 
 def test_a_look_at_the_mask_would_be_seen(tiny_run, tmp_path, reads, monkeypatch):
-    monkeypatch.setattr("rlora.module.known_padding", lambda padded: known_padding(None))
+    monkeypatch.setattr("rlora.training.module.known_padding", lambda padded: known_padding(None))
     tiny_run("trainer.max_epochs=1", "trainer.log_every_n_steps=100", folder=tmp_path)
     assert len(reads.places) == 3  # one a batch
     assert all(("masking_utils.py", "_ignore_bidirectional_mask_sdpa") in places for places in reads.places)

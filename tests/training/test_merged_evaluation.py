@@ -8,8 +8,8 @@ from torch import nn
 
 from rlora.adapters import AdapterSet, inject
 from rlora.adapters.lora import LoRA
-from rlora.callbacks.merged_evaluation import MergedEvaluation
 from rlora.records.record import read_record
+from rlora.training.callbacks.merged_evaluation import MergedEvaluation
 
 pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches", "ignore:The dirpath has changed")
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from rlora.callbacks.merged_evaluation import MergedEvaluation
-from rlora.module import FineTuning
 from rlora.records.record import read_record
+from rlora.training.callbacks.merged_evaluation import MergedEvaluation
+from rlora.training.module import FineTuning
 
 ADAPTERS = ["lora", "rlora", "nola", "randlora", "vera"]
 IN_PLACE = ["bitfit", "head", "full"]

@@ -7,11 +7,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from rlora.adapters import AdapterSet
-from rlora.callbacks.checkpoint import AtomicCheckpointIO
-from rlora.callbacks.merged_evaluation import MergedEvaluation
 from rlora.config.build import build
 from rlora.config.flatten import flat
 from rlora.tasks.base import Task
+from rlora.training.callbacks.checkpoint import AtomicCheckpointIO
+from rlora.training.callbacks.merged_evaluation import MergedEvaluation
 
 GROUPS = ("task", "model", "adapter", "regularizer")  # whose options name a run
 

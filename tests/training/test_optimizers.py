@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from rlora.config.build import build
-from rlora.optimization import SCHEDULES, adamw, schedule
+from rlora.training.optimizers import SCHEDULES, adamw, schedule
 
 PEAK = 0.5
 

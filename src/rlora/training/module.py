@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 
 from rlora.adapters import AdapterSet
-from rlora.masks import known_padding
 from rlora.regularizers.base import Regularizer, Step
 from rlora.tasks.base import Task
+from rlora.training.attention_masks import known_padding
 
 log = logging.getLogger(__name__)
 Batch = dict[str, Any]
