@@ -16,7 +16,7 @@ from benchmarks.settings import DecodingSettings
 from benchmarks.timing import Say, compare, take_turns
 from rlora.adapters import AdapterSet, inject
 from rlora.adapters.lora import LoRA
-from rlora.decoding import Generator
+from rlora.evaluation.generate import Generator
 from rlora.models.mini import mini_decoder
 from rlora.tasks.data_to_text import E2E
 

@@ -59,13 +59,13 @@ RULES = {
         },
         ANY,
     ),
-    "rlora.prior": (
+    "rlora.evaluation.prior_run": (
         {"rlora.config.config_hash", "rlora.config.job", "rlora.config.flatten", "rlora.records.record"},
         set(),
     ),
-    "rlora.certification": (
+    "rlora.evaluation.certify": (
         {
-            "rlora.prior",
+            "rlora.evaluation.prior_run",
             "rlora.adapters",
             "rlora.training.module",
             "rlora.regularizers",
@@ -74,7 +74,10 @@ RULES = {
         },
         ANY,
     ),
-    "rlora.decoding": ({"rlora.adapters", "rlora.io.atomic", "rlora.training.module", "rlora.tasks.base"}, ANY),
+    "rlora.evaluation.generate": (
+        {"rlora.adapters", "rlora.io.atomic", "rlora.training.module", "rlora.tasks.base"},
+        ANY,
+    ),
     "rlora.export": (
         {
             "rlora.adapters",
@@ -97,22 +100,22 @@ RULES = {
         },
         ANY,
     ),
-    "rlora.rows": (set(), set()),
-    "rlora.prediction": (
+    "rlora.evaluation.inputs": (set(), set()),
+    "rlora.evaluation.predict": (
         {
             "rlora.config.build",
             "rlora.console",
-            "rlora.decoding",
+            "rlora.evaluation.generate",
             "rlora.config.flatten",
             "rlora.rebuilt",
             "rlora.regularizers.base",
-            "rlora.rows",
+            "rlora.evaluation.inputs",
             "rlora.tasks",
             "rlora.data",
         },
         ANY,
     ),
-    "predict": ({"rlora.prediction"}, set()),
+    "predict": ({"rlora.evaluation.predict"}, set()),
     "rlora.records.status": ({"rlora.records.record"}, set()),
     "rlora.reports": (
         {"rlora.reports", "rlora.config.flatten", "rlora.records.record", "rlora.records.status", "rlora.io.atomic"},

@@ -16,12 +16,13 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from rich.console import Console
 
-from rlora import certification, decoding, prior, restore
+from rlora import restore
 from rlora.adapters import AdapterSet, checkpoint, inject
 from rlora.config.build import build, plain, show
 from rlora.config.config_hash import identity
 from rlora.config.job import Job, check
 from rlora.console import print_summary, quieten
+from rlora.evaluation import certify, generate, prior_run
 from rlora.integrations import wandb_run
 from rlora.io.atomic import write_atomically
 from rlora.models.backbone import Backbone
@@ -86,7 +87,7 @@ class Experiment:
             resume = self.saved.checkpoint is not None and config["train"]
             config, self.choices = restore.bring(config, job.choices, self.saved, job.words, resume=resume)
         if config["train"] or config["certify"]:
-            config = prior.with_part(config)
+            config = prior_run.with_part(config)
         self.config = config
         check(config, job)
         if is_first_process():
@@ -110,7 +111,7 @@ class Experiment:
         config = self.config
         resumed = self.saved is not None and self.saved.checkpoint is not None  # a checkpoint holds its prior
         self.certificate_options = CertificateOptions(**config["certificate"])
-        learnt = None if resumed else prior.find(config, self.job, run=self._run_another)
+        learnt = None if resumed else prior_run.find(config, self.job, run=self._run_another)
         L.seed_everything(config["seed"], workers=True, verbose=False)
         self.task: Task = build(config["task"])
         self.backbone: Backbone = build(config["model"], **self.task.head(), seed=config["seed"])
@@ -128,7 +129,7 @@ class Experiment:
             self._start_from(learnt)
         self.recorder = Recorder()
         if config["certify"]:
-            certification.check(self.module, self.certificate_options)
+            certify.check(self.module, self.certificate_options)
         failed = True
         try:
             self.trainer = make_trainer(self.config, self.choices, self.task, self.adapters, self.recorder)
@@ -146,8 +147,8 @@ class Experiment:
 
     def _start_from(self, learnt: Path) -> None:
         """Take a learnt prior's mean as the start and as the prior's mean."""
-        facts = prior.facts(learnt, self.config)
-        certification.check_prior(self.task, facts)
+        facts = prior_run.facts(learnt, self.config)
+        certify.check_prior(self.task, facts)
         checkpoint.load(self.adapters, learnt / "adapter", fingerprint=self.backbone.fingerprint)
         self.module.prior = facts
         self.module.regularizer.recentre()
@@ -247,7 +248,7 @@ class Experiment:
             write_predictions(self.trainer, self.module, self.job.directory / "predictions")
         certificate = None
         if config["certify"]:
-            certificate = certification.certify(self.module, self.trainer, self.certificate_options, self.console)
+            certificate = certify.certify(self.module, self.trainer, self.certificate_options, self.console)
         record = self._record(scores, size, certificate)
         for logger in self.trainer.loggers:
             logger.log_metrics(final_numbers(record))
@@ -270,7 +271,7 @@ class Experiment:
         if isinstance(self.task, Writer):
             earlier = self.saved.run / "texts" if self.saved else None
             folder = self.job.directory / "texts"
-            found = decoding.write_and_score(self.module, self.trainer, folder, self.console, earlier)
+            found = generate.write_and_score(self.module, self.trainer, folder, self.console, earlier)
             scores |= found.values
             self.missing = found.missing
             for name, reason in found.missing.items():

@@ -66,7 +66,9 @@ class FineTuning(L.LightningModule):
         self.identity, self.run_config = identity, run_config
         self.loader_names: dict[str, list[str]] = {}
         self.start = (0, 0)  # epoch, and batches of it that are done
-        self.prior: dict[str, Any] = {"kind": "start"}  # how a posterior's prior was made, see rlora.prior
+        self.prior: dict[str, Any] = {
+            "kind": "start"
+        }  # how a posterior's prior was made, see rlora.evaluation.prior_run
         self.metrics = nn.ModuleDict()
         if regularizer.needs_bounded_loss and not task.has_bounded_loss:
             raise ValueError(

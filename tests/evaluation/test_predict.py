@@ -9,9 +9,9 @@ import sys
 import pytest
 import torch
 
-from rlora.prediction import main
+from rlora.evaluation.inputs import read_rows
+from rlora.evaluation.predict import main
 from rlora.rebuilt import rebuild
-from rlora.rows import read_rows
 
 WORDS = ["good", "terrible", "so and so"]
 

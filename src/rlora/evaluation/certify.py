@@ -18,9 +18,9 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from rlora import prior
 from rlora.adapters import checkpoint
 from rlora.data.disjoint_parts import one_of_each
+from rlora.evaluation import prior_run
 from rlora.regularizers.certificate import (
     CertificateOptions,
     GibbsRisk,
@@ -54,7 +54,7 @@ def check(module: FineTuning, options: CertificateOptions) -> None:
             f"certify=true bounds the 0-1 loss of classification, which task={module.task.name} has not: leave it out"
         )
     if options.rival is not None:
-        facts = prior.facts(Path(options.rival).expanduser(), module.run_config, "certificate.rival")
+        facts = prior_run.facts(Path(options.rival).expanduser(), module.run_config, "certificate.rival")
         check_prior(module.task, facts, "rival")
 
 
@@ -63,7 +63,7 @@ def check_prior(task: Task, facts: dict[str, Any], name: str = "prior") -> None:
 
     Args:
         task: Whose training rows are to be certified; `describe` tells their `part` and the digests of all `parts`.
-        facts: `kind` ("start" or "learnt") and, of a learnt one, what `rlora.prior.facts` tells.
+        facts: `kind` ("start" or "learnt") and, of a learnt one, what `rlora.evaluation.prior_run.facts` tells.
         name: What it is.
 
     Raises:

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from rlora.certification import Certification, check_prior
+from rlora.evaluation.certify import Certification, check_prior
 from rlora.records.record import read_record
 from rlora.regularizers.certificate import CertificateOptions
 from rlora.regularizers.noise import one_draw

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from rlora.adapters import inject
 from rlora.adapters.lora import LoRA
-from rlora.decoding import Generator
+from rlora.evaluation.generate import Generator
 from rlora.models.random_init import random_model
 from rlora.tasks.base import Decoding
 
