@@ -18,7 +18,7 @@ ASKED_FOR_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def job(config: DictConfig) -> float | None:
     """Run one job; Hydra calls it with the composed config."""
-    from rlora import experiment  # heavy: a mistyped word is answered without it
+    from rlora.runs import experiment
 
     return experiment.run(config, hydra_job())
 

@@ -22,8 +22,8 @@ from benchmarks.progress import Progress
 from benchmarks.report import device_of, markdown
 from benchmarks.settings import Settings, quick
 from benchmarks.summary import print_summary
-from rlora.console import quieten
 from rlora.io.atomic import write_atomically
+from rlora.runs.console import quieten
 
 ROOT = Path(__file__).parents[1]
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {

@@ -116,7 +116,7 @@ def tiny_job(small_lexicon, tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_run(tiny_job):
     """Function (*words, folder): compose, then `experiment.run` in this process; gives the score it returns."""
-    from rlora.experiment import run
+    from rlora.runs.experiment import run
 
     def start(*words, folder):
         config, job = tiny_job(*words, folder=folder)
@@ -128,7 +128,7 @@ def tiny_run(tiny_job):
 @pytest.fixture(scope="session")
 def tiny_experiment(tiny_job):
     """Function (*words, folder): the Experiment, whose `run()` leaves its parts to look at."""
-    from rlora.experiment import Experiment
+    from rlora.runs.experiment import Experiment
 
     def prepare(*words, folder):
         return Experiment(*tiny_job(*words, folder=folder), Console(quiet=True))

@@ -17,8 +17,8 @@ ANY = None  # any library but Hydra
 
 # package or module: what it may import of this project, and which libraries beside Python's own
 RULES = {
-    "train": ({"rlora.experiment", "rlora.config.build"}, HYDRA),
-    "rlora.experiment": ({"rlora"}, "with hydra"),
+    "train": ({"rlora.runs.experiment", "rlora.config.build"}, HYDRA),
+    "rlora.runs.experiment": ({"rlora"}, "with hydra"),
     "rlora.config.build": ({"rlora.config.job", "rlora.config.flatten"}, "with hydra"),
     "rlora.config.job": (set(), set()),
     "rlora.records.record": ({"rlora.io.atomic"}, set()),
@@ -37,14 +37,14 @@ RULES = {
     ),
     "rlora.training.callbacks": ({"rlora.training.callbacks", "rlora.records.record", "rlora.adapters"}, ANY),
     "rlora.training.optimizers": (set(), ANY),
-    "rlora.restore": ({"rlora.adapters", "rlora.io", "rlora.config.allowlist"}, ANY),
+    "rlora.runs.resume": ({"rlora.adapters", "rlora.io", "rlora.config.allowlist"}, ANY),
     "rlora.config.allowlist": (set(), set()),
     "rlora.records.environment": ({"rlora.records.record"}, ANY),
-    "rlora.console": ({"rlora.records.record"}, ANY),
+    "rlora.runs.console": ({"rlora.records.record"}, ANY),
     "rlora.integrations.hf_hub": (set(), ANY),
     "rlora.config.flatten": (set(), set()),
     "rlora.config.config_hash": ({"rlora.config.flatten"}, set()),
-    "rlora.multirun": ({"rlora.records.status", "rlora.records.record"}, "with hydra"),
+    "rlora.runs.multirun": ({"rlora.records.status", "rlora.records.record"}, "with hydra"),
     "rlora.records.study": (
         {"rlora.config.config_hash", "rlora.config.job", "rlora.records.status", "rlora.records.record"},
         set(),
@@ -82,21 +82,21 @@ RULES = {
         {
             "rlora.adapters",
             "rlora.config.build",
-            "rlora.console",
+            "rlora.runs.console",
             "rlora.export",
             "rlora.models",
-            "rlora.rebuilt",
+            "rlora.runs.load",
         },
         ANY,
     ),
-    "rlora.rebuilt": (
+    "rlora.runs.load": (
         {
             "rlora.adapters",
             "rlora.config.build",
             "rlora.models.backbone",
             "rlora.records.record",
             "rlora.regularizers.base",
-            "rlora.restore",
+            "rlora.runs.resume",
         },
         ANY,
     ),
@@ -104,10 +104,10 @@ RULES = {
     "rlora.evaluation.predict": (
         {
             "rlora.config.build",
-            "rlora.console",
+            "rlora.runs.console",
             "rlora.evaluation.generate",
             "rlora.config.flatten",
-            "rlora.rebuilt",
+            "rlora.runs.load",
             "rlora.regularizers.base",
             "rlora.evaluation.inputs",
             "rlora.tasks",
@@ -216,7 +216,7 @@ def test_only_the_rim_knows_hydra():
         for _, name in imports(file.read_text(), module_name(file))
         if name.partition(".")[0] in HYDRA
     }
-    assert users <= {"train", "rlora.experiment", "rlora.config.build", "rlora.multirun"}
+    assert users <= {"train", "rlora.runs.experiment", "rlora.config.build", "rlora.runs.multirun"}
 
 
 def test_every_rule_is_about_something():
@@ -242,7 +242,7 @@ def test_a_file_is_short_and_says_what_it_is(file):
         ("from rlora.tasks.glue import GLUE", "rlora.training.module", 1),
         ("import numpy", "rlora.records.record", 1),
         ("import omegaconf", "rlora.tasks.glue", 1),
-        ("from hydra.utils import instantiate", "rlora.restore", 1),
+        ("from hydra.utils import instantiate", "rlora.runs.resume", 1),
     ],
 )
 def test_the_check_finds_an_arrow_that_runs_back(source, module, line):
@@ -250,8 +250,8 @@ def test_the_check_finds_an_arrow_that_runs_back(source, module, line):
 
 
 def test_the_check_tells_modules_from_their_contents():
-    assert imports("from rlora import restore\nfrom rlora.config.build import build", "rlora.experiment") == [
-        (1, "rlora.restore"),
+    assert imports("from rlora import restore\nfrom rlora.config.build import build", "rlora.runs.experiment") == [
+        (1, "rlora.runs.resume"),
         (2, "rlora.config.build"),
     ]
     assert imports("def f():\n    import wandb", "rlora.x", inside_functions=False) == []

@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rlora.config.build import build
 from rlora.config.job import Job
 from rlora.evaluation.predict import main as predict
-from rlora.experiment import run
 from rlora.export.__main__ import main as export
 from rlora.metrics import captions
 from rlora.records.record import read_record
+from rlora.runs.experiment import run
 
 ADAPTERS = sorted(("lora", "rlora", "nola", "randlora", "vera", "full", "bitfit"))
 WORDS = (

@@ -11,7 +11,7 @@ import torch
 
 from rlora.evaluation.inputs import read_rows
 from rlora.evaluation.predict import main
-from rlora.rebuilt import rebuild
+from rlora.runs.load import rebuild
 
 WORDS = ["good", "terrible", "so and so"]
 

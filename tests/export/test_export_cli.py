@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification
 
 from rlora.export.__main__ import main
 from rlora.export.hub import push
-from rlora.rebuilt import rebuild
+from rlora.runs.load import rebuild
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 ADAPTERS = {"lora": [], "nola": ["adapter.num_bases=4"], "randlora": ["adapter.rank=8"], "peft": []}

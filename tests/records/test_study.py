@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 from omegaconf import OmegaConf
 
-from rlora import experiment
 from rlora.config.config_hash import essence, identity
 from rlora.records import study
 from rlora.records.record import read_lines, read_record
+from rlora.runs import experiment
 
 WORDS = ("adapter=rlora", "adapter.rank=2", "trainer.max_epochs=1")
 

@@ -74,7 +74,7 @@ def test_a_system_without_the_name_has_no_glibc(monkeypatch, fault):
 
 
 def test_a_run_asks_for_it(tiny_job, tmp_path, monkeypatch):
-    from rlora import experiment
+    from rlora.runs import experiment
 
     class Asked(Exception):
         """What the run stops with."""

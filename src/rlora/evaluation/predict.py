@@ -18,14 +18,14 @@ from torch import Tensor
 
 from rlora.config.build import build
 from rlora.config.flatten import flat
-from rlora.console import quieten
 from rlora.data.collate import EncodedSplit, Padding
 from rlora.data.examples import Examples
 from rlora.data.tokenize import tokenise
 from rlora.evaluation.generate import Generator
 from rlora.evaluation.inputs import BY_SUFFIX, FORMATS, read_rows
-from rlora.rebuilt import Rebuilt, rebuild
 from rlora.regularizers.base import Step
+from rlora.runs.console import quieten
+from rlora.runs.load import Rebuilt, rebuild
 from rlora.tasks.base import Task
 from rlora.tasks.generation import GenerationTask
 from rlora.tasks.text_classification import TextClassification

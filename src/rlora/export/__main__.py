@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from rlora.console import quieten
 from rlora.export.hub import push
 from rlora.export.write import FORMATS, write
-from rlora.rebuilt import rebuild
+from rlora.runs.console import quieten
+from rlora.runs.load import rebuild
 
 
 def parser() -> argparse.ArgumentParser:

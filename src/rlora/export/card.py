@@ -1,6 +1,6 @@
 """The README beside an exported adapter or model: what it is, how it was trained, what it scored, how to load it."""
 
-from rlora.rebuilt import Rebuilt
+from rlora.runs.load import Rebuilt
 
 LOADING = {
     "merged": """from transformers import {auto}, AutoTokenizer

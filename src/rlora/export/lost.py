@@ -7,7 +7,7 @@ import torch
 from rlora.adapters import Adapter
 from rlora.config.build import build
 from rlora.export.svd import Cut, cut, energy_kept
-from rlora.rebuilt import Rebuilt
+from rlora.runs.load import Rebuilt
 
 
 def cut_all(run: Rebuilt, rank: int, *, evaluate: bool) -> list[str]:

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from rlora.models import quantization
-from rlora.rebuilt import Rebuilt
+from rlora.runs.load import Rebuilt
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from rlora.export.merged import write_merged
 from rlora.export.peft_lora import peft_lora
 from rlora.export.peft_native import peft_native
 from rlora.export.peft_randlora import peft_randlora
-from rlora.rebuilt import Rebuilt
+from rlora.runs.load import Rebuilt
 
 FORMATS = ("peft", "merged")
 

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlora import restore
 from rlora.adapters import AdapterSet, checkpoint, inject
 from rlora.config.build import build
 from rlora.models.backbone import Backbone
 from rlora.records.record import FILE, Record, read_record
 from rlora.regularizers.base import Regularizer
+from rlora.runs import resume
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def rebuild(run: Path) -> Rebuilt:
     Raises:
         ValueError: nothing trained lies there, or it does not fit its backbone any more.
     """
-    saved = restore.find_saved(str(run), resume=False)
+    saved = resume.find_saved(str(run), resume=False)
     if saved.adapter is None:
         raise ValueError(f"{run} has no adapter folder: its training did not finish")
     config = saved.config
@@ -54,7 +54,7 @@ def rebuild(run: Path) -> Rebuilt:
     trained = {"adapter": adapters.adapter_parameters(), "head": adapters.head_parameters()}
     regularizer.prepare(backbone.net, trained, num_examples=1)
     checkpoint.load(adapters, saved.adapter, fingerprint=backbone.fingerprint)
-    restore.load_regularizer(regularizer, saved.adapter)
+    resume.load_regularizer(regularizer, saved.adapter)
     backbone.net.eval()
     file = saved.run / FILE
     return Rebuilt(

@@ -16,12 +16,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from rich.console import Console
 
-from rlora import restore
 from rlora.adapters import AdapterSet, checkpoint, inject
 from rlora.config.build import build, plain, show
 from rlora.config.config_hash import identity
 from rlora.config.job import Job, check
-from rlora.console import print_summary, quieten
 from rlora.evaluation import certify, generate, prior_run
 from rlora.integrations import wandb_run
 from rlora.io.atomic import write_atomically
@@ -30,6 +28,8 @@ from rlora.records import study
 from rlora.records.environment import environment, forget_peak_memory, is_first_process
 from rlora.records.record import FILE, Parameters, Record, Run, final_numbers, write_record
 from rlora.regularizers.certificate import CertificateOptions
+from rlora.runs import resume
+from rlora.runs.console import print_summary, quieten
 from rlora.tasks.base import Task, Writer
 from rlora.training.allocator import keep_freed_memory
 from rlora.training.callbacks.recorder import Recorder
@@ -79,13 +79,13 @@ class Experiment:
     def __init__(self, config: dict[str, Any], job: Job, console: Console) -> None:
         self.job, self.console = job, console
         self.started, self.clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
-        self.saved: restore.Saved | None = None
+        self.saved: resume.Saved | None = None
         self.missing: dict[str, str] = {}  # scores that could not be computed, and why
         self.choices, self.identity = job.choices, identity(config, str(job.directory))
         if config["ckpt_path"] is not None:
-            self.saved = restore.find_saved(config["ckpt_path"], resume=config["train"])
+            self.saved = resume.find_saved(config["ckpt_path"], resume=config["train"])
             resume = self.saved.checkpoint is not None and config["train"]
-            config, self.choices = restore.bring(config, job.choices, self.saved, job.words, resume=resume)
+            config, self.choices = resume.bring(config, job.choices, self.saved, job.words, resume=resume)
         if config["train"] or config["certify"]:
             config = prior_run.with_part(config)
         self.config = config
@@ -93,7 +93,7 @@ class Experiment:
         if is_first_process():
             self._clear_old_results()
             saved_config = yaml.safe_dump({"choices": self.choices, **config}, sort_keys=False)
-            write_atomically(job.directory / restore.CONFIG, saved_config.encode())
+            write_atomically(job.directory / resume.CONFIG, saved_config.encode())
             if config["print_config"]:
                 show(config, console, self.choices)
 
@@ -181,7 +181,7 @@ class Experiment:
         if self.saved and self.saved.adapter:
             self._load_adapter(self.saved.adapter)  # a start, not a resumption: optimizer and epochs begin anew
         if checkpoint:
-            state = restore.read_checkpoint(checkpoint)
+            state = resume.read_checkpoint(checkpoint)
             self._check_unfinished(state)
             self.module.go_on_from(state)
         try:
@@ -218,7 +218,7 @@ class Experiment:
 
     def _load_checkpoint(self, path: Path) -> int:
         """Load the weights of a checkpoint and return its epoch."""
-        state = restore.read_checkpoint(path)
+        state = resume.read_checkpoint(path)
         self.module.on_load_checkpoint(state)
         self.module.load_state_dict(state["state_dict"])
         return int(state["epoch"])
@@ -236,7 +236,7 @@ class Experiment:
             log.info("the saved head belongs to another task: the adapter is loaded, the head starts anew")
         checkpoint.load(self.adapters, directory, fingerprint=self.backbone.fingerprint, head=same_task)
         if not self.config["train"]:
-            restore.load_regularizer(self.module.regularizer, directory)
+            resume.load_regularizer(self.module.regularizer, directory)
             self.module.prior = checkpoint.read_card(directory).get("prior", self.module.prior)
 
     def _finish(self, scores: dict[str, float]) -> Record:
@@ -286,7 +286,7 @@ class Experiment:
             return None
         source = {"source": self.backbone.source, "fingerprint": self.backbone.fingerprint}
         extra = {"config": self.module.run_config, "prior": self.module.prior}
-        beside = restore.regularizer_files(self.module.regularizer)
+        beside = resume.regularizer_files(self.module.regularizer)
         return checkpoint.save(
             self.adapters, self.job.directory / "adapter", backbone=source, extra=extra, beside=beside
         )

@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from rlora.adapters import checkpoint
-from rlora.restore import Saved, bring, find_saved, read_checkpoint
+from rlora.runs.resume import Saved, bring, find_saved, read_checkpoint
 
 CARD = {"format": checkpoint.FORMAT, "method": {}, "backbone": {}, "sha256": {}}
 SAVED = {

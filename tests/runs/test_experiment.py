@@ -133,7 +133,7 @@ def test_an_evaluation_repeats_the_test_scores(tiny_run, tmp_path, finished, pla
 
 
 def test_an_evaluation_takes_adapter_and_model_from_the_run(tiny_job, tmp_path):
-    from rlora.experiment import run
+    from rlora.runs.experiment import run
 
     words = ["model=tiny_decoder", "adapter=nola", "adapter.num_bases=7", "seed=4"]
     config, job = tiny_job(*words, folder=tmp_path / "first")

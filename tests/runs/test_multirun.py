@@ -5,9 +5,9 @@ import shutil
 import pytest
 from omegaconf import OmegaConf
 
-from rlora.multirun import Summary
 from rlora.records.record import FILE, read_record, write_record
 from rlora.reports.__main__ import main
+from rlora.runs.multirun import Summary
 
 RUN = ("model=tiny_encoder", "adapter=lora", "task=lexicon", "task.train_size=200", "trainer.max_epochs=1")
 QUIET = ("trainer=cpu", "callbacks=progress", "logger=none", "trainer.enable_progress_bar=false", "print_config=false")
