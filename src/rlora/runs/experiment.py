@@ -84,8 +84,8 @@ class Experiment:
         self.choices, self.identity = job.choices, identity(config, str(job.directory))
         if config["ckpt_path"] is not None:
             self.saved = resume.find_saved(config["ckpt_path"], resume=config["train"])
-            resume = self.saved.checkpoint is not None and config["train"]
-            config, self.choices = resume.bring(config, job.choices, self.saved, job.words, resume=resume)
+            continues = self.saved.checkpoint is not None and config["train"]
+            config, self.choices = resume.bring(config, job.choices, self.saved, job.words, resume=continues)
         if config["train"] or config["certify"]:
             config = prior_run.with_part(config)
         self.config = config

@@ -65,8 +65,8 @@ def find_saved(path: str, *, resume: bool) -> Saved:
         return Saved(place, place, None, _checked(card.get("config"), place / checkpoint.CARD))
     if not (place / CONFIG).is_file():
         raise ValueError(
-            f"ckpt_path={path} is neither a run folder (with {CONFIG}), nor an adapter folder (with {checkpoint.CARD}), "
-            "nor a .ckpt file"
+            f"ckpt_path={path} is neither a run folder (with {CONFIG}), nor an adapter folder "
+            f"(with {checkpoint.CARD}), nor a .ckpt file"
         )
     config = _read_config(place / CONFIG)
     adapter, last = place / "adapter", place / "checkpoints" / "last.ckpt"
