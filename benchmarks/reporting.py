@@ -13,9 +13,9 @@ import torch
 from benchmarks.settings import ReportSettings
 from benchmarks.timing import Say, compare, take_turns
 from rlora.records.record import Environment, Parameters, Record, Run, Training, write_record
-from rlora.reports import formats, page
+from rlora.reports import page, render
+from rlora.reports.load import Reader
 from rlora.reports.report import Question, report
-from rlora.reports.tidy import Reader
 
 TASKS, ADAPTERS = 5, 10
 CONFIG_KEYS = 120  # as many leaves as a real config has
@@ -34,7 +34,7 @@ def measure(settings: ReportSettings, device: torch.device, say: Say) -> dict[st
 
         def whole() -> str:
             found = report(Reader().read([folder]), Question())
-            return formats.markdown(found.sheets) + page.html(found)
+            return render.markdown(found.sheets) + page.html(found)
 
         steps: dict[str, Callable[[], object]] = {
             "read folders of runs": lambda: Reader().read([folder]),

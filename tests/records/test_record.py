@@ -127,8 +127,8 @@ def leaves(value, path=()):
 @pytest.mark.parametrize("wrong", ["word", -1, True, None, [], {}, [1], {"a": "b"}])
 def test_a_value_of_another_kind_is_refused_or_harmless(record, wrong):
     """Whatever stands where in a record, it is told or is read, and reported without a crash."""
+    from rlora.reports.load import Found, gather
     from rlora.reports.report import Question, report
-    from rlora.reports.tidy import Found, gather
 
     record.certificate = {
         "bound": 0.3, "risk": 0.2, "by_group": {"bound": 0.4}, "kl": 1.0, "rows": 9,

@@ -8,11 +8,12 @@ from pathlib import Path
 from rich.console import Console
 
 from rlora.io.atomic import write_atomically
-from rlora.reports import formats, page, plots, wandb_runs
-from rlora.reports.grid import Layout
+from rlora.reports import page, render, wandb_runs
+from rlora.reports.figures import matplotlib_plots
+from rlora.reports.load import Reader, csv_text
+from rlora.reports.pivot import Layout
 from rlora.reports.report import Question, Report, report
 from rlora.reports.statistics import INTERVALS
-from rlora.reports.tidy import Reader, csv_text
 from rlora.reports.watch import watch
 
 
@@ -74,7 +75,7 @@ def main(words: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     for sheet in made.sheets:
-        console.print(formats.terminal(sheet))
+        console.print(render.terminal(sheet))
 
 
 def question(asked: argparse.Namespace) -> Question:
@@ -99,8 +100,8 @@ def question(asked: argparse.Namespace) -> Question:
 
 def _write(made: Report, asked: argparse.Namespace) -> None:
     texts = {
-        asked.markdown: lambda: formats.markdown(made.sheets),
-        asked.latex: lambda: formats.latex(made.sheets),
+        asked.markdown: lambda: render.markdown(made.sheets),
+        asked.latex: lambda: render.latex(made.sheets),
         asked.csv: lambda: csv_text(made.runs),
         asked.html: lambda: page.html(made),
     }
@@ -108,7 +109,7 @@ def _write(made: Report, asked: argparse.Namespace) -> None:
         if file is not None:
             write_atomically(file, text().encode())
     if asked.plots is not None:
-        plots.write(made, asked.plots)
+        matplotlib_plots.write(made, asked.plots)
 
 
 def _conditions(words: str) -> dict[str, str]:

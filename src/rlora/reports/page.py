@@ -6,9 +6,9 @@ import gzip
 import json
 from importlib import resources
 
-from rlora.reports.charts import specifications
+from rlora.reports.figures.vega_charts import specifications
+from rlora.reports.load import once
 from rlora.reports.report import Report
-from rlora.reports.tidy import once
 
 TEMPLATE = "page.html"
 

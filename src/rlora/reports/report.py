@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rlora.reports import published, sheets
-from rlora.reports.comparison import differences
-from rlora.reports.grid import Grid, Layout, choose, lay_out, where
-from rlora.reports.sheets import Sheet
-from rlora.reports.tidy import Measured, Problem, Reading
+from rlora.reports import published, tables
+from rlora.reports.load import Measured, Problem, Reading
+from rlora.reports.paired import differences
+from rlora.reports.pivot import Grid, Layout, choose, lay_out, where
+from rlora.reports.tables import Sheet
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,12 @@ def report(reading: Reading, question: Question) -> Report:
     if question.choose:
         runs = choose(runs, question.layout, question.choose)
     grid = lay_out(runs, question.layout)
-    shown = [sheets.scores(grid, question.split, _published(question, runs, grid))]
+    shown = [tables.scores(grid, question.split, _published(question, runs, grid))]
     compared = differences(grid, question.compare, options=question.options, baseline=question.baseline)
     if compared:
-        shown.append(sheets.comparisons(compared, grid, question.compare))
-    shown.append(sheets.costs(grid))
-    more = [sheets.certificates(runs), sheets.left_out(reading.problems, reading.unfinished)]
+        shown.append(tables.comparisons(compared, grid, question.compare))
+    shown.append(tables.costs(grid))
+    more = [tables.certificates(runs), tables.left_out(reading.problems, reading.unfinished)]
     shown += [sheet for sheet in more if sheet]
     return Report(question, runs, grid, shown, reading.problems, reading.unfinished)
 

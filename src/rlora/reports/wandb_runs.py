@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rlora.records.record import FILE, read_record
-from rlora.reports.tidy import Found, Problem
+from rlora.reports.load import Found, Problem
 
 
 def found(project: str, api: Any = None) -> Iterator[Found | Problem | None]:

@@ -8,9 +8,9 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from rlora.reports.formats import terminal
+from rlora.reports.load import once
+from rlora.reports.render import terminal
 from rlora.reports.report import Report
-from rlora.reports.tidy import once
 
 
 def watch(ask: Callable[[], Report], seconds: float, console: Console, rounds: int | None = None) -> None:

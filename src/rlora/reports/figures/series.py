@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
-from rlora.reports.grid import Cell, Grid, Key
+from rlora.reports.load import Measured, once
 from rlora.reports.metrics import PERCENT, shown
-from rlora.reports.sheets import peak_memory
-from rlora.reports.tidy import Measured, once
+from rlora.reports.pivot import Cell, Grid, Key
+from rlora.reports.tables import peak_memory
 
 Rows = list[dict[str, Any]]
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rlora.reports import figures
+from rlora.reports.figures import series
 from rlora.reports.report import Report
 
 SIZE = {"width": 215, "height": 180}
@@ -11,18 +11,18 @@ SIZE = {"width": 215, "height": 180}
 def specifications(report: Report) -> dict[str, dict[str, Any]]:
     """Specifications by title, of what there is something to show."""
     grid = report.grid
-    order = [figures.label(row) for row in grid.rows]
+    order = [series.label(row) for row in grid.rows]
     charts = {
-        "Learning curves: validation score by epoch": _curves(figures.curves(grid), order),
-        "Score against trained parameters (line: the Pareto front)": _sizes(figures.sizes(grid), order),
-        "Time of training": _bars(figures.costs(grid), order, "seconds", "training, s"),
-        "Peak memory": _bars(figures.costs(grid), order, "memory", "MiB"),
-        "PAC-Bayes certificates against dev error": _certificates(figures.certificates(report.runs)),
+        "Learning curves: validation score by epoch": _curves(series.curves(grid), order),
+        "Score against trained parameters (line: the Pareto front)": _sizes(series.sizes(grid), order),
+        "Time of training": _bars(series.costs(grid), order, "seconds", "training, s"),
+        "Peak memory": _bars(series.costs(grid), order, "memory", "MiB"),
+        "PAC-Bayes certificates against dev error": _certificates(series.certificates(report.runs)),
     }
     return {title: chart.to_dict() for title, chart in charts.items() if chart is not None}
 
 
-def _curves(rows: figures.Rows, order: list[str]) -> Any:
+def _curves(rows: series.Rows, order: list[str]) -> Any:
     import altair as alt
 
     if not rows:
@@ -42,7 +42,7 @@ def _curves(rows: figures.Rows, order: list[str]) -> Any:
     return _facets(alt, alt.layer(band, line.add_params(shown)), rows)
 
 
-def _sizes(rows: figures.Rows, order: list[str]) -> Any:
+def _sizes(rows: series.Rows, order: list[str]) -> Any:
     import altair as alt
 
     shown = _legend(alt)
@@ -61,7 +61,7 @@ def _sizes(rows: figures.Rows, order: list[str]) -> Any:
     return _facets(alt, alt.layer(front, bars, points), rows)
 
 
-def _bars(rows: figures.Rows, order: list[str], key: str, title: str) -> Any:
+def _bars(rows: series.Rows, order: list[str], key: str, title: str) -> Any:
     import altair as alt
 
     chart = (
@@ -77,7 +77,7 @@ def _bars(rows: figures.Rows, order: list[str], key: str, title: str) -> Any:
     return _facets(alt, chart, rows)
 
 
-def _certificates(rows: figures.Rows) -> Any:
+def _certificates(rows: series.Rows) -> Any:
     import altair as alt
 
     if not rows:
@@ -104,7 +104,7 @@ def _certificates(rows: figures.Rows) -> Any:
     return alt.layer(equal, points).properties(width=360, height=300)
 
 
-def _facets(alt: Any, chart: Any, rows: figures.Rows) -> Any:
+def _facets(alt: Any, chart: Any, rows: series.Rows) -> Any:
     """A panel for each column of the table."""
     columns = list(dict.fromkeys(row["column"] for row in rows))
     facet = alt.Facet("column:N", title=None, sort=columns)
@@ -115,7 +115,7 @@ def _facets(alt: Any, chart: Any, rows: figures.Rows) -> Any:
     )
 
 
-def _units(rows: figures.Rows) -> str:
+def _units(rows: series.Rows) -> str:
     return ", ".join(dict.fromkeys(row["unit"] for row in rows))
 
 

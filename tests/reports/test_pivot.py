@@ -2,10 +2,10 @@
 
 import pytest
 
-from rlora.reports.comparison import differences
-from rlora.reports.grid import Layout, choose, lay_out, where
+from rlora.reports.load import Reader
+from rlora.reports.paired import differences
+from rlora.reports.pivot import Layout, choose, lay_out, where
 from rlora.reports.statistics import estimate, holm
-from rlora.reports.tidy import Reader
 
 
 @pytest.fixture

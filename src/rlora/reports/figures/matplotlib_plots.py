@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlora.reports import figures
+from rlora.reports.figures import series
 from rlora.reports.report import Report
 
 if TYPE_CHECKING:
@@ -28,19 +28,19 @@ def write(report: Report, folder: Path) -> list[Path]:
 def drawn(report: Report) -> dict[str, "Figure"]:
     """All figures by name."""
     grid = report.grid
-    names = [figures.label(row) for row in grid.rows]
+    names = [series.label(row) for row in grid.rows]
     colours = {name: f"C{number % 10}" for number, name in enumerate(names)}
     made = {
-        "learning_curves": _panels(figures.curves(grid), _curve, colours, "epoch", "validation score"),
-        "score_and_size": _panels(figures.sizes(grid), _size, colours, "trained parameters", "score"),
-        "time": _panels(figures.costs(grid), _time, colours, "", "training, s"),
-        "memory": _panels(figures.costs(grid), _memory, colours, "", "peak memory, MiB"),
-        "certificates": _certificates(figures.certificates(report.runs)),
+        "learning_curves": _panels(series.curves(grid), _curve, colours, "epoch", "validation score"),
+        "score_and_size": _panels(series.sizes(grid), _size, colours, "trained parameters", "score"),
+        "time": _panels(series.costs(grid), _time, colours, "", "training, s"),
+        "memory": _panels(series.costs(grid), _memory, colours, "", "peak memory, MiB"),
+        "certificates": _certificates(series.certificates(report.runs)),
     }
     return {name: figure for name, figure in made.items() if figure is not None}
 
 
-def _panels(rows: figures.Rows, draw: Any, colours: dict[str, str], x: str, y: str) -> "Figure | None":
+def _panels(rows: series.Rows, draw: Any, colours: dict[str, str], x: str, y: str) -> "Figure | None":
     """A panel for each column of the table, in rows of four."""
     columns = list(dict.fromkeys(row["column"] for row in rows))
     if not columns:
@@ -61,11 +61,11 @@ def _panels(rows: figures.Rows, draw: Any, colours: dict[str, str], x: str, y: s
     return figure
 
 
-def _named(y: str, rows: figures.Rows) -> str:
+def _named(y: str, rows: series.Rows) -> str:
     return ", ".join(dict.fromkeys([y, *(row["unit"] for row in rows if "unit" in row)]))
 
 
-def _curve(axis: "Axes", rows: figures.Rows, colours: dict[str, str]) -> None:
+def _curve(axis: "Axes", rows: series.Rows, colours: dict[str, str]) -> None:
     for name, colour in colours.items():
         own = [row for row in rows if row["row"] == name]
         epochs = [row["epoch"] for row in own]
@@ -73,7 +73,7 @@ def _curve(axis: "Axes", rows: figures.Rows, colours: dict[str, str]) -> None:
         axis.fill_between(epochs, [row["low"] for row in own], [row["high"] for row in own], color=colour, alpha=0.15)
 
 
-def _size(axis: "Axes", rows: figures.Rows, colours: dict[str, str]) -> None:
+def _size(axis: "Axes", rows: series.Rows, colours: dict[str, str]) -> None:
     front = sorted((row for row in rows if row["front"]), key=lambda row: row["trained"])
     axis.plot([row["trained"] for row in front], [row["score"] for row in front], color="0.7", zorder=0)
     for name, colour in colours.items():
@@ -83,22 +83,22 @@ def _size(axis: "Axes", rows: figures.Rows, colours: dict[str, str]) -> None:
     axis.set_xscale("log")
 
 
-def _time(axis: "Axes", rows: figures.Rows, colours: dict[str, str]) -> None:
+def _time(axis: "Axes", rows: series.Rows, colours: dict[str, str]) -> None:
     _bars(axis, rows, colours, "seconds")
 
 
-def _memory(axis: "Axes", rows: figures.Rows, colours: dict[str, str]) -> None:
+def _memory(axis: "Axes", rows: series.Rows, colours: dict[str, str]) -> None:
     _bars(axis, rows, colours, "memory")
 
 
-def _bars(axis: "Axes", rows: figures.Rows, colours: dict[str, str], key: str) -> None:
+def _bars(axis: "Axes", rows: series.Rows, colours: dict[str, str], key: str) -> None:
     found = {row["row"]: row[key] for row in rows}
     names = [name for name in colours if name in found]
     axis.bar(range(len(names)), [found[name] for name in names], color=[colours[name] for name in names])
     axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
 
 
-def _certificates(rows: figures.Rows) -> "Figure | None":
+def _certificates(rows: series.Rows) -> "Figure | None":
     if not rows:
         return None
     figure = _figure(1.4 * WIDTH, 1.2 * HEIGHT)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
-from rlora.reports.grid import Cell, Grid, Key, rank
 from rlora.reports.metrics import Shown
+from rlora.reports.pivot import Cell, Grid, Key, rank
 from rlora.reports.statistics import Estimate, holm, p_value, paired
 
 

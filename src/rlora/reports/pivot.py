@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rlora.reports.load import Measured
 from rlora.reports.metrics import Shown
 from rlora.reports.statistics import Estimate, estimate, mean_ranks
-from rlora.reports.tidy import Measured
 
 Key = tuple[Any, ...]
 USUAL_PAIRS = ("seed", "task.sample_seed")

@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rlora.reports.comparison import Difference
-from rlora.reports.grid import Grid, Key
+from rlora.reports.load import Measured, Problem, once
 from rlora.reports.metrics import PERCENT, Shown
+from rlora.reports.paired import Difference
+from rlora.reports.pivot import Grid, Key
 from rlora.reports.published import Published
 from rlora.reports.statistics import Estimate
-from rlora.reports.tidy import Measured, Problem, once
 
 SMALLEST_P = 0.001
 

@@ -7,8 +7,8 @@ from rich.console import Console
 
 from rlora.records.record import FILE, write_record
 from rlora.reports import wandb_runs
+from rlora.reports.load import Problem, Reader
 from rlora.reports.report import Question, report
-from rlora.reports.tidy import Problem, Reader
 from rlora.reports.watch import watch
 
 

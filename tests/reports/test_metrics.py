@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from rlora.records.record import final_numbers
-from rlora.reports import figures
 from rlora.reports.__main__ import main
-from rlora.reports.grid import Layout, choose, lay_out
+from rlora.reports.figures import series
+from rlora.reports.load import Reader, csv_text
 from rlora.reports.metrics import shown
-from rlora.reports.tidy import Reader, csv_text
+from rlora.reports.pivot import Layout, choose, lay_out
 
 
 @pytest.fixture
@@ -91,8 +91,8 @@ def test_metrics_of_several_scales_have_no_mean(texts):
 
 def test_figures_show_each_run_once_and_name_the_unit(texts):
     grid = lay_out(Reader(metrics=["BLEU", "NIST"]).read([texts]).runs, Layout(columns=("task", "metric")))
-    assert [row["column"] for row in figures.costs(grid)] == ["e2e", "e2e"]
-    assert {(row["column"], row["unit"], row["score"]) for row in figures.sizes(grid) if row["row"] == "lora"} == {
+    assert [row["column"] for row in series.costs(grid)] == ["e2e", "e2e"]
+    assert {(row["column"], row["unit"], row["score"]) for row in series.sizes(grid) if row["row"] == "lora"} == {
         ("e2e, BLEU", "%", 60.0),
         ("e2e, NIST", "NIST", 8.25),
     }

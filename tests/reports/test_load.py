@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from rlora.records.record import FILE, write_record
-from rlora.reports.tidy import Reader, csv_text
+from rlora.reports.load import Reader, csv_text
 
 
 def read(*paths, split="test"):
