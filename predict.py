@@ -2,7 +2,7 @@
 
 import sys
 
-from rlora.evaluation.predict import main
+from rlora.runs.predict_cli import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

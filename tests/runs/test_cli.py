@@ -15,7 +15,7 @@ import yaml
 
 from rlora.records.record import read_record
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = ("model=tiny_encoder", "task.train_size=96", "print_config=false", "trainer.enable_progress_bar=false")
 
 pytestmark = pytest.mark.cli

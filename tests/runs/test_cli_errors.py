@@ -10,7 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from rlora.records.record import FILE
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY = "model=tiny_encoder"
 
 

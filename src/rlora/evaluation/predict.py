@@ -1,31 +1,21 @@
-"""Answers of a trained run to rows that come from anywhere, as they come."""
+"""Answers of a trained model to rows: labels with probabilities, scores, or texts."""
 
 import contextlib
-import csv
-import itertools
-import json
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any, TextIO
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch.plugins.precision import Precision
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
-from rlora.config.build import build
-from rlora.config.flatten import flat
+from rlora.adapters import AdapterSet
 from rlora.data.collate import EncodedSplit, Padding
 from rlora.data.examples import Examples
 from rlora.data.tokenize import tokenise
 from rlora.evaluation.generate import Generator
-from rlora.evaluation.inputs import BY_SUFFIX, FORMATS, read_rows
-from rlora.regularizers.base import Step
-from rlora.runs.console import quieten
-from rlora.runs.load import Rebuilt, rebuild
+from rlora.models.backbone import Backbone
+from rlora.regularizers.base import Regularizer, Step
 from rlora.tasks.base import Task
 from rlora.tasks.generation import GenerationTask
 from rlora.tasks.text_classification import TextClassification
@@ -33,74 +23,32 @@ from rlora.tasks.text_classification import TextClassification
 Answer = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Asked:
-    """The command line's words, key=value.
-
-    Attributes:
-        run: Run folder or adapter folder.
-        input: A file, or "-" for standard input.
-        output: A file, or "-" for standard output; JSON lines, or CSV by its suffix.
-        format: Of the input: text, jsonl or csv; by default by its suffix, and text of standard input.
-        batch_size: Rows at once.
-        draws: Draws of the posterior of a PAC-Bayes run; 0: its mean alone.
-        device: "cpu", "cuda", or "auto".
-    """
-
-    run: str
-    input: str
-    output: str = "-"
-    format: str = ""
-    batch_size: int = 32
-    draws: int = 16
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        if self.form not in FORMATS:
-            raise ValueError(f"format={self.format or self.input} is unknown: give format={', '.join(FORMATS)}")
-        if self.batch_size < 1 or self.draws < 0:
-            raise ValueError(f"batch_size={self.batch_size} must be at least 1, and draws={self.draws} not negative")
-
-    @property
-    def form(self) -> str:
-        """The input's format."""
-        return self.format or ("text" if self.input == "-" else BY_SUFFIX.get(Path(self.input).suffix, ""))
-
-
-def asked(words: Sequence[str]) -> Asked:
-    """Read the command line's words.
-
-    Raises:
-        ValueError: an unknown or missing key, or a value of another kind.
-    """
-    known = [each.name for each in fields(Asked)]
-    pairs = dict(word.partition("=")[::2] for word in words)
-    if unknown := [key for key in pairs if key not in known]:
-        raise ValueError(f"{unknown[0]} is unknown: the words are {', '.join(f'{key}=' for key in known)}")
-    if missing := [key for key in ("run", "input") if not pairs.get(key)]:
-        raise ValueError(f"{missing[0]}= is missing: python predict.py run=outputs/runs/... input=FILE, or input=- ")
-    values: dict[str, Any] = dict(pairs)
-    for key in ("batch_size", "draws"):
-        if key in values and not values[key].isdecimal():
-            raise ValueError(f"{key}={values[key]} must be a whole number")
-        values |= {key: int(values[key])} if key in values else {}
-    return Asked(**values)
-
-
 class Predictor:
     """A trained run that answers.
 
     Args:
-        run: The run, brought back.
+        backbone: The model and its tokenizer.
+        adapters: What `inject` gave for it, with the trained values.
         task: Its task; no data of it is read.
         device: Where to compute.
-        draws: Draws of the posterior, where the run has one.
+        posterior: The regularizer of the run, where that holds a posterior.
+        draws: Draws of the posterior, where there is one.
     """
 
-    def __init__(self, run: Rebuilt, task: Task, device: torch.device, draws: int = 0) -> None:
-        self.run, self.task, self.device = run, task, device
-        run.backbone.net.to(device).eval()
-        self.draws = draws if run.posterior is not None else 0
+    def __init__(
+        self,
+        backbone: Backbone,
+        adapters: AdapterSet,
+        task: Task,
+        device: torch.device,
+        *,
+        posterior: Regularizer | None = None,
+        draws: int = 0,
+    ) -> None:
+        self.backbone, self.adapters, self.task = backbone, adapters, task
+        self.device, self.posterior = device, posterior
+        backbone.net.to(device).eval()
+        self.draws = 0 if posterior is None else draws
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -116,16 +64,16 @@ class Predictor:
     def _texts(self, rows: Sequence[tuple[str, ...]]) -> list[Answer]:
         task = self.task
         assert isinstance(task, GenerationTask)
-        pen = task.pen(self.run.backbone.tokenizer)
+        pen = task.pen(self.backbone.tokenizer)
         generator = Generator(
-            self.run.adapters, pen, device=self.device, precision=Precision(), console=Console(quiet=True)
+            self.adapters, pen, device=self.device, precision=Precision(), console=Console(quiet=True)
         )
         prompts = [pen.before(task.prompt_for(row[0], f"row {number}")) for number, row in enumerate(rows, start=1)]
         with generator.ready():
             return [{"text": text} for text in generator.batch(prompts)]
 
     def _labels(self, rows: Sequence[tuple[str, ...]]) -> list[Answer]:
-        task, tokenizer = self.task, self.run.backbone.tokenizer
+        task, tokenizer = self.task, self.backbone.tokenizer
         assert isinstance(task, TextClassification)
         tokens = tokenise(Examples(list(rows)), tokenizer, max_length=task.max_length, label="rows")
         split = EncodedSplit(tokens, None)
@@ -137,15 +85,15 @@ class Predictor:
     @torch.no_grad()
     def _scores(self, inputs: Mapping[str, Tensor], draw: int | None) -> Tensor:
         """Probabilities (B, C), or scores (B, 1); of a draw of the posterior, or of its mean."""
-        posterior = self.run.posterior
+        posterior = self.posterior
         around = (
             contextlib.nullcontext()
             if draw is None or posterior is None
             else posterior.perturbed(Step(seed=draw, examples=len(inputs["input_ids"])))
         )
         with around:
-            logits: Tensor = self.run.backbone.net(**inputs).logits.float().cpu()
-        return logits if self.run.kind == "regression" else logits.softmax(-1)
+            logits: Tensor = self.backbone.net(**inputs).logits.float().cpu()
+        return logits if self.task.head()["kind"] == "regression" else logits.softmax(-1)
 
 
 def _answers(task: TextClassification, drawn: Tensor) -> list[Answer]:
@@ -161,90 +109,3 @@ def _answers(task: TextClassification, drawn: Tensor) -> list[Answer]:
         answer["probabilities"] = dict(zip(names, values, strict=True))
         answers.append(answer | ({"spread": dict(zip(names, spreads[row], strict=True))} if spreads else {}))
     return answers
-
-
-def main(words: Sequence[str]) -> int:
-    """Answer what the words ask for; 1 with one sentence where that cannot be."""
-    quieten()
-    try:
-        given = asked(words)
-        predictor = load(given)
-        with _input(given) as stream, _output(given) as write, _progress() as bar:
-            job = bar.add_task("answered", total=None)
-            rows = read_rows(stream, given.form, predictor.fields, given.input)
-            while some := list(itertools.islice(rows, given.batch_size)):
-                for row, answer in zip(some, predictor.answer(some), strict=True):
-                    write(dict(zip(predictor.fields, row, strict=True)) | answer)
-                bar.advance(job, len(some))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def load(given: Asked) -> Predictor:
-    """The predictor that the words name.
-
-    Raises:
-        ValueError: the run cannot be brought back, or there is no such device.
-    """
-    auto = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(auto if given.device == "auto" else given.device)
-    except RuntimeError:
-        raise ValueError(f"device={given.device} is unknown: choose auto, cpu or cuda") from None
-    run = rebuild(Path(given.run))
-    return Predictor(run, build(run.config["task"]), device, given.draws)
-
-
-@contextlib.contextmanager
-def _input(given: Asked) -> Iterator[TextIO]:
-    if given.input == "-":
-        yield sys.stdin
-        return
-    try:
-        with open(given.input, encoding="utf-8", newline="") as stream:
-            yield stream
-    except (FileNotFoundError, IsADirectoryError):
-        raise ValueError(f"input={given.input} is not a file: give one, or - for standard input") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"input={given.input} is not UTF-8: {error}") from error
-
-
-@contextlib.contextmanager
-def _output(given: Asked) -> Iterator[Any]:
-    """A function that writes a row as it comes; a file is in its place once it is whole."""
-    if given.output == "-":
-        yield _writer(sys.stdout, "jsonl")
-        return
-    place = Path(given.output)
-    unfinished = place.with_name(f".{place.name}.unfinished")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("w", encoding="utf-8", newline="") as stream:
-            yield _writer(stream, BY_SUFFIX.get(place.suffix, "jsonl"))
-        unfinished.replace(place)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _writer(stream: TextIO, form: str) -> Any:
-    table: list[Any] = []
-
-    def write(row: Answer) -> None:
-        if form != "csv":
-            print(json.dumps(row, ensure_ascii=False), file=stream, flush=True)
-            return
-        values = flat(row)
-        if not table:
-            table.append(csv.DictWriter(stream, list(values), lineterminator="\n"))
-            table[0].writeheader()
-        table[0].writerow(values)
-        stream.flush()
-
-    return write
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlora.adapters.peft.method import PeftSet
 from rlora.adapters.randlora import RandLoRA
-from rlora.export import lost
+from rlora.export import truncate
 from rlora.export.card import base_name, model_card
 from rlora.export.merged import write_merged
 from rlora.export.peft_lora import peft_lora
@@ -41,7 +41,7 @@ def write(run: Rebuilt, folder: Path, form: str, name: str, rank: int | None, ev
         write_merged(run, folder)
     else:
         if rank is not None:
-            notes = lost.cut_all(run, rank, evaluate=evaluate)
+            notes = truncate.cut_all(run, rank, evaluate=evaluate)
         _write_peft(folder, *_as_peft(run, cut=rank is not None))
     (folder / "README.md").write_text(model_card(run, name, form, notes), encoding="utf-8")
     return notes

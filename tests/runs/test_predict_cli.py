@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from rlora.evaluation.inputs import read_rows
-from rlora.evaluation.predict import main
 from rlora.runs.load import rebuild
+from rlora.runs.predict_cli import main
 
 WORDS = ["good", "terrible", "so and so"]
 
