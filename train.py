@@ -9,7 +9,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from rlora.config.build import explain, hydra_job, is_config_error, key_names
+from rlora.config.build import config_keys, explain_config_error, hydra_job, is_config_error
 
 CONF = Path(__file__).resolve().parent / "conf"
 ASKED_FOR_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -35,8 +35,8 @@ def tell_config_error(error: Exception) -> str:
     swept = {group for group, option in groups.items() if "," in option}
     known = [f"{g}={o}" for g, o in groups.items() if (CONF / g / f"{o}.yaml").is_file()]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        keys = key_names(hydra.compose("train", known))
-    return explain(error, keys, swept)
+        keys = config_keys(hydra.compose("train", known))
+    return explain_config_error(error, keys, swept)
 
 
 def tell(error: Exception) -> str:

@@ -13,7 +13,7 @@ from benchmarks.settings import GrowthSettings, Ranks
 from benchmarks.timing import Action, Prepare, Say, compare, take_turns
 from benchmarks.variants import our_methods
 from rlora.adapters import Method, inject
-from rlora.adapters.dispatch import Path, forced
+from rlora.adapters.dispatch import ComputePath, force_path
 
 FROZEN = "frozen"
 TRANSFORMED = "rlora (transformed)"  # whatever the rank
@@ -83,17 +83,17 @@ def _point(
     for name, method in methods.items():
         layer = OneLayer(width, device)
         inject(layer, method)
-        candidates[name] = _prepared(layer, x, gradient, Path.TRANSFORMED if name == TRANSFORMED else None)
+        candidates[name] = _prepared(layer, x, gradient, ComputePath.TRANSFORMED if name == TRANSFORMED else None)
     return compare(take_turns(candidates, settings.rounds, device, at_least=settings.at_least), FROZEN)
 
 
-def _prepared(layer: nn.Module, x: Tensor, gradient: Tensor, path: Path | None = None) -> Prepare:
+def _prepared(layer: nn.Module, x: Tensor, gradient: Tensor, path: ComputePath | None = None) -> Prepare:
     trained = [parameter for parameter in layer.parameters() if parameter.requires_grad]
 
     def step() -> None:
         forget_gradients(trained)
         fresh = x.detach().requires_grad_()  # a new tensor: an adapter may remember what it made of the last input
-        with forced(path) if path else nullcontext():
+        with force_path(path) if path else nullcontext():
             layer(fresh).backward(gradient)
 
     def prepare() -> Action:

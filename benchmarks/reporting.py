@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.settings import ReportSettings
 from benchmarks.timing import Say, compare, take_turns
-from rlora.records.record import Environment, Parameters, Record, Run, Training, write_record
+from rlora.records.record import Environment, Parameters, Run, RunRecord, Training, write_record
 from rlora.reports import page, render
 from rlora.reports.load import Reader
 from rlora.reports.report import Question, report
@@ -48,7 +48,7 @@ def measure(settings: ReportSettings, device: torch.device, say: Say) -> dict[st
     return {"steps": compare(times, "read folders of runs"), "bytes": size}
 
 
-def _record(number: int) -> Record:
+def _record(number: int) -> RunRecord:
     task, rest = number % TASKS, number // TASKS
     adapter, seed = rest % ADAPTERS, rest // ADAPTERS
     draw = random.Random(number)
@@ -62,7 +62,7 @@ def _record(number: int) -> Record:
         }
         for epoch in range(10)
     ]
-    return Record(
+    return RunRecord(
         run=Run(
             f"task{task}", "minilm", f"adapter{adapter}", "none", seed, f"runs/{number}", "2026-01-01", 60.0, [], True,
             identity=str(number),

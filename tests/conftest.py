@@ -139,9 +139,9 @@ def tiny_experiment(tiny_job):
 @pytest.fixture
 def record():
     """A record as a run would leave it."""
-    from rlora.records.record import Environment, Parameters, Record, Run, Training
+    from rlora.records.record import Environment, Parameters, Run, RunRecord, Training
 
-    return Record(
+    return RunRecord(
         run=Run(
             task="lexicon",
             model="minilm",

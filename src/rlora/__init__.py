@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rlora.adapters.full import Full
     from rlora.adapters.head import Head
     from rlora.adapters.lora import LoRA
-    from rlora.adapters.multi_adapter import AdapterBank
+    from rlora.adapters.multi_adapter import MultiAdapterModel
     from rlora.adapters.nola import NOLA
     from rlora.adapters.peft import Peft
     from rlora.adapters.randlora import RandLoRA
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 # public name -> the module that defines it; tests/test_public_api.py compares it with the imports above
 _MODULES = {
     "Adapter": "rlora.adapters",
-    "AdapterBank": "rlora.adapters.multi_adapter",
+    "MultiAdapterModel": "rlora.adapters.multi_adapter",
     "AdapterSet": "rlora.adapters",
     "BitFit": "rlora.adapters.bitfit",
     "Full": "rlora.adapters.full",

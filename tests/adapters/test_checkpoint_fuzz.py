@@ -91,7 +91,7 @@ def test_a_damaged_tensor_file_of_ours_is_refused_whole(ours, tmp_path, kind):
     target = shutil.copytree(folder, tmp_path / "adapter")
     draw, before = random.Random(kind), state(adapters.model)
     for number in range(CASES):
-        name = draw.choice([checkpoint.ADAPTER, checkpoint.HEAD])
+        name = draw.choice([checkpoint.ADAPTER_FILE, checkpoint.HEAD_FILE])
         content = (folder / name).read_bytes()
         changed = damaged(content, kind, draw)
         (target / name).write_bytes(changed)
@@ -107,12 +107,12 @@ def test_a_damaged_card_loads_the_same_or_is_refused(ours, tmp_path, kind):
     folder, adapters = ours
     target = shutil.copytree(folder, tmp_path / "adapter")
     draw, before = random.Random(kind), state(adapters.model)
-    content = (folder / checkpoint.CARD).read_bytes()
+    content = (folder / checkpoint.MANIFEST).read_bytes()
     checkpoint.load(adapters, folder, fingerprint="x")
     loaded = state(adapters.model)
     for _ in range(CASES):
         adapters.model.load_state_dict(before)
-        (target / checkpoint.CARD).write_bytes(damaged(content, kind, draw))
+        (target / checkpoint.MANIFEST).write_bytes(damaged(content, kind, draw))
         try:
             checkpoint.load(adapters, target, fingerprint="x")
         except ValueError:
@@ -171,7 +171,7 @@ def test_a_damaged_config_of_pefts_is_read_or_refused(theirs, tmp_path, kind):
 def test_pickles_and_deep_nesting_are_refused(ours, theirs, tmp_path):
     folder, adapters = ours
     target = shutil.copytree(folder, tmp_path / "ours")
-    (target / checkpoint.CARD).write_text("[" * 100_000)
+    (target / checkpoint.MANIFEST).write_text("[" * 100_000)
     with pytest.raises(ValueError, match="cannot be read"):
         checkpoint.load(adapters, target, fingerprint="x")
     target = shutil.copytree(theirs, tmp_path / "theirs")

@@ -13,7 +13,7 @@ from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from rlora.adapters import inject, vera
 from rlora.adapters.base import Site
-from rlora.adapters.dispatch import Path, cheapest, forced, low_rank_costs, transform_cost
+from rlora.adapters.dispatch import ComputePath, cheapest_path, force_path, low_rank_costs, transform_cost
 from rlora.adapters.linear import AdaptedLinear
 from rlora.adapters.lora import LoRA
 from rlora.adapters.randlora import RandLoRA
@@ -47,13 +47,13 @@ def perturbed(adapt, model, name, **changes):
     return adapted.model.double()
 
 
-@pytest.mark.parametrize("path", list(Path))
+@pytest.mark.parametrize("path", list(ComputePath))
 @pytest.mark.parametrize("name", zoo.KINDS)
 @pytest.mark.parametrize("model", list(zoo.TARGETS))
 def test_all_paths_agree(model, name, path, adapt):
     own = perturbed(adapt, model, name)
     reference = plain(copy.deepcopy(own))
-    with forced(path):
+    with force_path(path):
         found = results(own)
     torch.testing.assert_close(found, results(reference), rtol=1e-8, atol=1e-10)
 
@@ -70,7 +70,7 @@ def crossovers(limit=4096, **shape):
     found, last = [], None
     for tokens in range(1, limit):
         costs = low_rank_costs(tokens, dtype=torch.float32, **shape)
-        path = cheapest(costs)
+        path = cheapest_path(costs)
         if last is not None and path is not last:
             found.append((tokens, last, path))
         last = path
@@ -78,13 +78,19 @@ def crossovers(limit=4096, **shape):
 
 
 CROSSOVERS = [  # rank, in, out, and the paths in the order in which they are cheapest as tokens grow
-    (LoRA, 8, 48, 80, [Path.FACTORED, Path.MERGED_FORWARD, Path.MERGED]),
-    (LoRA, 8, 80, 48, [Path.FACTORED, Path.MERGED_BACKWARD, Path.MERGED]),
-    (LoRA, 8, 64, 64, [Path.FACTORED, Path.MERGED]),
-    (LoRA, 40, 48, 80, [Path.FACTORED, Path.MERGED_FORWARD, Path.FULL]),
-    (VeRA, 8, 48, 80, [Path.FACTORED, Path.MERGED_BACKWARD, Path.MERGED]),
-    (VeRA, 40, 64, 64, [Path.FACTORED, Path.MERGED_BACKWARD, Path.MERGED, Path.FULL]),
-    (VeRA, 24, 80, 48, [Path.FACTORED, Path.MERGED_BACKWARD, Path.MERGED]),  # x is too wide to be kept
+    (LoRA, 8, 48, 80, [ComputePath.FACTORED, ComputePath.MERGED_FORWARD, ComputePath.MERGED]),
+    (LoRA, 8, 80, 48, [ComputePath.FACTORED, ComputePath.MERGED_BACKWARD, ComputePath.MERGED]),
+    (LoRA, 8, 64, 64, [ComputePath.FACTORED, ComputePath.MERGED]),
+    (LoRA, 40, 48, 80, [ComputePath.FACTORED, ComputePath.MERGED_FORWARD, ComputePath.FULL]),
+    (VeRA, 8, 48, 80, [ComputePath.FACTORED, ComputePath.MERGED_BACKWARD, ComputePath.MERGED]),
+    (VeRA, 40, 64, 64, [ComputePath.FACTORED, ComputePath.MERGED_BACKWARD, ComputePath.MERGED, ComputePath.FULL]),
+    (
+        VeRA,
+        24,
+        80,
+        48,
+        [ComputePath.FACTORED, ComputePath.MERGED_BACKWARD, ComputePath.MERGED],
+    ),  # x is too wide to be kept
 ]
 
 
@@ -99,11 +105,11 @@ def test_both_paths_agree_at_every_crossover(method, rank, size, out, expected):
     for tokens, before, after in found:
         for count in (tokens - 1, tokens):
             x = torch.randn(count, size, requires_grad=True)
-            chosen = cheapest(layer.costs(x, rank))
+            chosen = cheapest_path(layer.costs(x, rank))
             assert chosen is (before if count < tokens else after)
             outcomes = []
             for path in (before, after):
-                with forced(path):
+                with force_path(path):
                     y = layer.linear(x, w, c)
                 outcomes.append((y, *torch.autograd.grad(y.square().mean(), (x, *layer.parameters()))))
             torch.testing.assert_close(outcomes[0], outcomes[1], rtol=1e-4, atol=1e-4)
@@ -127,9 +133,9 @@ def test_transforms_of_activations_equal_the_factors(rank, out, size, transform)
 def test_large_ranks_of_few_tokens_go_through_transforms():
     layer = RLoRA(rank=512).build([Site("x", 512, 512)], RandomSource(0))[0]
     few, many, low = torch.zeros(16, 512), torch.zeros(65536, 512), 8
-    assert cheapest(layer.costs(few, 512)) is Path.TRANSFORMED
-    assert cheapest(layer.costs(many, 512)) is Path.FULL
-    assert cheapest(layer.costs(few, low)) is not Path.TRANSFORMED
+    assert cheapest_path(layer.costs(few, 512)) is ComputePath.TRANSFORMED
+    assert cheapest_path(layer.costs(many, 512)) is ComputePath.FULL
+    assert cheapest_path(layer.costs(few, low)) is not ComputePath.TRANSFORMED
     assert transform_cost(2, 512, 512, CPU) == 2 * transform_cost(1, 512, 512, CPU)
 
 
@@ -140,7 +146,7 @@ def test_half_precision_adds_low_rank_updates_to_activations():
     w, x = torch.ones(64, 64, dtype=torch.bfloat16), torch.ones(4096, 64, dtype=torch.bfloat16)
     x[:, 1::2] = -1
     y = layer.linear(x, w, None)
-    assert cheapest(layer.costs(x, 4)) is Path.FACTORED
+    assert cheapest_path(layer.costs(x, 4)) is ComputePath.FACTORED
     torch.testing.assert_close(y.float(), x.float() @ layer.delta().T, rtol=0.05, atol=1e-5)
 
 

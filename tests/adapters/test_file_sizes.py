@@ -25,5 +25,5 @@ def test_adapter_file_of_roberta_base(tmp_path, method, parameters, megabytes):
     adapters = inject(net, method, head=head)
     assert adapters.report().adapter == parameters
     size = checkpoint.save(adapters, tmp_path / "adapter", backbone={"source": "none", "fingerprint": ""}, extra={})
-    assert size == (tmp_path / "adapter" / checkpoint.ADAPTER).stat().st_size
+    assert size == (tmp_path / "adapter" / checkpoint.ADAPTER_FILE).stat().st_size
     assert 4 * parameters < size < 1e6 * megabytes

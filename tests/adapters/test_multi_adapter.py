@@ -6,7 +6,7 @@ import torch
 from rlora.adapters import checkpoint
 from rlora.adapters.full import Full
 from rlora.adapters.lora import LoRA
-from rlora.adapters.multi_adapter import AdapterBank
+from rlora.adapters.multi_adapter import MultiAdapterModel
 
 TOKENS = torch.arange(20).reshape(2, 10) + 5
 CHOSEN = {"one": ("lora", ("q", "v")), "two": ("rlora", "all-linear"), "three": ("randlora", ("q",))}
@@ -15,7 +15,7 @@ CHOSEN = {"one": ("lora", ("q", "v")), "two": ("rlora", "all-linear"), "three": 
 @pytest.fixture(params=["bert", "gpt2", "llama"])
 def filled(request, trained, fresh, tmp_path):
     """A bank of three adapters on a family, and how each answered where it was trained."""
-    bank = AdapterBank(fresh(request.param), "x")
+    bank = MultiAdapterModel(fresh(request.param), "x")
     answers = {None: fresh(request.param)(TOKENS).logits}
     for number, (name, (method, targets)) in enumerate(CHOSEN.items()):
         made = trained(request.param, method, targets)
@@ -55,7 +55,7 @@ def test_merging_is_undone_to_the_bit(filled):
 
 
 def test_texts_are_generated_row_by_row_and_beam_by_beam(trained, fresh, tmp_path):
-    bank, alone = AdapterBank(fresh("llama", "text"), "x"), {}
+    bank, alone = MultiAdapterModel(fresh("llama", "text"), "x"), {}
     words = {"do_sample": False, "num_beams": 3, "max_new_tokens": 6, "use_cache": True, "pad_token_id": 0}
     for name, (method, targets) in CHOSEN.items():
         made = trained("llama", method, targets, kind="text")
@@ -90,6 +90,6 @@ def test_what_does_not_fit_is_refused_and_leaves_the_bank_as_it_was(filled, trai
     ):
         bank.model(TOKENS)
     with pytest.raises(RuntimeError, match="carries adapters already"):
-        AdapterBank(bank.model, "x")
+        MultiAdapterModel(bank.model, "x")
     with torch.no_grad(), bank.using("one") as model:
         torch.testing.assert_close(model(TOKENS).logits, answers["one"], rtol=1e-4, atol=1e-5)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlora.config.flatten import flat
+from rlora.config.flatten import flatten
 
 CONF = Path(__file__).parents[2] / "conf"
 RECIPES = sorted(file.relative_to(CONF / "recipe").with_suffix("") for file in (CONF / "recipe").rglob("*.yaml"))
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.parametrize("recipe", RECIPES, ids=str)
 
 def settings(recipe):
     """Dotted keys to values of a recipe's file, numbers as Hydra reads them."""
-    read = flat(yaml.safe_load((CONF / "recipe" / f"{recipe}.yaml").read_text()))
+    read = flatten(yaml.safe_load((CONF / "recipe" / f"{recipe}.yaml").read_text()))
     return {key: float(value) if isinstance(value, str) and "e-" in value else value for key, value in read.items()}
 
 
@@ -49,8 +49,8 @@ def test_its_header_names_its_source(recipe):
 def test_it_is_loaded_and_changes_only_keys_that_exist(compose, recipe):
     chosen = compose(*words_of(recipe))
     assert chosen.choices["recipe"] == recipe.as_posix()
-    without = flat(compose(*words_of(recipe), "~recipe").config)
-    expected, found = settings(recipe), flat(chosen.config)
+    without = flatten(compose(*words_of(recipe), "~recipe").config)
+    expected, found = settings(recipe), flatten(chosen.config)
     assert set(expected) <= set(without)
     assert {key: found[key] for key in expected} == expected
     assert {key for key in found if found[key] != without[key]} <= set(expected)
@@ -71,4 +71,4 @@ def test_an_explicit_word_wins(compose, recipe):
     found = compose(*words_of(recipe), *(f"{key}={value}" for key, value in other.items()))
     assert found.choices["recipe"] == recipe.as_posix()
     assert other
-    assert {key: value for key, value in flat(found.config).items() if key in other} == other
+    assert {key: value for key, value in flatten(found.config).items() if key in other} == other

@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from transformers import BertConfig
 
-from rlora.config.build import build, explain, is_config_error, key_names, plain, show
-from rlora.config.flatten import flat
+from rlora.config.build import build, config_keys, explain_config_error, is_config_error, print_config, to_plain
+from rlora.config.flatten import flatten
 
 
 class Part:
@@ -94,24 +94,24 @@ def test_errors_of_the_constructor_pass_through(monkeypatch):
 
 def test_plain_resolves():
     config = OmegaConf.create({"a": 1, "b": ["${a}"]})
-    assert plain(config) == {"a": 1, "b": [1]}
-    assert type(plain(config)["b"]) is list
-    assert plain({"a": 1}) == {"a": 1}
+    assert to_plain(config) == {"a": 1, "b": [1]}
+    assert type(to_plain(config)["b"]) is list
+    assert to_plain({"a": 1}) == {"a": 1}
 
 
 def test_flat():
-    assert flat({"a": {"b": 1, "c": {"d": [1, 2]}}, "e": None}) == {"a.b": 1, "a.c.d": [1, 2], "e": None}
-    assert flat({"a": {}}) == {"a": {}}
-    assert flat({"a": 1}, "x/") == {"x/a": 1}
+    assert flatten({"a": {"b": 1, "c": {"d": [1, 2]}}, "e": None}) == {"a.b": 1, "a.c.d": [1, 2], "e": None}
+    assert flatten({"a": {}}) == {"a": {}}
+    assert flatten({"a": 1}, "x/") == {"x/a": 1}
 
 
 def test_key_names_need_no_values():
-    assert key_names(OmegaConf.create({"a": "${nowhere}", "b": {"c": "???"}})) == ["a", "b.c"]
+    assert config_keys(OmegaConf.create({"a": "${nowhere}", "b": {"c": "???"}})) == ["a", "b.c"]
 
 
 def test_show_names_groups_and_values():
     console = Console(record=True, width=100, file=open("/dev/null", "w"))  # noqa: SIM115
-    show({"adapter": {"rank": 8, "targets": ["q"]}, "seed": 5, "logger": {}}, console, {"adapter": "lora"})
+    print_config({"adapter": {"rank": 8, "targets": ["q"]}, "seed": 5, "logger": {}}, console, {"adapter": "lora"})
     told = console.export_text()
     for text in ("adapter = lora", "rank: 8", "targets: ['q']", "seed: 5"):
         assert text in told
@@ -138,7 +138,7 @@ def error_of(compose):
 @pytest.fixture
 def explained(error_of):
     def tell(*words, keys=KEYS, swept=()):
-        told = explain(error_of(*words), keys, set(swept))
+        told = explain_config_error(error_of(*words), keys, set(swept))
         assert len(told.splitlines()) == 1
         return told
 

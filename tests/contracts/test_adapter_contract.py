@@ -158,7 +158,7 @@ def test_the_files_hold_exactly_what_trained(run):
         assert all(torch.equal(tensors[key], parameters[key]) for key in tensors)
         assert all(tensor.dtype == torch.float32 for tensor in tensors.values())
     assert run.record.adapter_file_bytes == (folder / "adapter.safetensors").stat().st_size
-    card = checkpoint.read_card(folder)
+    card = checkpoint.read_manifest(folder)
     assert card["backbone"]["fingerprint"] == run.record.backbone["fingerprint"]
     assert card["random_structure"] == run.record.backbone["random_structure"]
     assert card["parameters"]["adapter"] == run.record.parameters.adapter

@@ -64,15 +64,15 @@ def refused(made, folder, fingerprint=None):
 def rewritten(tensors, file):
     """Other tensors in the place of a file's, with a card that agrees."""
     save_file(tensors, file)
-    card = json.loads((file.parent / checkpoint.CARD).read_text())
+    card = json.loads((file.parent / checkpoint.MANIFEST).read_text())
     card["sha256"][file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
-    (file.parent / checkpoint.CARD).write_text(json.dumps(card))
+    (file.parent / checkpoint.MANIFEST).write_text(json.dumps(card))
 
 
 def trained_file(folder):
     """The adapter's tensors, or the head's where the adapter has none of its own."""
-    file = folder / checkpoint.ADAPTER
-    return file if load_file(file) else folder / checkpoint.HEAD
+    file = folder / checkpoint.ADAPTER_FILE
+    return file if load_file(file) else folder / checkpoint.HEAD_FILE
 
 
 def altered(made):
@@ -105,7 +105,7 @@ def regenerates(made):
 def test_the_right_one_loads(adapter, adapted, saved):
     made = adapted(MODEL, adapter)
     checkpoint.load(made.adapters, saved(adapter), fingerprint=made.backbone.fingerprint)
-    held = load_file(saved(adapter) / checkpoint.ADAPTER) | load_file(saved(adapter) / checkpoint.HEAD)
+    held = load_file(saved(adapter) / checkpoint.ADAPTER_FILE) | load_file(saved(adapter) / checkpoint.HEAD_FILE)
     trained = made.adapters.adapter_parameters() | made.adapters.head_parameters()
     assert all(torch.equal(held[name], trained[name]) for name in held)
     assert len(held) == len(trained)
@@ -165,7 +165,7 @@ def test_dropout_may_differ(adapter, adapted, saved):
     checkpoint.load(made.adapters, saved(adapter), fingerprint=made.backbone.fingerprint)
 
 
-@pytest.mark.parametrize("name", [checkpoint.ADAPTER, checkpoint.HEAD])
+@pytest.mark.parametrize("name", [checkpoint.ADAPTER_FILE, checkpoint.HEAD_FILE])
 def test_a_file_cut_short(adapter, adapted, copied, name):
     made, whole = adapted(MODEL, adapter), (copied / name).read_bytes()
     for length in (0, 4, 8, len(whole) // 2, len(whole) - 1):
@@ -221,7 +221,7 @@ def test_other_names_and_shapes(adapter, adapted, copied):
     assert "shape" in refused(made, copied)
 
 
-@pytest.mark.parametrize("name", [checkpoint.ADAPTER, checkpoint.HEAD, checkpoint.CARD])
+@pytest.mark.parametrize("name", [checkpoint.ADAPTER_FILE, checkpoint.HEAD_FILE, checkpoint.MANIFEST])
 def test_a_missing_file(adapter, adapted, copied, name):
     (copied / name).unlink()
     assert name in refused(adapted(MODEL, adapter), copied)
@@ -241,8 +241,8 @@ only_lora = pytest.mark.parametrize("adapter", ["lora"], indirect=True)
     "text", ["", "{", "[]", "null", "{}", '{"format": 2}', '{"format": "1"}'], ids=["empty", "cut", *"abcde"]
 )
 def test_a_card_that_is_none(adapter, adapted, copied, text):
-    (copied / checkpoint.CARD).write_text(text)
-    assert checkpoint.CARD in refused(adapted(MODEL, adapter), copied)
+    (copied / checkpoint.MANIFEST).write_text(text)
+    assert checkpoint.MANIFEST in refused(adapted(MODEL, adapter), copied)
 
 
 @only_lora
@@ -250,21 +250,21 @@ def test_a_card_that_is_none(adapter, adapted, copied, text):
     ("key", "value"), [("backbone", None), ("backbone", "bert"), ("method", None), ("method", [1]), ("method", {})]
 )
 def test_a_card_with_a_wrong_entry(adapter, adapted, copied, key, value):
-    card = json.loads((copied / checkpoint.CARD).read_text())
-    (copied / checkpoint.CARD).write_text(json.dumps(card | {key: value}))
+    card = json.loads((copied / checkpoint.MANIFEST).read_text())
+    (copied / checkpoint.MANIFEST).write_text(json.dumps(card | {key: value}))
     refused(adapted(MODEL, adapter), copied)
 
 
 @only_lora
 def test_a_card_of_a_later_format(adapter, adapted, copied):
-    card = json.loads((copied / checkpoint.CARD).read_text())
-    (copied / checkpoint.CARD).write_text(json.dumps(card | {"format": checkpoint.FORMAT + 1}))
+    card = json.loads((copied / checkpoint.MANIFEST).read_text())
+    (copied / checkpoint.MANIFEST).write_text(json.dumps(card | {"format": checkpoint.FORMAT + 1}))
     assert f"format {checkpoint.FORMAT}" in refused(adapted(MODEL, adapter), copied)
 
 
 @only_lora
 def test_a_card_without_an_entry(adapter, adapted, copied):
-    card = json.loads((copied / checkpoint.CARD).read_text())
+    card = json.loads((copied / checkpoint.MANIFEST).read_text())
     for key in ("backbone", "method", "random_structure"):
-        (copied / checkpoint.CARD).write_text(json.dumps({k: value for k, value in card.items() if k != key}))
+        (copied / checkpoint.MANIFEST).write_text(json.dumps({k: value for k, value in card.items() if k != key}))
         refused(adapted(MODEL, adapter), copied)

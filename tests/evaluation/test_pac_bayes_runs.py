@@ -20,7 +20,9 @@ def words(adapter):
 
 
 def tensors(folder):
-    return load_file(folder / "adapter" / checkpoint.ADAPTER) | load_file(folder / "adapter" / checkpoint.HEAD)
+    return load_file(folder / "adapter" / checkpoint.ADAPTER_FILE) | load_file(
+        folder / "adapter" / checkpoint.HEAD_FILE
+    )
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)

@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification
 
 from rlora.export.__main__ import main
 from rlora.export.hub import push
-from rlora.runs.load import rebuild
+from rlora.runs.load import load_run
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 ADAPTERS = {"lora": [], "nola": ["adapter.num_bases=4"], "randlora": ["adapter.rank=8"], "peft": []}
@@ -42,7 +42,7 @@ def test_peft_answers_as_the_run(runs, tmp_path, capsys, adapter):
     out = tmp_path / "out"
     assert main([str(runs(adapter)), "--format", "peft", "--out", str(out)]) == 0
     assert capsys.readouterr().out.endswith(f"written: {out}\n")
-    run = rebuild(runs(adapter))
+    run = load_run(runs(adapter))
     sought, batch = logits(run)
     from rlora.config.build import build
 
@@ -61,7 +61,7 @@ def test_peft_answers_as_the_run(runs, tmp_path, capsys, adapter):
 def test_a_merged_model_answers_as_the_run(runs, tmp_path, adapter):
     out = tmp_path / "out"
     assert main([str(runs(adapter) / "adapter"), "--format", "merged", "--out", str(out)]) == 0
-    sought, batch = logits(rebuild(runs(adapter)))
+    sought, batch = logits(load_run(runs(adapter)))
     model = AutoModelForSequenceClassification.from_pretrained(out).eval()
     with torch.no_grad():
         found = model(**{k: batch[k] for k in ("input_ids", "attention_mask")}).logits
@@ -122,10 +122,10 @@ def test_a_directory_of_pefts_is_scored_and_trained_on_by_a_run(runs, tiny_exper
     assert main([str(runs("lora")), "--out", str(out)]) == 0
     words = ("adapter=peft", f"adapter.path='{out}'")
     scored = tiny_experiment(*words, "train=false", folder=tmp_path / "scored").run()
-    assert scored.scores["test/accuracy"] == rebuild(runs("lora")).record.scores["test/accuracy"]
+    assert scored.scores["test/accuracy"] == load_run(runs("lora")).record.scores["test/accuracy"]
     assert "untrained" not in caplog.text
     trained = tiny_experiment(*words, "trainer.max_epochs=1", folder=tmp_path / "trained").run()
-    assert trained.parameters.adapter == rebuild(runs("lora")).record.parameters.adapter
+    assert trained.parameters.adapter == load_run(runs("lora")).record.parameters.adapter
 
 
 def test_a_merged_model_keeps_its_dtype(trained, tmp_path):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rlora.integrations import wandb_dashboards
-from rlora.records.record import final_numbers
+from rlora.records.record import summary_metrics
 
 
 @pytest.fixture
@@ -32,11 +32,11 @@ def test_bars_and_curves_are_grouped_by_adapter(sections):
 
 
 def test_every_number_shown_is_one_that_runs_log(sections, record, compose):
-    from rlora.config.flatten import flat
+    from rlora.config.flatten import flatten
 
     record.certificate = {"bound": 0.2, "risk": 0.1, "kl": 3.0}
-    logged = final_numbers(record) | dict.fromkeys(wandb_dashboards.CURVES.values())
-    pac_bayes = flat(compose("regularizer=pac_bayes").config)
+    logged = summary_metrics(record) | dict.fromkeys(wandb_dashboards.CURVES.values())
+    pac_bayes = flatten(compose("regularizer=pac_bayes").config)
     for key in wandb_dashboards.SEARCHED:
         assert key in pac_bayes
     text = json.dumps(sections)

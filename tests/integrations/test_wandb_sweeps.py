@@ -66,11 +66,11 @@ def test_every_trial_composes(file, compose):
 
 def test_parameters_never_clash_with_the_logged_config(file, compose):
     """A parameter and a nested config of the same name would overwrite each other: keys are flat, choices are words."""
-    from rlora.config.flatten import flat
+    from rlora.config.flatten import flatten
 
     trial = first_trial(file)
     found = compose(*words_of(file, trial))
-    logged = {**flat(found.config), **{group: found.choices[group] for group in ("task", "adapter", "regularizer")}}
+    logged = {**flatten(found.config), **{group: found.choices[group] for group in ("task", "adapter", "regularizer")}}
     for name, value in trial.items():
         if name != "experiment":
             assert logged[name] == (pytest.approx(value) if isinstance(value, float) else value)

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from omegaconf import OmegaConf
 
-from rlora.config.config_hash import essence, identity
+from rlora.config.config_hash import config_hash, hashed_config
 from rlora.records import study
-from rlora.records.record import read_lines, read_record
+from rlora.records.record import read_record, read_study
 from rlora.runs import experiment
 
 WORDS = ("adapter=rlora", "adapter.rank=2", "trainer.max_epochs=1")
@@ -47,7 +47,7 @@ def test_a_finished_run_is_not_repeated_in_a_multirun(again, finished, tmp_path)
     score, ran = again("study=toy", "logger=none", "trainer.enable_progress_bar=true", folder=tmp_path / "new")
     assert not ran
     assert score == read_record(finished).scores["validation/accuracy"]
-    assert read_record(tmp_path / "new") == study.portable(read_record(finished))
+    assert read_record(tmp_path / "new") == study.portable_record(read_record(finished))
 
 
 @pytest.mark.parametrize("word", ["seed=1", "optimizer.lr=0.5", "task.shots=2", "adapter.rank=4", "certify=true"])
@@ -71,20 +71,20 @@ def test_a_run_that_finished_outside_the_study_joins_it(again, finished, tmp_pat
     words = (f"paths.studies='{tmp_path}'", "study=later")
     for folder in ("new", "newer"):
         assert again(*words, folder=tmp_path / folder)[1] == []
-    assert read_lines(tmp_path / "later" / study.RECORDS) == [study.portable(read_record(finished))]
+    assert read_study(tmp_path / "later" / study.RECORDS) == [study.portable_record(read_record(finished))]
 
 
 def test_a_single_run_is_always_run(tiny_job, finished, tmp_path):
     config, job = tiny_job(*WORDS, *places(finished.parents[1]), folder=tmp_path)
-    assert study.skipped(config, job) is None
+    assert study.finished_record(config, job) is None
 
 
 def test_a_broken_run_is_no_finished_one(finished, tmp_path):
     wanted = read_record(finished).run.identity
-    assert study.find(wanted, finished.parents[1]) == read_record(finished)
+    assert study.find_finished(wanted, finished.parents[1]) == read_record(finished)
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "results.json").write_text('{"run": ')
-    assert study.find(wanted, tmp_path) is None
+    assert study.find_finished(wanted, tmp_path) is None
 
 
 def test_a_studys_records_name_no_machine(finished):
@@ -96,7 +96,7 @@ def test_a_studys_records_name_no_machine(finished):
     assert not [
         leaf for leaf in leaves(json.loads(text)) if isinstance(leaf, str) and ("/tmp" in leaf or leaf.startswith("/"))
     ]
-    (record,) = read_lines(file)
+    (record,) = read_study(file)
     assert record.scores == read_record(finished).scores
     assert record.run.identity == read_record(finished).run.identity
 
@@ -104,7 +104,7 @@ def test_a_studys_records_name_no_machine(finished):
 def test_a_studys_record_names_no_place_of_a_checkpoint(finished):
     record = read_record(finished)
     evaluated = replace(record, run=replace(record.run, from_checkpoint="/home/me/runs/first"))
-    assert study.portable(evaluated).run.from_checkpoint == "first"
+    assert study.portable_record(evaluated).run.from_checkpoint == "first"
 
 
 def leaves(value):
@@ -117,11 +117,11 @@ def leaves(value):
 
 def test_a_line_that_was_cut_off_is_left_out_and_replaced(finished, tmp_path):
     record, file = read_record(finished), tmp_path / "study" / study.RECORDS
-    study.append(record, file)
+    study.append_record(record, file)
     whole = file.read_bytes()
     file.write_bytes(whole + whole[:100])
-    assert len(read_lines(file)) == 1
-    study.append(record, file)
+    assert len(read_study(file)) == 1
+    study.append_record(record, file)
     assert file.read_bytes() == whole * 2
 
 
@@ -129,23 +129,23 @@ def test_a_line_that_is_no_record_is_named(tmp_path):
     file = tmp_path / study.RECORDS
     file.write_text("{}\n")
     with pytest.raises(ValueError, match=r"records\.jsonl, line 1 has record schema None"):
-        read_lines(file)
+        read_study(file)
     file.write_text("{\n")
     with pytest.raises(ValueError, match=r"records\.jsonl, line 1 cannot be read"):
-        read_lines(file)
+        read_study(file)
 
 
 def test_a_new_option_that_is_not_used_leaves_identities_alone():
     old = {"task": {"name": "rte", "layers": [1, None]}, "seed": 0}
     new = {"task": {"name": "rte", "layers": [1, None], "fresh": None}, "seed": 0, "more": None}
-    assert identity(new, "run") == identity(old, "run")
-    assert identity({**new, "task": {**new["task"], "fresh": 0}}, "run") != identity(old, "run")
+    assert config_hash(new, "run") == config_hash(old, "run")
+    assert config_hash({**new, "task": {**new["task"], "fresh": 0}}, "run") != config_hash(old, "run")
 
 
 def test_identity_knows_the_config_alone_not_where_it_writes(compose):
     here = compose("adapter=lora", folder="/here")
     there = compose("adapter=lora", "paths.cache=/elsewhere", "logger=none", "print_config=false", folder="/there")
-    assert identity(here.config, "/here") == identity(there.config, "/there")
-    assert "/here" not in json.dumps(essence(here.config, "/here"))
+    assert config_hash(here.config, "/here") == config_hash(there.config, "/there")
+    assert "/here" not in json.dumps(hashed_config(here.config, "/here"))
     other = compose("adapter=lora", "certificate.draws=5", folder="/here").config
-    assert identity(other, "/here") == identity(here.config, "/here"), "nothing is certified"
+    assert config_hash(other, "/here") == config_hash(here.config, "/here"), "nothing is certified"

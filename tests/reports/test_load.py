@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from rlora.records.record import FILE, write_record
+from rlora.records.record import RECORD_FILE, write_record
 from rlora.reports.load import Reader, csv_text
 
 
@@ -21,7 +21,7 @@ def reasons(reading):
 def test_a_run_counts_once_wherever_it_is_found(study, made, tmp_path):
     for record in (made(seed=1), made(seed=9)):
         study.append(record, tmp_path / "kept" / study.RECORDS)
-    found = read(study, tmp_path, study / "0" / FILE, tmp_path / "kept" / study.RECORDS)
+    found = read(study, tmp_path, study / "0" / RECORD_FILE, tmp_path / "kept" / study.RECORDS)
     assert len(found.runs) == 18 + 1
     assert found.problems == []
 
@@ -57,7 +57,7 @@ def test_broken_old_unscored_and_failed_runs_are_named(made, written, tmp_path):
         "bytes": "\x00\x01",
     }.items():
         (folder / name).mkdir()
-        (folder / name / FILE).write_text(text)
+        (folder / name / RECORD_FILE).write_text(text)
     (folder / "failed").mkdir()
     (folder / "failed" / "error.log").write_text("Traceback\nValueError: no such thing\n")
     (folder / "running").mkdir()

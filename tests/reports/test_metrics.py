@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from rlora.records.record import final_numbers
+from rlora.records.record import summary_metrics
 from rlora.reports.__main__ import main
 from rlora.reports.figures import series
 from rlora.reports.load import Reader, csv_text
@@ -110,5 +110,5 @@ def test_published_scores_stand_below_their_metric(texts):
 
 def test_loggers_get_the_metric_that_stands_for_the_run(texts):
     (run, *_) = Reader().read([texts]).runs
-    found = final_numbers(run.record)
+    found = summary_metrics(run.record)
     assert (found["final/test_score"], found["final/validation_score"]) == (0.6, 3.0)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from rlora.records.record import FILE, write_record
+from rlora.records.record import RECORD_FILE, write_record
 from rlora.reports import wandb_runs
 from rlora.reports.load import Problem, Reader
 from rlora.reports.report import Question, report
@@ -19,10 +19,10 @@ class Run:
         self.id, self.state, self.record = f"r{number}", state, record
 
     def files(self):
-        return [SimpleNamespace(name="output.log")] + ([SimpleNamespace(name=FILE)] if self.record else [])
+        return [SimpleNamespace(name="output.log")] + ([SimpleNamespace(name=RECORD_FILE)] if self.record else [])
 
     def file(self, name):
-        assert name == FILE
+        assert name == RECORD_FILE
 
         def download(root, replace):
             from pathlib import Path
@@ -53,7 +53,7 @@ def test_records_are_taken_and_the_rest_is_told(made):
     assert reading.unfinished == 1
     told = {problem.place: problem.reason for problem in reading.problems}
     assert told == {
-        "wandb:team/rlora/r3": f"holds no {FILE}: it was logged by another program or an older version",
+        "wandb:team/rlora/r3": f"holds no {RECORD_FILE}: it was logged by another program or an older version",
         "wandb:team/rlora/r4": "crashed",
     }
     assert len(list(wandb_runs.found("team/rlora/sweeps/abc", Api(runs)))) == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from rlora.records.record import FILE
+from rlora.records.record import RECORD_FILE
 
 ROOT = Path(__file__).parents[2]
 TINY = "model=tiny_encoder"
@@ -32,7 +32,7 @@ def told(monkeypatch, tmp_path, capsys):
             script.main()
         assert isinstance(caught.value.code, str), "the exit status is that of success"
         assert "Traceback" not in capsys.readouterr().err
-        assert not list(tmp_path.rglob(FILE))
+        assert not list(tmp_path.rglob(RECORD_FILE))
         sentence = caught.value.code
         assert sentence.startswith("error: ")
         assert "\n" not in sentence

@@ -48,7 +48,9 @@ def finished(tiny_run, tmp_path_factory):
 
 
 def tensors(folder):
-    return load_file(folder / "adapter" / checkpoint.ADAPTER) | load_file(folder / "adapter" / checkpoint.HEAD)
+    return load_file(folder / "adapter" / checkpoint.ADAPTER_FILE) | load_file(
+        folder / "adapter" / checkpoint.HEAD_FILE
+    )
 
 
 def same(first, second):

@@ -5,16 +5,16 @@ import shutil
 import pytest
 from omegaconf import OmegaConf
 
-from rlora.records.record import FILE, read_record, write_record
+from rlora.records.record import RECORD_FILE, read_record, write_record
 from rlora.reports.__main__ import main
-from rlora.runs.multirun import Summary
+from rlora.runs.multirun import MultirunSummary
 
 RUN = ("model=tiny_encoder", "adapter=lora", "task=lexicon", "task.train_size=200", "trainer.max_epochs=1")
 QUIET = ("trainer=cpu", "callbacks=progress", "logger=none", "trainer.enable_progress_bar=false", "print_config=false")
 
 
 def summary_of(folder):
-    Summary().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}}))
+    MultirunSummary().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}}))
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_one_that_fails_leaves_the_others_alone(launcher, start, tmp_path):
     assert process.returncode == 1
     assert "1 finished, 1 failed" in output
     assert "must be a whole number" in output
-    (done,) = tmp_path.glob(f"multiruns/*/*/{FILE}")
+    (done,) = tmp_path.glob(f"multiruns/*/*/{RECORD_FILE}")
     assert read_record(done).config["adapter"]["rank"] == 4
     assert len(list(tmp_path.glob("multiruns/*/*/error.log"))) == 1
 
@@ -93,7 +93,7 @@ def test_a_search_goes_on_where_it_stopped(train, tmp_path):
     assert "2 finished" in first
     second = train(*words, "hydra.sweeper.n_trials=3")
     assert "1 finished, 2 skipped" in second
-    records = [read_record(file) for file in tmp_path.glob(f"multiruns/*/*/{FILE}")]
+    records = [read_record(file) for file in tmp_path.glob(f"multiruns/*/*/{RECORD_FILE}")]
     rates = {record.config["optimizer"]["lr"] for record in records}
     assert len(records) == 5
     assert len(rates) == 3

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rlora.evaluation.inputs import read_rows
-from rlora.runs.load import rebuild
+from rlora.runs.load import load_run
 from rlora.runs.predict_cli import main
 
 WORDS = ["good", "terrible", "so and so"]
@@ -47,7 +47,7 @@ def answers(folder, *words):
 
 def test_answers_are_those_of_the_model(trained, file, tmp_path):
     found = answers(tmp_path, f"run={trained}", f"input={file}", "batch_size=2")
-    run = rebuild(trained)
+    run = load_run(trained)
     batch = run.backbone.tokenizer(WORDS, padding=True, return_tensors="pt")
     with torch.no_grad():
         sought = run.backbone.net(**{k: batch[k] for k in ("input_ids", "attention_mask")}).logits.softmax(-1)

@@ -46,7 +46,7 @@ def write_checkpoint(file, state=None):
 
 def write_adapter(folder):
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / checkpoint.CARD).write_text(json.dumps({**CARD, "config": SAVED}))
+    (folder / checkpoint.MANIFEST).write_text(json.dumps({**CARD, "config": SAVED}))
     return folder
 
 
@@ -157,7 +157,7 @@ def test_a_checkpoint_that_holds_objects_is_not_run(tmp_path):
 def test_an_adapter_saved_without_a_run_is_refused(tmp_path):
     folder = tmp_path / "adapter"
     folder.mkdir()
-    (folder / checkpoint.CARD).write_text(json.dumps(CARD))
+    (folder / checkpoint.MANIFEST).write_text(json.dumps(CARD))
     assert "config" in refused(folder)
 
 

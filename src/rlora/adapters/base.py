@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlora.adapters.dispatch import Path, cheapest, low_rank_costs
+from rlora.adapters.dispatch import ComputePath, cheapest_path, low_rank_costs
 from rlora.ops.context import compute_dtype
 from rlora.ops.fused_linear import full_rank_linear, low_rank_linear
 from rlora.ops.philox import RandomSource
@@ -119,8 +119,8 @@ class Adapter(Regenerated, ABC):
         if factors is None:
             return full_rank_linear(x, weight, bias, self.delta())
         b, a = factors
-        path = cheapest(self.costs(x, len(a)))
-        if path is Path.FULL:
+        path = cheapest_path(self.costs(x, len(a)))
+        if path is ComputePath.FULL:
             delta, again = self.scale * (b @ a), lambda: self.scale * (b.detach() @ a.detach())
             return full_rank_linear(x, weight, bias, delta, again=again)
         return low_rank_linear(
@@ -131,11 +131,11 @@ class Adapter(Regenerated, ABC):
             a,
             self.scale,
             projected=self.projected(x, a),
-            merge_forward=path in (Path.MERGED, Path.MERGED_FORWARD),
-            merge_backward=path in (Path.MERGED, Path.MERGED_BACKWARD),
+            merge_forward=path in (ComputePath.MERGED, ComputePath.MERGED_FORWARD),
+            merge_backward=path in (ComputePath.MERGED, ComputePath.MERGED_BACKWARD),
         )
 
-    def costs(self, x: Tensor, rank: int) -> dict[Path, float]:
+    def costs(self, x: Tensor, rank: int) -> dict[ComputePath, float]:
         """What each path of `linear` costs for this input."""
         tokens = x.numel() // self.site.in_features
         site, dtype = self.site, compute_dtype(x)

@@ -18,7 +18,7 @@ from rlora.adapters.base import Adapter, Method
 from rlora.io.safetensors import parse_tensors, read_bytes
 
 FORMAT = 1
-CARD, ADAPTER, HEAD = "adapter.json", "adapter.safetensors", "head.safetensors"
+MANIFEST, ADAPTER_FILE, HEAD_FILE = "adapter.json", "adapter.safetensors", "head.safetensors"
 # dropout, keep_delta and path act in training only; the names of the tensors say what was adapted
 FREE = {"dropout", "keep_delta", "path", "targets"}
 
@@ -28,7 +28,7 @@ def describe_method(method: Method) -> dict[str, Any]:
     return {"name": type(method).__name__, **(asdict(method) if hasattr(method, "__dataclass_fields__") else {})}  # type: ignore[call-overload]
 
 
-def fixed_options(method: Method) -> dict[str, Any]:
+def weight_options(method: Method) -> dict[str, Any]:
     """The options that saved tensors depend on, as they come back from json."""
     described: dict[str, Any] = json.loads(json.dumps(describe_method(method)))
     return {key: value for key, value in described.items() if key not in FREE}
@@ -56,8 +56,8 @@ def save(
     """
     report = adapters.report()
     tensors = {
-        ADAPTER: dump_tensors(_plain(adapters.adapter_parameters())),
-        HEAD: dump_tensors(_plain(adapters.head_parameters())),
+        ADAPTER_FILE: dump_tensors(_plain(adapters.adapter_parameters())),
+        HEAD_FILE: dump_tensors(_plain(adapters.head_parameters())),
     }
     card = {
         "format": FORMAT,
@@ -72,9 +72,9 @@ def save(
         **(extra or {}),
     }
     _replace_directory(
-        Path(directory), {**tensors, **(beside or {}), CARD: (json.dumps(card, indent=2) + "\n").encode()}
+        Path(directory), {**tensors, **(beside or {}), MANIFEST: (json.dumps(card, indent=2) + "\n").encode()}
     )
-    return len(tensors[ADAPTER])
+    return len(tensors[ADAPTER_FILE])
 
 
 def _replace_directory(directory: Path, contents: Mapping[str, bytes]) -> None:
@@ -92,22 +92,22 @@ def _replace_directory(directory: Path, contents: Mapping[str, bytes]) -> None:
         raise
 
 
-def read_card(directory: Path) -> dict[str, Any]:
+def read_manifest(directory: Path) -> dict[str, Any]:
     """Read the card of an adapter directory.
 
     Raises:
         ValueError: not an adapter directory, or of another format.
     """
     try:
-        card = json.loads((directory / CARD).read_text())
+        card = json.loads((directory / MANIFEST).read_text())
     except FileNotFoundError:
-        raise ValueError(f"{directory} is not an adapter directory: it has no {CARD}") from None
+        raise ValueError(f"{directory} is not an adapter directory: it has no {MANIFEST}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{directory / CARD} cannot be read: {error}") from error
+        raise ValueError(f"{directory / MANIFEST} cannot be read: {error}") from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:
-        raise ValueError(f"{directory / CARD} is not of format {FORMAT}, the one this version reads")
+        raise ValueError(f"{directory / MANIFEST} is not of format {FORMAT}, the one this version reads")
     if wrong := [key for key in ("method", "backbone", "sha256") if not isinstance(card.get(key), dict)]:
-        raise ValueError(f"{directory / CARD} is damaged: {', '.join(wrong)} should be a mapping")
+        raise ValueError(f"{directory / MANIFEST} is damaged: {', '.join(wrong)} should be a mapping")
     return card
 
 
@@ -124,12 +124,12 @@ def load(adapters: AdapterSet, directory: Path | str, *, fingerprint: str | None
         ValueError: truncated or foreign file, another backbone, another random structure, other names or shapes.
     """
     directory = Path(directory)
-    card = read_card(directory)
+    card = read_manifest(directory)
     mark = adapters.fingerprint if fingerprint is None else fingerprint
     _refuse_foreign(card, adapters.method, adapters.digest, adapters.seed, directory, mark)
-    pairs = _matched(directory / ADAPTER, card["sha256"], adapters.adapter_parameters())
+    pairs = _matched(directory / ADAPTER_FILE, card["sha256"], adapters.adapter_parameters())
     if head:
-        pairs += _matched(directory / HEAD, card["sha256"], adapters.head_parameters())
+        pairs += _matched(directory / HEAD_FILE, card["sha256"], adapters.head_parameters())
     with torch.no_grad():
         for parameter, tensor in pairs:
             parameter.copy_(tensor)
@@ -157,14 +157,14 @@ def load_updates(
     Raises:
         ValueError: as `load`.
     """
-    card = read_card(directory)
+    card = read_manifest(directory)
     _refuse_foreign(card, method, structure_digest(updates.values()), seed, directory, fingerprint)
     parameters = {f"{site}.{name}": p for site, update in updates.items() for name, p in update.named_parameters()}
-    pairs = _matched(directory / ADAPTER, card["sha256"], parameters)
-    content = read_bytes(directory / HEAD)
-    names = parse_tensors(content, directory / HEAD)
+    pairs = _matched(directory / ADAPTER_FILE, card["sha256"], parameters)
+    content = read_bytes(directory / HEAD_FILE)
+    names = parse_tensors(content, directory / HEAD_FILE)
     head = {name: torch.empty_like(model[name], device="cpu", dtype=torch.float32) for name in names if name in model}
-    pairs += _matched(directory / HEAD, card["sha256"], head)
+    pairs += _matched(directory / HEAD_FILE, card["sha256"], head)
     with torch.no_grad():
         for parameter, tensor in pairs:
             parameter.copy_(tensor)
@@ -180,7 +180,7 @@ def _refuse_foreign(
             f"{directory} was trained on another backbone ({trained_on.get('source')}, fingerprint "
             f"{str(trained_on.get('fingerprint'))[:12]}; here {fingerprint[:12]}): load that one with model="
         )
-    saved, here = dict(card["method"]), fixed_options(method)
+    saved, here = dict(card["method"]), weight_options(method)
     other = sorted(key for key in (saved.keys() | here.keys()) - FREE if saved.get(key) != here.get(key))
     if other:
         changes = ", ".join(f"{key}: saved {saved.get(key)!r}, here {here.get(key)!r}" for key in other)
@@ -201,7 +201,7 @@ def _matched(path: Path, digests: Mapping[str, str], parameters: Mapping[str, Te
     content = read_bytes(path)
     tensors = parse_tensors(content, path)
     if hashlib.sha256(content).hexdigest() != digests.get(path.name):
-        raise ValueError(f"{path} is not the file its {CARD} was written with: save or copy both again")
+        raise ValueError(f"{path} is not the file its {MANIFEST} was written with: save or copy both again")
     if set(tensors) != set(parameters):
         missing, foreign = sorted(set(parameters) - set(tensors)), sorted(set(tensors) - set(parameters))
         raise ValueError(f"{path} does not fit: it lacks {missing[:3]} and holds unknown {foreign[:3]}")

@@ -32,7 +32,7 @@ from rlora.ops.hadamard import kronecker_sizes, next_power_of_two
 TRANSFORM_SPEED = {"cpu": 1 / 4, "cuda": 1 / 16}
 
 
-class Path(StrEnum):
+class ComputePath(StrEnum):
     """The ways to compute an adapted layer."""
 
     FACTORED = "factored"
@@ -43,41 +43,41 @@ class Path(StrEnum):
     TRANSFORMED = "transformed"
 
 
-_forced: ContextVar[Path | None] = ContextVar("forced", default=None)
+_forced: ContextVar[ComputePath | None] = ContextVar("forced", default=None)
 
 
 @contextlib.contextmanager
-def forced(path: Path | str) -> Iterator[None]:
+def force_path(path: ComputePath | str) -> Iterator[None]:
     """Take one path wherever a layer has it, for tests and benchmarks."""
-    token = _forced.set(Path(path))
+    token = _forced.set(ComputePath(path))
     try:
         yield
     finally:
         _forced.reset(token)
 
 
-def cheapest(costs: Mapping[Path, float]) -> Path:
-    """The path of least cost, or the one that `forced` asks for."""
+def cheapest_path(costs: Mapping[ComputePath, float]) -> ComputePath:
+    """The path of least cost, or the one that `force_path` asks for."""
     asked = _forced.get()
     return asked if asked is not None and asked in costs else min(costs, key=lambda path: costs[path])
 
 
 def low_rank_costs(
     tokens: int, in_features: int, out_features: int, rank: int, *, dtype: torch.dtype, trains_a: bool = True
-) -> dict[Path, float]:
+) -> dict[ComputePath, float]:
     """Costs of the paths every update with factors has, in multiply-adds."""
     t, i, o, r = tokens, in_features, out_features, rank
     common = float(t * r * (i + o) * (2 if trains_a else 1))
     forward, backward, merged = t * r * o, t * r * (i if trains_a else i + o), r * i * o
-    costs = {Path.FACTORED: common + forward + backward}
+    costs = {ComputePath.FACTORED: common + forward + backward}
     if dtype in (torch.float32, torch.float64):
         # With A frozen autograd would keep A x and the update's output, T (r + out) numbers: no path keeps more
         kept = not trains_a and t >= i
-        costs[Path.MERGED_FORWARD] = common + merged + backward
-        costs[Path.MERGED_BACKWARD] = common + forward + merged
-        costs[Path.MERGED] = common + merged + (0 if kept else merged)
+        costs[ComputePath.MERGED_FORWARD] = common + merged + backward
+        costs[ComputePath.MERGED_BACKWARD] = common + forward + merged
+        costs[ComputePath.MERGED] = common + merged + (0 if kept else merged)
         if trains_a or i <= r + o:
-            costs[Path.FULL] = 4.0 * merged + t * i * o
+            costs[ComputePath.FULL] = 4.0 * merged + t * i * o
     return costs
 
 

@@ -27,7 +27,7 @@ class _Chosen:
     rows: Choice | Sequence[Choice] = None
 
 
-class AdapterBank:
+class MultiAdapterModel:
     """A frozen model with several adapters in it, switched without loading anything anew.
 
     Args:

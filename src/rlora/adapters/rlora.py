@@ -28,7 +28,7 @@ from rlora.adapters.base import (
     require_choice,
     uniform_parameter,
 )
-from rlora.adapters.dispatch import Path, cheapest, transform_cost
+from rlora.adapters.dispatch import ComputePath, cheapest_path, transform_cost
 from rlora.ops.context import compute_dtype, without_autocast
 from rlora.ops.hadamard import fwht, hadamard_rows, next_power_of_two
 from rlora.ops.philox import RandomSource
@@ -108,7 +108,7 @@ class RLoRALayer(Adapter):
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """(W + dW) x + c; through transforms of the activations where that costs less, as at large ranks."""
-        if cheapest(self.costs(x, self.rank)) is not Path.TRANSFORMED:
+        if cheapest_path(self.costs(x, self.rank)) is not ComputePath.TRANSFORMED:
             return super().linear(x, weight, bias)
         y, inputs = F.linear(x, weight, bias), (x, self.a, self.b, self.g)
         if not torch.is_grad_enabled():
@@ -117,11 +117,11 @@ class RLoRALayer(Adapter):
         change: Tensor = checkpoint(self.transformed, *inputs, use_reentrant=False, preserve_rng_state=False)
         return y.add_(change)
 
-    def costs(self, x: Tensor, rank: int) -> dict[Path, float]:
+    def costs(self, x: Tensor, rank: int) -> dict[ComputePath, float]:
         """See `Adapter.costs`; here with the transforms, whose cost does not depend on the rank."""
         i, o = self.site.in_features, self.site.out_features
         once = transform_cost(x.numel() // i, i, o, x.device)
-        return super().costs(x, rank) | {Path.TRANSFORMED: self.right.transforms * once}
+        return super().costs(x, rank) | {ComputePath.TRANSFORMED: self.right.transforms * once}
 
 
 class SRHT(Regenerated):

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from rlora.adapters.base import Adapter, RankedMethod, Regenerated, Site, along, constant_parameter, cut_to
 from rlora.ops.context import compute_dtype, without_autocast
-from rlora.ops.fused_linear import flat, project
+from rlora.ops.fused_linear import flatten_tokens, project
 from rlora.ops.philox import RandomSource
 
 
@@ -132,7 +132,7 @@ class SharedInput:
             assert self._result is not None
             return self._result
         with without_autocast(x):
-            result = project(a.to(dtype), flat(x).to(dtype))
+            result = project(a.to(dtype), flatten_tokens(x).to(dtype))
         if facts is not None:
             # a weak reference, so that nothing outlives the step for this
             self._x, self._facts, self._result = weakref.ref(x, self._forget), facts, result

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.tree import Tree
 
-from rlora.config.flatten import flat
+from rlora.config.flatten import flatten
 from rlora.config.job import Job
 
 
@@ -51,26 +51,26 @@ def build(node: Any, *args: Any, **runtime: Any) -> Any:
     return factory(*args, **runtime)
 
 
-def plain(config: Any) -> Any:
+def to_plain(config: Any) -> Any:
     """A config as plain dicts, lists and values, resolved."""
     return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
 
 
-def show(config: dict[str, Any], console: Console, choices: dict[str, str]) -> None:
+def print_config(config: dict[str, Any], console: Console, choices: dict[str, str]) -> None:
     """Print the composed config as a tree, each group with the option chosen."""
     tree = Tree("[bold]config")
     for key, value in config.items():
         title = f"[bold]{key}[/] = {choices[key]}" if key in choices else f"[bold]{key}[/]"
         if isinstance(value, dict) and value:
             branch = tree.add(title)
-            for name, leaf in flat(value).items():
+            for name, leaf in flatten(value).items():
                 branch.add(f"{name}: {leaf}")
         else:
             tree.add(f"{title}: {value}")
     console.print(tree)
 
 
-def explain(error: Exception, keys: list[str], swept: set[str]) -> str:
+def explain_config_error(error: Exception, keys: list[str], swept: set[str]) -> str:
     """One sentence for an error of the config system, with the nearest valid names.
 
     Args:
@@ -114,9 +114,9 @@ def _nearest(word: str, known: list[str]) -> str:
     return f"choose one of {', '.join(sorted(known)[:40])}"
 
 
-def key_names(config: DictConfig) -> list[str]:
+def config_keys(config: DictConfig) -> list[str]:
     """All dotted keys of a config."""
-    return list(flat(OmegaConf.to_container(config, resolve=False)))
+    return list(flatten(OmegaConf.to_container(config, resolve=False)))
 
 
 def hydra_job() -> Job:

@@ -4,13 +4,13 @@ import hashlib
 import json
 from typing import Any
 
-from rlora.config.flatten import moved
+from rlora.config.flatten import move_paths
 
 PRESENTATION = ("paths", "logger", "print_config", "study", "skip_finished")  # sections that change no result
 TRAINER_PRESENTATION = ("default_root_dir", "enable_progress_bar")
 
 
-def essence(config: dict[str, Any], folder: str) -> dict[str, Any]:
+def hashed_config(config: dict[str, Any], folder: str) -> dict[str, Any]:
     """A resolved config without what changes no result: paths, loggers and the run's own folder.
 
     Keys that are null are left out too: a new option that is not used leaves the identities of earlier runs alone.
@@ -24,7 +24,7 @@ def essence(config: dict[str, Any], folder: str) -> dict[str, Any]:
         kept.pop("certificate", None)
     if "trainer" in kept:
         kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key not in TRAINER_PRESENTATION}
-    without: dict[str, Any] = moved(_without_null(kept), folder, ".")
+    without: dict[str, Any] = move_paths(_without_null(kept), folder, ".")
     return without
 
 
@@ -34,6 +34,6 @@ def _without_null(config: Any) -> Any:
     return {key: _without_null(value) for key, value in config.items() if value is not None}
 
 
-def identity(config: dict[str, Any], folder: str) -> str:
-    """SHA-256 (hex) of a config's essence: two runs of one identity give the same result on the same machine."""
-    return hashlib.sha256(json.dumps(essence(config, folder), sort_keys=True).encode()).hexdigest()
+def config_hash(config: dict[str, Any], folder: str) -> str:
+    """SHA-256 (hex) of a config's result-changing part: two runs of one hash give the same result on the same machine."""
+    return hashlib.sha256(json.dumps(hashed_config(config, folder), sort_keys=True).encode()).hexdigest()

@@ -23,7 +23,7 @@ class Job:
     multirun: bool = False
 
 
-def check(config: dict[str, Any], job: Job) -> None:
+def check_job(config: dict[str, Any], job: Job) -> None:
     """Refuse settings that cannot work together, before anything heavy is loaded.
 
     Raises:

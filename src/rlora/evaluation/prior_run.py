@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rlora.config.config_hash import identity
-from rlora.config.flatten import moved
+from rlora.config.config_hash import config_hash
+from rlora.config.flatten import move_paths
 from rlora.config.job import Job
-from rlora.records.record import FILE, Record, read_record
+from rlora.records.record import RECORD_FILE, RunRecord, read_record
 
 log = logging.getLogger(__name__)
 START, SPLIT = "start", "split"
@@ -64,7 +64,7 @@ def find(config: dict[str, Any], job: Job, *, run: Callable[[dict[str, Any], Job
 def job_of(config: dict[str, Any], job: Job) -> tuple[dict[str, Any], Job]:
     """The config and job of the run that learns the prior, in a folder of its own below this run's."""
     folder = job.directory / FOLDER
-    there = moved(config, str(job.directory), str(folder))
+    there = move_paths(config, str(job.directory), str(folder))
     own = {
         **there,
         "regularizer": {"_target_": "rlora.regularizers.none.NoRegularizer"},
@@ -81,7 +81,7 @@ def job_of(config: dict[str, Any], job: Job) -> tuple[dict[str, Any], Job]:
 
 def finished(config: dict[str, Any], folder: Path) -> bool:
     """Whether a run of this very config lies finished in a folder, as after a break in the posterior's training."""
-    return (folder / FILE).is_file() and read_record(folder).run.identity == identity(config, str(folder))
+    return (folder / RECORD_FILE).is_file() and read_record(folder).run.identity == config_hash(config, str(folder))
 
 
 def facts(folder: Path, config: dict[str, Any], key: str = "regularizer.prior") -> dict[str, Any]:
@@ -91,7 +91,7 @@ def facts(folder: Path, config: dict[str, Any], key: str = "regularizer.prior") 
         ValueError: no finished run lies there, or it is one of another model, adapter or seed.
     """
     try:
-        record: Record = read_record(folder)
+        record: RunRecord = read_record(folder)
     except ValueError as error:
         others = "start, split or " if key == "regularizer.prior" else ""
         raise ValueError(f"{key}={folder} is not {others}the folder of a finished run: {error}") from error

@@ -11,7 +11,7 @@ import torch
 from rlora.export.hub import push
 from rlora.export.write import FORMATS, write
 from rlora.runs.console import quieten
-from rlora.runs.load import rebuild
+from rlora.runs.load import load_run
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,7 +58,7 @@ def _write(given: argparse.Namespace, folder: Path) -> None:
     try:
         unfinished.mkdir(parents=True)
         name = given.push_to_hub or folder.name
-        for note in write(rebuild(given.run), unfinished, given.format, name, given.rank, not given.no_evaluate):
+        for note in write(load_run(given.run), unfinished, given.format, name, given.rank, not given.no_evaluate):
             print(note)
         unfinished.rename(folder)
     except BaseException:

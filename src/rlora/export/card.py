@@ -1,6 +1,6 @@
 """The README beside an exported adapter or model: what it is, how it was trained, what it scored, how to load it."""
 
-from rlora.runs.load import Rebuilt
+from rlora.runs.load import TrainedRun
 
 LOADING = {
     "merged": """from transformers import {auto}, AutoTokenizer
@@ -14,7 +14,7 @@ model = PeftModel.from_pretrained({auto}.from_pretrained("{base}"{labels}), "{na
 }
 
 
-def model_card(run: Rebuilt, name: str, form: str, notes: list[str]) -> str:
+def model_card(run: TrainedRun, name: str, form: str, notes: list[str]) -> str:
     """Markdown with the front matter that the hub reads.
 
     Args:
@@ -47,12 +47,12 @@ def model_card(run: Rebuilt, name: str, form: str, notes: list[str]) -> str:
     return "\n".join([*front, *lines])
 
 
-def base_name(run: Rebuilt) -> str:
+def base_name(run: TrainedRun) -> str:
     """What others load the backbone by: a hub id, or where it lay."""
     return str(run.config["model"].get("path") or run.config["model"].get("name") or run.backbone.source)
 
 
-def _scores(run: Rebuilt) -> list[str]:
+def _scores(run: TrainedRun) -> list[str]:
     if run.record is None:
         return []
     rows = [f"| {name} | {score:.4f} |" for name, score in run.record.scores.items() if not name.endswith("/loss")]

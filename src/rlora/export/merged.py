@@ -4,12 +4,12 @@ import logging
 from pathlib import Path
 
 from rlora.models import quantization
-from rlora.runs.load import Rebuilt
+from rlora.runs.load import TrainedRun
 
 log = logging.getLogger(__name__)
 
 
-def write_merged(run: Rebuilt, folder: Path) -> None:
+def write_merged(run: TrainedRun, folder: Path) -> None:
     """Write backbone, adapter and head as a transformers directory, tokenizer included.
 
     W' = W + dW, added in float32 and kept in the backbone's dtype; tied weights stay tied. Of a quantised backbone W is

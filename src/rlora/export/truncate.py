@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlora.adapters import Adapter
 from rlora.config.build import build
-from rlora.runs.load import Rebuilt
+from rlora.runs.load import TrainedRun
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def energy_kept(cuts: Mapping[str, Cut], updates: Mapping[str, Adapter]) -> floa
     return sum(cuts[name].kept * norm for name, norm in norms.items()) / total if total else 1.0
 
 
-def cut_all(run: Rebuilt, rank: int, *, evaluate: bool) -> list[str]:
+def cut_all(run: TrainedRun, rank: int, *, evaluate: bool) -> list[str]:
     """Cut every update in place; gives sentences on what is kept and lost.
 
     Raises:
@@ -74,7 +74,7 @@ def _replace(update: Adapter, by: Cut) -> None:
 
 
 @torch.no_grad()
-def _scores(run: Rebuilt) -> dict[str, float]:
+def _scores(run: TrainedRun) -> dict[str, float]:
     """The task's metrics on its test split, or on validation where that is of texts to be written."""
     task = build(run.config["task"])
     task.setup(run.backbone.tokenizer, seed=run.config["seed"], cache_dir=Path(run.config["paths"]["cache"]))

@@ -15,12 +15,12 @@ from rlora.export.merged import write_merged
 from rlora.export.peft_lora import peft_lora
 from rlora.export.peft_native import peft_native
 from rlora.export.peft_randlora import peft_randlora
-from rlora.runs.load import Rebuilt
+from rlora.runs.load import TrainedRun
 
 FORMATS = ("peft", "merged")
 
 
-def write(run: Rebuilt, folder: Path, form: str, name: str, rank: int | None, evaluate: bool) -> list[str]:
+def write(run: TrainedRun, folder: Path, form: str, name: str, rank: int | None, evaluate: bool) -> list[str]:
     """Write a run in one of the formats; gives what is to be told.
 
     Args:
@@ -47,7 +47,7 @@ def write(run: Rebuilt, folder: Path, form: str, name: str, rank: int | None, ev
     return notes
 
 
-def _as_peft(run: Rebuilt, *, cut: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _as_peft(run: TrainedRun, *, cut: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
     adapters, base = run.adapters, base_name(run)
     if isinstance(adapters, PeftSet):
         return peft_native(adapters, kind=run.kind, base=base)

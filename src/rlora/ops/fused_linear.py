@@ -77,12 +77,12 @@ def full_rank_linear(
     return result
 
 
-def flat(x: Tensor) -> Tensor:
+def flatten_tokens(x: Tensor) -> Tensor:
     """(..., d) as (T, d)."""
     return x.reshape(-1, x.shape[-1])
 
 
-def unflat(rows: Tensor, like: Tensor) -> Tensor:
+def unflatten_like(rows: Tensor, like: Tensor) -> Tensor:
     """(T, d) with the leading dimensions of another tensor of T rows."""
     return rows.view(*like.shape[:-1], rows.shape[-1])
 
@@ -147,7 +147,7 @@ class _LowRankLinear(torch.autograd.Function):
     ) -> Tensor:
         dtype, merged = compute_dtype(x), None
         with without_autocast(x):
-            rows, w, left, right = flat(x).to(dtype), weight.to(dtype), b.to(dtype), a.to(dtype)
+            rows, w, left, right = flatten_tokens(x).to(dtype), weight.to(dtype), b.to(dtype), a.to(dtype)
             c = None if bias is None else bias.to(dtype)
             h = projected
             if h is None and (wanted or not merge[0]):
@@ -163,7 +163,7 @@ class _LowRankLinear(torch.autograd.Function):
             keep = merge[1] and wants_x and not wants_a
             ctx.merge, ctx.scale, ctx.dtype, ctx.x_dtype = merge[1], scale, dtype, x.dtype
             ctx.save_for_backward(rows if wants_a else None, h, merged if keep else None, weight, b, a)
-        return unflat(y, x)
+        return unflatten_like(y, x)
 
     @staticmethod
     @once_differentiable
@@ -172,7 +172,7 @@ class _LowRankLinear(torch.autograd.Function):
         wants_x, _, _, wants_b, wants_a, *_ = ctx.needs_input_grad
         gx = gb = ga = None
         with without_autocast(gy):
-            g, w, left, right = flat(gy), weight.to(ctx.dtype), b.to(ctx.dtype), a.to(ctx.dtype)
+            g, w, left, right = flatten_tokens(gy), weight.to(ctx.dtype), b.to(ctx.dtype), a.to(ctx.dtype)
             u = project(left.t().contiguous(), g) if wants_a or (wants_x and not ctx.merge) else None
             if wants_b:
                 gb = (ctx.scale * contract(h, g)).t().to(b.dtype)
@@ -183,7 +183,7 @@ class _LowRankLinear(torch.autograd.Function):
                     gx = g @ (torch.addmm(w, left, right, alpha=ctx.scale) if merged is None else merged)
                 else:
                     gx = (g @ w).addmm_(by_token(u), right, alpha=ctx.scale)  # type: ignore[arg-type]
-                gx = unflat(gx, gy).to(ctx.x_dtype)
+                gx = unflatten_like(gx, gy).to(ctx.x_dtype)
         return gx, None, None, gb, ga, None, None, None, None
 
 
@@ -199,11 +199,11 @@ class _FullRankLinear(torch.autograd.Function):
     ) -> Tensor:
         dtype = compute_dtype(x)
         with without_autocast(x):
-            rows, merged = flat(x).to(dtype), _sum(weight, delta, dtype)
+            rows, merged = flatten_tokens(x).to(dtype), _sum(weight, delta, dtype)
             y = F.linear(rows, merged, None if bias is None else bias.to(dtype))
         ctx.again, ctx.dtype, ctx.x_dtype, ctx.delta_dtype = again, dtype, x.dtype, delta.dtype
         ctx.save_for_backward(rows, merged if again is None and ctx.needs_input_grad[0] else weight)
-        return unflat(y, x)
+        return unflatten_like(y, x)
 
     @staticmethod
     @once_differentiable
@@ -211,12 +211,12 @@ class _FullRankLinear(torch.autograd.Function):
         rows, w = ctx.saved_tensors
         gx = gd = None
         with without_autocast(gy):
-            g = flat(gy)
+            g = flatten_tokens(gy)
             if ctx.needs_input_grad[3]:
                 gd = (g.t() @ rows).to(ctx.delta_dtype)
             if ctx.needs_input_grad[0]:
                 merged = w if ctx.again is None else _sum(w, ctx.again(), ctx.dtype)
-                gx = unflat(g @ merged, gy).to(ctx.x_dtype)
+                gx = unflatten_like(g @ merged, gy).to(ctx.x_dtype)
         return gx, None, None, gd, None
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rlora.ops.context import compute_dtype, without_autocast
-from rlora.ops.fused_linear import flat, unflat
+from rlora.ops.fused_linear import flatten_tokens, unflatten_like
 
 
 def stacked(lambda_: Tensor, gamma: Tensor, a: Tensor, scale: float) -> Tensor:
@@ -72,7 +72,7 @@ class RandomSumLinear(torch.autograd.Function):
         dtype = compute_dtype(x)
         tall = len(weight) < weight.shape[1]
         with without_autocast(x):
-            rows, w, base = flat(x).to(dtype), weight.to(dtype), b.to(dtype)
+            rows, w, base = flatten_tokens(x).to(dtype), weight.to(dtype), b.to(dtype)
             c = None if bias is None else bias.to(dtype)
             s = stacked(lambda_, gamma, a, scale).to(dtype)
             z = rows @ base if tall else rows
@@ -85,7 +85,7 @@ class RandomSumLinear(torch.autograd.Function):
         ctx.tall, ctx.few, ctx.dtype, ctx.x_dtype, ctx.scale = tall, few, dtype, x.dtype, scale
         kept = merged if keep and ctx.needs_input_grad[0] else None  # only x's gradient needs it
         ctx.save_for_backward(z, kept, weight, lambda_, gamma, a, b)
-        return unflat(y, x)
+        return unflatten_like(y, x)
 
     @staticmethod
     @once_differentiable
@@ -93,7 +93,7 @@ class RandomSumLinear(torch.autograd.Function):
         """Gradients of x, lambda and gamma."""
         z, merged, weight, lambda_, gamma, a, b = ctx.saved_tensors
         with without_autocast(gy):
-            g, w, base = flat(gy), weight.to(ctx.dtype), b.to(ctx.dtype)
+            g, w, base = flatten_tokens(gy), weight.to(ctx.dtype), b.to(ctx.dtype)
             v = g @ base if ctx.few and not ctx.tall else None
             if ctx.tall:
                 p = z.t() @ g
@@ -108,7 +108,7 @@ class RandomSumLinear(torch.autograd.Function):
                 s = stacked(lambda_, gamma, a, ctx.scale).to(ctx.dtype)
                 gx = g @ _merged(w, base, s, ctx.tall) if v is None else (g @ w).addmm_(v, s)
             gradients = coefficient_gradients(p, lambda_, gamma, a, ctx.scale)
-        gx = None if gx is None else unflat(gx, gy).to(ctx.x_dtype)
+        gx = None if gx is None else unflatten_like(gx, gy).to(ctx.x_dtype)
         return gx, None, None, *gradients, None, None, None, None
 
 

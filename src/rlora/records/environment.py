@@ -18,7 +18,7 @@ from rlora.records.record import Environment
 PACKAGES = ("rlora", "torch", "lightning", "transformers", "torchmetrics", "datasets", "hydra-core", "numpy", "wandb")
 
 
-def environment(device: torch.device, precision: str) -> Environment:
+def describe_environment(device: torch.device, precision: str) -> Environment:
     """Describe where this process runs, with its peak memory so far."""
     on_gpu = device.type == "cuda"
     commit, dirty = git_state()
@@ -50,7 +50,7 @@ def peak_memory_mib() -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes, Linux KiB
 
 
-def forget_peak_memory() -> None:
+def reset_peak_memory() -> None:
     """Begin a new measurement, lest a run of a multirun inherit the peak of those before; Linux alone can."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")

@@ -10,8 +10,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 from rlora.io.atomic import write_atomically
 
 SCHEMA = 1
-FILE = "results.json"
-RECORDS = "records.jsonl"  # a record a line, of a whole study
+RECORD_FILE = "results.json"
+STUDY_FILE = "records.jsonl"  # a record a line, of a whole study
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Environment:
 
 
 @dataclass
-class Record:
+class RunRecord:
     """All that a finished run leaves in numbers.
 
     Args:
@@ -108,7 +108,7 @@ class Record:
         return (self.reported or monitored) if split == "test" else monitored
 
 
-def final_numbers(record: Record) -> dict[str, float]:
+def summary_metrics(record: RunRecord) -> dict[str, float]:
     """What a logger keeps of a finished run: final/<stage>/<metric>, the monitored ones as final/<stage>_score, ..."""
     found = {f"final/{name}": score for name, score in record.scores.items()}
     headlines = {split: f"{split}/{record.headline(split)}" for split in ("validation", "test")}
@@ -119,7 +119,7 @@ def final_numbers(record: Record) -> dict[str, float]:
     return found
 
 
-KINDS = {part: get_type_hints(part) for part in (Record, Run, Parameters, Training, Environment)}
+KINDS = {part: get_type_hints(part) for part in (RunRecord, Run, Parameters, Training, Environment)}
 CERTIFICATE = {  # what reports read of one
     "bound": float,
     "risk": float,
@@ -131,18 +131,18 @@ CERTIFICATE = {  # what reports read of one
 }
 
 
-def write_record(record: Record, directory: Path) -> Path:
+def write_record(record: RunRecord, directory: Path) -> Path:
     """Write results.json at once or not at all, so that its presence means a finished run."""
-    return write_atomically(directory / FILE, (json.dumps(asdict(record), indent=2) + "\n").encode())
+    return write_atomically(directory / RECORD_FILE, (json.dumps(asdict(record), indent=2) + "\n").encode())
 
 
-def read_record(path: Path) -> Record:
+def read_record(path: Path) -> RunRecord:
     """Read results.json, given itself or its run directory.
 
     Raises:
         ValueError: no record, unreadable, or of another schema.
     """
-    path = path / FILE if path.is_dir() else path
+    path = path / RECORD_FILE if path.is_dir() else path
     try:
         raw = json.loads(path.read_text())
     except FileNotFoundError:
@@ -152,7 +152,7 @@ def read_record(path: Path) -> Record:
     return parse_record(raw, str(path))
 
 
-def read_lines(file: Path, *, holding: str = "") -> list[Record]:
+def read_study(file: Path, *, holding: str = "") -> list[RunRecord]:
     """Read a file with a record a line; one that does not exist holds none.
 
     Args:
@@ -162,16 +162,20 @@ def read_lines(file: Path, *, holding: str = "") -> list[Record]:
     Raises:
         ValueError: a line is no record.
     """
-    return [parse_line(line, place) for place, line in placed_lines(file) if holding in line] if file.is_file() else []
+    return (
+        [parse_study_line(line, place) for place, line in study_lines(file) if holding in line]
+        if file.is_file()
+        else []
+    )
 
 
-def placed_lines(file: Path) -> Iterator[tuple[str, str]]:
+def study_lines(file: Path) -> Iterator[tuple[str, str]]:
     """The lines of a file with their place, "file, line n"; without a last one that was cut off."""
     for number, line in enumerate(file.read_text(errors="replace").split("\n")[:-1], start=1):
         yield f"{file}, line {number}", line
 
 
-def parse_line(line: str, place: str) -> Record:
+def parse_study_line(line: str, place: str) -> RunRecord:
     """A record from its JSON.
 
     Raises:
@@ -184,7 +188,7 @@ def parse_line(line: str, place: str) -> Record:
     return parse_record(raw, place)
 
 
-def parse_record(raw: Any, path: str) -> Record:
+def parse_record(raw: Any, path: str) -> RunRecord:
     """A record from its plain JSON; `path` says where it came from.
 
     Raises:
@@ -196,9 +200,9 @@ def parse_record(raw: Any, path: str) -> Record:
     parts: dict[str, Any] = {"run": Run, "parameters": Parameters, "training": Training, "environment": Environment}
     try:
         made = {key: parts[key](**value) if key in parts else value for key, value in raw.items()}
-        record = Record(**made)
+        record = RunRecord(**made)
     except TypeError as error:
-        known = ", ".join(item.name for item in fields(Record))
+        known = ", ".join(item.name for item in fields(RunRecord))
         raise ValueError(f"{path} does not hold a record's fields ({known}): {error}") from error
     for name, part in {"": record, **{f"{key}.": made[key] for key in parts}}.items():
         _check(vars(part), KINDS[type(part)], f"{path} holds a {name}")

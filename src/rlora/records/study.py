@@ -10,37 +10,37 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from rlora.config.config_hash import essence, identity
+from rlora.config.config_hash import config_hash, hashed_config
 from rlora.config.job import Job
-from rlora.records.record import FILE, RECORDS, Record, read_lines, read_record, write_record
+from rlora.records.record import RECORD_FILE, STUDY_FILE, RunRecord, read_record, read_study, write_record
 from rlora.records.status import run_folders
 
 log = logging.getLogger(__name__)
 
 
-def skipped(config: dict[str, Any], job: Job) -> Record | None:
+def finished_record(config: dict[str, Any], job: Job) -> RunRecord | None:
     """The record of the same run, where it finished before and this is a multirun that skips such runs.
 
     A copy is left in this run's folder and in its study, so that both are complete.
     """
     if not (job.multirun and config["skip_finished"]):
         return None
-    wanted, study = identity(config, str(job.directory)), study_file(config)
-    kept = read_lines(study, holding=wanted) if study else []
-    record = kept[0] if kept else find(wanted, Path(config["paths"]["outputs"]))
+    wanted, study = config_hash(config, str(job.directory)), study_path(config)
+    kept = read_study(study, holding=wanted) if study else []
+    record = kept[0] if kept else find_finished(wanted, Path(config["paths"]["outputs"]))
     if record is not None:
         if study and not kept:
-            append(record, study)
+            append_record(record, study)
         log.info("skipped: the same run finished on %s in %s", record.run.started, record.run.directory)
         write_record(record, job.directory)
     return record
 
 
-def find(wanted: str, outputs: Path) -> Record | None:
-    """The record of the finished run of this identity anywhere below a folder; None where there is none."""
+def find_finished(wanted: str, outputs: Path) -> RunRecord | None:
+    """The record of the finished run of this config hash anywhere below a folder; None where there is none."""
     for folder in run_folders(outputs):
         with contextlib.suppress(OSError, ValueError):  # it did not finish, or was left half written
-            file = folder / FILE
+            file = folder / RECORD_FILE
             if _identity(file, file.stat().st_mtime_ns) == wanted:
                 return read_record(file)
     return None
@@ -48,18 +48,18 @@ def find(wanted: str, outputs: Path) -> Record | None:
 
 @functools.cache
 def _identity(file: Path, changed: int) -> str:
-    """A record's identity; kept while the file is unchanged, for each job of a multirun looks through them all."""
+    """A record's config hash; kept while the file is unchanged, for each job of a multirun looks through them all."""
     return read_record(file).run.identity
 
 
-def study_file(config: dict[str, Any]) -> Path | None:
+def study_path(config: dict[str, Any]) -> Path | None:
     """Where the records of a run's study are kept; None where it belongs to none."""
-    return Path(config["paths"]["studies"]) / str(config["study"]) / RECORDS if config["study"] else None
+    return Path(config["paths"]["studies"]) / str(config["study"]) / STUDY_FILE if config["study"] else None
 
 
-def append(record: Record, file: Path) -> None:
+def append_record(record: RunRecord, file: Path) -> None:
     """Add a record to a study's file, as a line of its own, while others may do the same."""
-    line = json.dumps(asdict(portable(record))) + "\n"
+    line = json.dumps(asdict(portable_record(record))) + "\n"
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a+b") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
@@ -68,7 +68,7 @@ def append(record: Record, file: Path) -> None:
         stream.write(line.encode())
 
 
-def portable(record: Record) -> Record:
+def portable_record(record: RunRecord) -> RunRecord:
     """A record without the names and paths of the machine it was made on, and of the epochs those that were scored."""
     folder = record.run.directory
     scored = [row for row in record.training.history if any(key.startswith("validation/") for key in row)]
@@ -84,7 +84,7 @@ def portable(record: Record) -> Record:
         environment=replace(record.environment, host="", platform=""),
         data=_nameless(record.data),
         backbone=_nameless(record.backbone),
-        config=_nameless(essence(record.config, folder)),
+        config=_nameless(hashed_config(record.config, folder)),
         certificate=_nameless(record.certificate),
     )
 

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rlora.config.flatten import flat
-from rlora.records.record import FILE, RECORDS, Record, parse_line, placed_lines, read_record
-from rlora.records.status import FAILED, FINISHED, outcome, run_folders
+from rlora.config.flatten import flatten
+from rlora.records.record import RECORD_FILE, STUDY_FILE, RunRecord, parse_study_line, read_record, study_lines
+from rlora.records.status import FAILED, FINISHED, run_folders, run_status
 from rlora.reports.metrics import Shown, shown
 
 
@@ -31,7 +31,7 @@ class Measured:
     score: float
     shown: Shown
     validation: float | None
-    record: Record
+    record: RunRecord
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Found:
     """A record and where it was found."""
 
     place: str
-    record: Record
+    record: RunRecord
 
 
 class Reader:
@@ -75,7 +75,7 @@ class Reader:
 
     def __init__(self, split: str = "test", metrics: Sequence[str] = ()) -> None:
         self.split, self.metrics = split, metrics
-        self._known: dict[tuple[Path, int], Record] = {}
+        self._known: dict[tuple[Path, int], RunRecord] = {}
 
     def read(self, paths: Iterable[Path], more: Iterable["Found | Problem | None"] = ()) -> Reading:
         """Read what is there now.
@@ -105,12 +105,12 @@ class Reader:
             yield self._single(path)
         else:
             for folder in run_folders(path):
-                ended = outcome(folder)
+                ended = run_status(folder)
                 if ended.state == FINISHED:
-                    yield self._single(folder / FILE)
+                    yield self._single(folder / RECORD_FILE)
                 else:
                     yield Problem(str(folder), f"failed: {ended.reason}") if ended.state == FAILED else None
-            for file in sorted(path.rglob(RECORDS)):
+            for file in sorted(path.rglob(STUDY_FILE)):
                 yield from _lines(file)
 
     def _single(self, file: Path) -> "Found | Problem":
@@ -124,9 +124,9 @@ class Reader:
 
 
 def _lines(file: Path) -> Iterator[Found | Problem]:
-    for place, line in placed_lines(file):
+    for place, line in study_lines(file):
         try:
-            yield Found(place, parse_line(line, place))
+            yield Found(place, parse_study_line(line, place))
         except ValueError as error:
             yield _problem(place, error)
 
@@ -171,7 +171,7 @@ def gather(
     return Reading(runs, told, unfinished)
 
 
-def measured(record: Record, split: str, metric: str) -> Measured | str:
+def measured(record: RunRecord, split: str, metric: str) -> Measured | str:
     """One run's row of a metric; or why there is none."""
     run, name = record.run, metric if "/" in metric else f"{split}/{metric}"
     score = record.scores.get(name)
@@ -180,7 +180,7 @@ def measured(record: Record, split: str, metric: str) -> Measured | str:
     if not math.isfinite(score):
         return f"its {name} is {score}"
     named = {"task": run.task, "model": run.model, "adapter": run.adapter, "regularizer": run.regularizer}
-    facts = {**flat(record.config), **named, "seed": run.seed, "metric": metric}
+    facts = {**flatten(record.config), **named, "seed": run.seed, "metric": metric}
     monitored, larger = record.headline("validation"), facts.get("task.mode", "max") == "max"
     validation = record.scores.get(f"validation/{monitored}")
     if validation is not None and not larger:
@@ -219,11 +219,11 @@ def _row(run: Measured) -> dict[str, Any]:
     certificate = record.certificate or {}
     choices = {key: run.facts[key] for key in ("task", "model", "adapter", "regularizer", "seed")}
     known = {*choices, "metric"}
-    training = {key: value for key, value in flat(asdict(record.training)).items() if key != "history"}
+    training = {key: value for key, value in flatten(asdict(record.training)).items() if key != "history"}
     return {
         **choices,
         **record.scores,
-        **flat(asdict(record.parameters), "parameters."),
+        **flatten(asdict(record.parameters), "parameters."),
         **{f"training.{key}": value for key, value in training.items()},
         "peak_memory_mib": record.environment.peak_memory_mib,
         "peak_device_memory_mib": record.environment.peak_device_memory_mib,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rlora.records.record import FILE, read_record
+from rlora.records.record import RECORD_FILE, read_record
 from rlora.reports.load import Found, Problem
 
 
@@ -42,10 +42,10 @@ def _runs(api: Any, project: str) -> list[Any]:
 
 def _record(run: Any, place: str) -> Found | Problem:
     names = {file.name for file in run.files()}
-    if FILE not in names:
-        return Problem(place, f"holds no {FILE}: it was logged by another program or an older version")
+    if RECORD_FILE not in names:
+        return Problem(place, f"holds no {RECORD_FILE}: it was logged by another program or an older version")
     with tempfile.TemporaryDirectory() as folder:
-        run.file(FILE).download(root=folder, replace=True)
+        run.file(RECORD_FILE).download(root=folder, replace=True)
         try:
             return Found(place, read_record(Path(folder)))
         except ValueError as error:

@@ -7,7 +7,7 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
-from rlora.records.record import Record
+from rlora.records.record import RunRecord
 
 UNHELPFUL = (
     ".*does not have many workers.*",
@@ -22,7 +22,7 @@ UNHELPFUL = (
 )
 
 
-def print_summary(record: Record, console: Console) -> None:
+def print_summary(record: RunRecord, console: Console) -> None:
     """Print what was trained, how well it scored, what it cost and where it lies."""
     run, parameters, training = record.run, record.parameters, record.training
     table = Table(title=f"{run.adapter} on {run.task} ({run.model}, seed {run.seed})", show_header=False)
@@ -46,7 +46,7 @@ def print_summary(record: Record, console: Console) -> None:
     console.print(table)
 
 
-def _memory(record: Record) -> str:
+def _memory(record: RunRecord) -> str:
     device = record.environment.peak_device_memory_mib
     host = f"{record.environment.peak_memory_mib:,.0f} MiB"
     return host if device is None else f"{host}, {device:,.0f} MiB on {record.environment.device}"

@@ -17,16 +17,16 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from rlora.adapters import AdapterSet, checkpoint, inject
-from rlora.config.build import build, plain, show
-from rlora.config.config_hash import identity
-from rlora.config.job import Job, check
+from rlora.config.build import build, print_config, to_plain
+from rlora.config.config_hash import config_hash
+from rlora.config.job import Job, check_job
 from rlora.evaluation import certify, generate, prior_run
 from rlora.integrations import wandb_run
 from rlora.io.atomic import write_atomically
 from rlora.models.backbone import Backbone
 from rlora.records import study
-from rlora.records.environment import environment, forget_peak_memory, is_first_process
-from rlora.records.record import FILE, Parameters, Record, Run, final_numbers, write_record
+from rlora.records.environment import describe_environment, is_first_process, reset_peak_memory
+from rlora.records.record import RECORD_FILE, Parameters, Run, RunRecord, summary_metrics, write_record
 from rlora.regularizers.certificate import CertificateOptions
 from rlora.runs import resume
 from rlora.runs.console import print_summary, quieten
@@ -45,11 +45,11 @@ def run(config: DictConfig, job: Job) -> float | None:
     On failure the traceback is left in error.log, and no results.json; in a multirun the others go on, and this one has
     no score.
     """
-    values = plain(config)
-    if (found := study.skipped(values, job)) is not None:
+    values = to_plain(config)
+    if (found := study.finished_record(values, job)) is not None:
         return _to_maximise(found)
     keep_freed_memory()
-    forget_peak_memory()
+    reset_peak_memory()
     console = Console()
     try:
         record = Experiment(values, job, console).run()
@@ -68,7 +68,7 @@ def run(config: DictConfig, job: Job) -> float | None:
     return _to_maximise(record)
 
 
-def _to_maximise(record: Record) -> float | None:
+def _to_maximise(record: RunRecord) -> float | None:
     score = record.scores.get(record.monitor)
     return -score if score is not None and record.config["task"].get("mode") == "min" else score
 
@@ -81,7 +81,7 @@ class Experiment:
         self.started, self.clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
         self.saved: resume.Saved | None = None
         self.missing: dict[str, str] = {}  # scores that could not be computed, and why
-        self.choices, self.identity = job.choices, identity(config, str(job.directory))
+        self.choices, self.identity = job.choices, config_hash(config, str(job.directory))
         if config["ckpt_path"] is not None:
             self.saved = resume.find_saved(config["ckpt_path"], resume=config["train"])
             continues = self.saved.checkpoint is not None and config["train"]
@@ -89,23 +89,23 @@ class Experiment:
         if config["train"] or config["certify"]:
             config = prior_run.with_part(config)
         self.config = config
-        check(config, job)
+        check_job(config, job)
         if is_first_process():
             self._clear_old_results()
             saved_config = yaml.safe_dump({"choices": self.choices, **config}, sort_keys=False)
             write_atomically(job.directory / resume.CONFIG, saved_config.encode())
             if config["print_config"]:
-                show(config, console, self.choices)
+                print_config(config, console, self.choices)
 
     def _clear_old_results(self) -> None:
         """Nothing of an earlier run in this folder may look like this one's result."""
-        for name in (FILE, "error.log"):
+        for name in (RECORD_FILE, "error.log"):
             (self.job.directory / name).unlink(missing_ok=True)
         adapter = self.job.directory / "adapter"
         if self.config["train"] and not (self.saved and self.saved.adapter == adapter):
             shutil.rmtree(adapter, ignore_errors=True)
 
-    def run(self) -> Record:
+    def run(self) -> RunRecord:
         """Train if asked to, test, predict, and write what is left of it."""
         quieten()
         config = self.config
@@ -158,7 +158,7 @@ class Experiment:
         identity = {
             "backbone": self.backbone.fingerprint,
             "random_structure": self.adapters.digest,
-            "method": json.dumps(checkpoint.fixed_options(self.adapters.method)),
+            "method": json.dumps(checkpoint.weight_options(self.adapters.method)),
             "task": self.choices.get("task", ""),
         }
         module = FineTuning(
@@ -199,7 +199,7 @@ class Experiment:
     def _check_unfinished(self, state: dict[str, Any]) -> None:
         epochs = state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
         limit = self.config["trainer"]["max_epochs"]
-        if limit is not None and 0 <= limit <= epochs and self.saved and (self.saved.run / FILE).is_file():
+        if limit is not None and 0 <= limit <= epochs and self.saved and (self.saved.run / RECORD_FILE).is_file():
             raise ValueError(
                 f"ckpt_path={self.config['ckpt_path']} has trained {epochs} of trainer.max_epochs={limit} epochs: "
                 "set trainer.max_epochs higher to go on, or train=false to evaluate it"
@@ -237,9 +237,9 @@ class Experiment:
         checkpoint.load(self.adapters, directory, fingerprint=self.backbone.fingerprint, head=same_task)
         if not self.config["train"]:
             resume.load_regularizer(self.module.regularizer, directory)
-            self.module.prior = checkpoint.read_card(directory).get("prior", self.module.prior)
+            self.module.prior = checkpoint.read_manifest(directory).get("prior", self.module.prior)
 
-    def _finish(self, scores: dict[str, float]) -> Record:
+    def _finish(self, scores: dict[str, float]) -> RunRecord:
         config, directory = self.config, self.job.directory
         size = self._save_adapter() if config["train"] else None
         if config["test"]:
@@ -251,13 +251,13 @@ class Experiment:
             certificate = certify.certify(self.module, self.trainer, self.certificate_options, self.console)
         record = self._record(scores, size, certificate)
         for logger in self.trainer.loggers:
-            logger.log_metrics(final_numbers(record))
+            logger.log_metrics(summary_metrics(record))
             logger.finalize("success")
         if self.trainer.is_global_zero:
             write_record(record, directory)
-            wandb_run.keep(directory / FILE)
-            if file := study.study_file(config):
-                study.append(record, file)
+            wandb_run.keep(directory / RECORD_FILE)
+            if file := study.study_path(config):
+                study.append_record(record, file)
         return record
 
     def _test(self) -> dict[str, float]:
@@ -291,9 +291,9 @@ class Experiment:
             self.adapters, self.job.directory / "adapter", backbone=source, extra=extra, beside=beside
         )
 
-    def _record(self, scores: dict[str, float], size: int | None, certificate: dict[str, Any] | None) -> Record:
+    def _record(self, scores: dict[str, float], size: int | None, certificate: dict[str, Any] | None) -> RunRecord:
         config, report, monitor = self.config, self.adapters.report(), f"validation/{self.task.monitor}"
-        return Record(
+        return RunRecord(
             run=Run(
                 **{group: self.choices.get(group, "") for group in GROUPS},
                 seed=config["seed"],
@@ -309,7 +309,7 @@ class Experiment:
             scores=scores,
             monitor=monitor,
             training=self.recorder.training(),
-            environment=environment(self.trainer.strategy.root_device, str(self.trainer.precision)),
+            environment=describe_environment(self.trainer.strategy.root_device, str(self.trainer.precision)),
             data={**self.task.describe(), "fingerprint": self.task.fingerprint},
             backbone={
                 "source": self.backbone.source,

@@ -7,13 +7,13 @@ from typing import Any
 from rlora.adapters import AdapterSet, checkpoint, inject
 from rlora.config.build import build
 from rlora.models.backbone import Backbone
-from rlora.records.record import FILE, Record, read_record
+from rlora.records.record import RECORD_FILE, RunRecord, read_record
 from rlora.regularizers.base import Regularizer
 from rlora.runs import resume
 
 
 @dataclass(frozen=True)
-class Rebuilt:
+class TrainedRun:
     """A run's model with its trained adapters.
 
     Attributes:
@@ -29,11 +29,11 @@ class Rebuilt:
     backbone: Backbone
     adapters: AdapterSet
     kind: str
-    record: Record | None
+    record: RunRecord | None
     posterior: Regularizer | None
 
 
-def rebuild(run: Path) -> Rebuilt:
+def load_run(run: Path) -> TrainedRun:
     """Bring a run back.
 
     Args:
@@ -56,8 +56,8 @@ def rebuild(run: Path) -> Rebuilt:
     checkpoint.load(adapters, saved.adapter, fingerprint=backbone.fingerprint)
     resume.load_regularizer(regularizer, saved.adapter)
     backbone.net.eval()
-    file = saved.run / FILE
-    return Rebuilt(
+    file = saved.run / RECORD_FILE
+    return TrainedRun(
         config,
         backbone,
         adapters,

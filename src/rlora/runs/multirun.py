@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from rlora.records.record import read_record
-from rlora.records.status import FAILED, FINISHED, UNFINISHED, Outcome, outcome, run_folders
+from rlora.records.status import FAILED, FINISHED, UNFINISHED, RunStatus, run_folders, run_status
 
 SKIPPED = "skipped, as they had finished before"
 
 
-class Summary(Callback):
+class MultirunSummary(Callback):
     """Hydra's callback at the end of a multirun: counts its runs and lists the failed, which makes exit status 1.
 
     Where all failed for one reason, that reason is the error.
@@ -25,7 +25,7 @@ class Summary(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Print the summary."""
         folder = Path(config.hydra.sweep.dir)
-        ended = [outcome(place) for place in run_folders(folder)]
+        ended = [run_status(place) for place in run_folders(folder)]
         if not ended:  # they run elsewhere, and have not begun
             return
         console = Console()
@@ -38,18 +38,18 @@ class Summary(Callback):
             sys.exit("error: not all runs finished; the same command repeats those alone")
 
 
-def _counted(ended: list[Outcome]) -> str:
+def _counted(ended: list[RunStatus]) -> str:
     states = Counter(SKIPPED if _was_skipped(item) else item.state for item in ended)
     order = (FINISHED, SKIPPED, FAILED, UNFINISHED)
     return ", ".join(f"{states[state]} {state}" for state in order if states[state])
 
 
-def _was_skipped(item: Outcome) -> bool:
+def _was_skipped(item: RunStatus) -> bool:
     """A skipped run's folder holds the record of the run that finished elsewhere."""
     return item.state == FINISHED and Path(read_record(item.directory).run.directory) != item.directory.resolve()
 
 
-def _table(failed: list[Outcome]) -> Table:
+def _table(failed: list[RunStatus]) -> Table:
     table = Table("failed run", "why (in full: error.log)", title_justify="left")
     for item in failed:
         table.add_row(item.directory.name, item.reason)

@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from rlora.config.build import build
-from rlora.config.flatten import flat
+from rlora.config.flatten import flatten
 from rlora.evaluation.inputs import BY_SUFFIX, FORMATS, read_rows
 from rlora.evaluation.predict import Answer, Predictor
 from rlora.runs.console import quieten
-from rlora.runs.load import rebuild
+from rlora.runs.load import load_run
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def load(given: Asked) -> Predictor:
         device = torch.device(auto if given.device == "auto" else given.device)
     except RuntimeError:
         raise ValueError(f"device={given.device} is unknown: choose auto, cpu or cuda") from None
-    run = rebuild(Path(given.run))
+    run = load_run(Path(given.run))
     task = build(run.config["task"])
     return Predictor(run.backbone, run.adapters, task, device, posterior=run.posterior, draws=given.draws)
 
@@ -149,7 +149,7 @@ def _writer(stream: TextIO, form: str) -> Any:
         if form != "csv":
             print(json.dumps(row, ensure_ascii=False), file=stream, flush=True)
             return
-        values = flat(row)
+        values = flatten(row)
         if not table:
             table.append(csv.DictWriter(stream, list(values), lineterminator="\n"))
             table[0].writeheader()

@@ -60,20 +60,20 @@ def find_saved(path: str, *, resume: bool) -> Saved:
     place = Path(path).expanduser()
     if place.is_file():
         return Saved(place, None, place, _checked(read_checkpoint(place)["rlora"].get("config"), place))
-    if (place / checkpoint.CARD).is_file():
-        card = checkpoint.read_card(place)
-        return Saved(place, place, None, _checked(card.get("config"), place / checkpoint.CARD))
+    if (place / checkpoint.MANIFEST).is_file():
+        card = checkpoint.read_manifest(place)
+        return Saved(place, place, None, _checked(card.get("config"), place / checkpoint.MANIFEST))
     if not (place / CONFIG).is_file():
         raise ValueError(
             f"ckpt_path={path} is neither a run folder (with {CONFIG}), nor an adapter folder "
-            f"(with {checkpoint.CARD}), nor a .ckpt file"
+            f"(with {checkpoint.MANIFEST}), nor a .ckpt file"
         )
     config = _read_config(place / CONFIG)
     adapter, last = place / "adapter", place / "checkpoints" / "last.ckpt"
     best = place / "checkpoints" / "best.ckpt"
     if resume and last.is_file():
         return Saved(place, None, last, config)
-    if not resume and (adapter / checkpoint.CARD).is_file():
+    if not resume and (adapter / checkpoint.MANIFEST).is_file():
         return Saved(place, adapter, None, config)
     if not resume and best.is_file():
         return Saved(place, None, best, config)

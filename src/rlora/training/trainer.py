@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 
 from rlora.adapters import AdapterSet
 from rlora.config.build import build
-from rlora.config.flatten import flat
+from rlora.config.flatten import flatten
 from rlora.tasks.base import Task
 from rlora.training.callbacks.checkpoint import AtomicCheckpointIO
 from rlora.training.callbacks.merged_evaluation import MergedEvaluation
@@ -42,7 +42,7 @@ def make_trainer(
     for logger in loggers:
         if isinstance(logger, CSVLogger):
             continue  # config.yaml says it already
-        logger.log_hyperparams({**flat(config), **{k: choices.get(k, "") for k in GROUPS}})
+        logger.log_hyperparams({**flatten(config), **{k: choices.get(k, "") for k in GROUPS}})
     trainer: L.Trainer = build(
         config["trainer"],
         logger=loggers,
