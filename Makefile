@@ -1,5 +1,5 @@
 # `make train` and `make test` are enough on a fresh machine: both create the environment first.
-# pip's own settings are honoured (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, ...), so a machine that offers
+# pip's own settings are honored (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, ...), so a machine that offers
 # a CPU wheel of the pinned torch takes that one.
 
 PYTHON ?= python3

@@ -67,14 +67,14 @@ def fit_in_log(orders: Sequence[int], times: Sequence[float]) -> dict[str, float
         "constant" and "slope" in nanoseconds, "r2", and "worst", the largest deviation as a share of the fitted time.
     """
     logs = [math.log2(n) for n in orders]
-    centre, mean = sum(logs) / len(logs), sum(times) / len(times)
-    spread = sum((x - centre) ** 2 for x in logs)
-    slope = sum((x - centre) * (y - mean) for x, y in zip(logs, times, strict=True)) / spread
-    fitted = [mean + slope * (x - centre) for x in logs]
+    center, mean = sum(logs) / len(logs), sum(times) / len(times)
+    spread = sum((x - center) ** 2 for x in logs)
+    slope = sum((x - center) * (y - mean) for x, y in zip(logs, times, strict=True)) / spread
+    fitted = [mean + slope * (x - center) for x in logs]
     total = sum((y - mean) ** 2 for y in times)
     left = sum((y - f) ** 2 for y, f in zip(times, fitted, strict=True))
     return {
-        "constant": mean - slope * centre,
+        "constant": mean - slope * center,
         "slope": slope,
         "r2": 1.0 - left / total if total else 1.0,
         "worst": max(abs(y - f) / abs(f) for y, f in zip(times, fitted, strict=True)),

@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.results import Document
 from benchmarks.variants import LIMIT, PEFT, REDRAW
 
-# Okabe and Ito's palette, told apart with any colour vision; markers and hatches tell the same
+# Okabe and Ito's palette, told apart with any color vision; markers and hatches tell the same
 BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, BLACK = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000",
 )  # fmt: skip
@@ -92,10 +92,10 @@ def _bars(axes: Any, result: Mapping[str, Any], height: Callable[[Any, Any], flo
 def _growth_lines(axes: Any, result: Mapping[str, Any]) -> None:
     points, fixed = result["tokens"]["points"], result["tokens"]["fixed"]
     tokens = [int(value) for value in points]
-    for name, (colour, marker) in LINES.items():
+    for name, (color, marker) in LINES.items():
         ratios = [point[name]["ratio"] for point in points.values() if name in point]
         if ratios:
-            axes.plot(tokens, ratios, color=colour, marker=marker, label=name)
+            axes.plot(tokens, ratios, color=color, marker=marker, label=name)
     axes.axhline(1, color=BLACK, linewidth=1, linestyle="--")
     axes.set_xscale("log", base=2)
     axes.set_xticks(tokens, [f"{value:,}" for value in tokens])
@@ -110,14 +110,14 @@ def _growth_lines(axes: Any, result: Mapping[str, Any]) -> None:
 
 
 def _transform_lines(axes: Any, result: Mapping[str, Any]) -> None:
-    colours = {"fwht": (VERMILION, "s"), "dense": (BLUE, "o"), "copy": (BLACK, "x")}
+    colors = {"fwht": (VERMILION, "s"), "dense": (BLUE, "o"), "copy": (BLACK, "x")}
     for kind, style in zip(result, ("-", ":"), strict=False):
         orders = result[kind]["orders"]
-        for name, (colour, marker) in colours.items():
+        for name, (color, marker) in colors.items():
             known = [(int(n), order[name]["ns_per_number"]) for n, order in orders.items() if name in order]
             sizes, times = zip(*known, strict=True)
             label = {"fwht": "fast transform", "dense": "dense product x H", "copy": "copy"}[name]
-            axes.plot(sizes, times, style, color=colour, marker=marker, label=f"{label}, {kind}")
+            axes.plot(sizes, times, style, color=color, marker=marker, label=f"{label}, {kind}")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set(title="Walsh-Hadamard transform", xlabel="n", ylabel="nanoseconds for each number")

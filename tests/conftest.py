@@ -179,7 +179,7 @@ def record():
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
-    """Folder of tokenised data that all processes share."""
+    """Folder of tokenized data that all processes share."""
     return tmp_path_factory.mktemp("cache")
 
 

@@ -8,7 +8,7 @@ import pytest
 from rlora.config.build import build
 from rlora.data.disjoint_parts import containing, deal, one_of_each, owners
 from rlora.data.examples import Examples
-from rlora.data.splits import normalise
+from rlora.data.splits import normalize
 
 PHRASES = [
     ("the film is good",),
@@ -27,7 +27,7 @@ def division(compose, task, **changes):
 
 
 def words(text):
-    return tuple(normalise(text).split())
+    return tuple(normalize(text).split())
 
 
 def contains(longer, shorter):

@@ -5,7 +5,7 @@ from rlora.data.examples import Examples, fingerprint
 from rlora.data.splits import few_shot_rows, group_rows, grouped_split, sample
 
 
-def test_groups_are_transitive_and_normalised():
+def test_groups_are_transitive_and_normalized():
     texts = [("A man", "x"), ("a  MAN ", "y"), ("z", "Y"), ("q", "r"), ("r", "s")]
     groups = group_rows(texts, [0, 1])
     assert len(set(groups[:3])) == 1

@@ -23,8 +23,8 @@ def cached(examples, tokenizer, folder, max_length=32):
 @pytest.fixture
 def count(monkeypatch):
     calls = []
-    original = tokenize.tokenise
-    monkeypatch.setattr(tokenize, "tokenise", lambda *a, **k: calls.append(1) or original(*a, **k))
+    original = tokenize.tokenize
+    monkeypatch.setattr(tokenize, "tokenize", lambda *a, **k: calls.append(1) or original(*a, **k))
     return calls
 
 
@@ -83,7 +83,7 @@ def test_a_full_disk_does_not_stop_the_run(tokenizer, tmp_path, monkeypatch, cap
 
 @pytest.mark.parametrize("examples", [PAIRS, Examples([(f"word {'long ' * (i % 9)}",) for i in range(20)])])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_batches_equal_direct_tokenising(tokenizer, tmp_path, examples, side):
+def test_batches_equal_direct_tokenizing(tokenizer, tmp_path, examples, side):
     split = EncodedSplit(cached(examples, tokenizer, tmp_path, 14), examples.label_array(2))
     padding = Padding(tokenizer.pad_token_id, tokenizer.pad_token_type_id, left=side == "left")
     rows = [5, 3, 13, 7]

@@ -53,7 +53,7 @@ def test_score_out_of_range(tmp_path, score):
         read(tmp_path, f"text\tlabel\na\t5.000\nb\t{score}\n", parse=score_label(0.0, 5.0))
 
 
-def test_incomplete_rows_can_be_skipped_but_not_in_unlabelled_files(tmp_path, caplog):
+def test_incomplete_rows_can_be_skipped_but_not_in_unlabeled_files(tmp_path, caplog):
     content = HEADER + "0\ta\tyes\n1\tb\n2\t\tno\n3\tc\tno\n"
     assert read(tmp_path, content, incomplete="skip").texts == [("a",), ("c",)]
     assert "2 incomplete rows are left out" in caplog.text

@@ -1,4 +1,4 @@
-"""Certificates of runs: with a prior without data, with a learnt one, afterwards; and what is refused."""
+"""Certificates of runs: with a prior without data, with a learned one, afterwards; and what is refused."""
 
 import json
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(scope="module")
 def certified(tiny_run, tmp_path_factory):
-    """The folder of a run with a learnt prior and a certificate."""
+    """The folder of a run with a learned prior and a certificate."""
     folder = tmp_path_factory.mktemp("certified")
     tiny_run(*SPLIT, *FEW, folder=folder)
     return folder
@@ -40,7 +40,7 @@ def test_the_report_is_complete_and_consistent(certified):
     assert set(found["test"]["test"]) == {"mean", "posterior"}
     assert found["test"]["test"]["mean"] == pytest.approx(1 - read_record(certified).scores["test/accuracy"])
     assert found["kl"] > 0
-    assert found["prior"]["kind"] == "learnt"
+    assert found["prior"]["kind"] == "learned"
 
 
 def test_the_prior_is_a_run_of_its_own_on_the_other_part(certified):
@@ -74,7 +74,7 @@ def test_a_prior_of_another_run_is_taken(certified, tiny_run, tmp_path):
     assert not (tmp_path / "prior").exists()
 
 
-def test_a_finished_prior_is_not_learnt_again(certified, tiny_run):
+def test_a_finished_prior_is_not_learned_again(certified, tiny_run):
     before = (certified / "prior" / "results.json").stat().st_mtime_ns
     tiny_run(*SPLIT, *FEW, folder=certified)
     assert (certified / "prior" / "results.json").stat().st_mtime_ns == before
@@ -122,9 +122,9 @@ def test_a_rival_of_another_run_stands_in(certified, tiny_experiment, tmp_path):
     words = [*POSTERIOR, "task.part=rest", "task.batch_size=10", *FEW, f"certificate.rival='{certified / 'prior'}'"]
     experiment = tiny_experiment(*words, folder=tmp_path)
     experiment.run()
-    found, learnt = read_record(tmp_path).certificate, read_record(certified).certificate
+    found, learned = read_record(tmp_path).certificate, read_record(certified).certificate
     assert found["prior"]["kind"] == "start"
-    assert {**found["rival"], "of": ""} == {**learnt["rival"], "of": ""}
+    assert {**found["rival"], "of": ""} == {**learned["rival"], "of": ""}
     assert found["gap"] == found["bound"] - found["rival"]["bound"]
     own = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     state = experiment.module.state_dict()
@@ -133,7 +133,7 @@ def test_a_rival_of_another_run_stands_in(certified, tiny_experiment, tmp_path):
 
 def test_a_rival_that_saw_the_examples_is_refused(tiny_run, tmp_path):
     tiny_run("adapter.rank=2", folder=tmp_path / "whole")
-    with pytest.raises(ValueError, match="the rival was learnt on examples that overlap those to be certified"):
+    with pytest.raises(ValueError, match="the rival was learned on examples that overlap those to be certified"):
         tiny_run(*POSTERIOR, *FEW, f"certificate.rival='{tmp_path / 'whole'}'", folder=tmp_path / "run")
     with pytest.raises(ValueError, match=r"certificate\.rival=nowhere is not the folder of a finished run"):
         tiny_run(*POSTERIOR, *FEW, "certificate.rival=nowhere", folder=tmp_path / "run")
@@ -154,13 +154,13 @@ class Rows:
 
 
 def test_a_prior_must_come_from_the_same_division_and_be_chosen_elsewhere():
-    learnt = {"kind": "learnt", "part": "prior", "parts": {"prior": "a", "rest": "b"}}
-    check_prior(Rows(), learnt)
+    learned = {"kind": "learned", "part": "prior", "parts": {"prior": "a", "rest": "b"}}
+    check_prior(Rows(), learned)
     check_prior(Rows(part=None, shared=9), {"kind": "start"})
     with pytest.raises(ValueError, match="another division"):
-        check_prior(Rows(rest="c"), learnt)
+        check_prior(Rows(rest="c"), learned)
     with pytest.raises(ValueError, match="3 of the rows to be certified are rows of the validation set too"):
-        check_prior(Rows(shared=3), learnt)
+        check_prior(Rows(shared=3), learned)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def greedy(model, prompt):
 
 @torch.no_grad()
 def beam(model, prompt, beams, penalty):
-    """Beam search as written in textbooks: all hypotheses that end, ranked by their length-penalised probability."""
+    """Beam search as written in textbooks: all hypotheses that end, ranked by their length-penalized probability."""
     alive, done = [(0.0, [])], []
     for _ in range(NEW):
         grown = []
@@ -152,7 +152,7 @@ def test_texts_of_something_else_are_written_anew(adapters, prompts, tmp_path, c
 
 def test_what_cannot_be_merged_writes_the_same(adapters, prompts, tmp_path, monkeypatch):
     merged = generator(adapters).write("test", prompts, tmp_path / "a")
-    monkeypatch.setattr(type(adapters), "mergeable", lambda self: "quantised")
+    monkeypatch.setattr(type(adapters), "mergeable", lambda self: "quantized")
     assert generator(adapters).write("test", prompts, tmp_path / "b") == merged
 
 

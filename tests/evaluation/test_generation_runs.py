@@ -131,7 +131,7 @@ def test_an_encoder_is_refused(start):
 
 
 @pytest.mark.parametrize("how", ["int8", "nf4"])
-def test_a_quantised_backbone_is_adapted_written_with_resumed_and_exported(start, tmp_path, caplog, how):
+def test_a_quantized_backbone_is_adapted_written_with_resumed_and_exported(start, tmp_path, caplog, how):
     words = ("task=e2e", "model=tiny_llama", "adapter=rlora", "optimizer.lr=0.05", "task.decoding.max_new_tokens=4")
     _, record = start(*words, f"model.quantize={how}")
     _, again = start("train=false", f"ckpt_path='{tmp_path / 'run'}'", name="again")
@@ -141,7 +141,7 @@ def test_a_quantised_backbone_is_adapted_written_with_resumed_and_exported(start
     assert len(more.training.history) == 2
     out = tmp_path / "model"
     assert export([str(tmp_path / "run"), "--format", "merged", "--out", str(out)]) == 0
-    assert "the sum is added to what that stands for, and written unquantised" in caplog.text
+    assert "the sum is added to what that stands for, and written unquantized" in caplog.text
     assert not list(AutoModelForCausalLM.from_pretrained(out).parameters())[1].isnan().any()
 
 

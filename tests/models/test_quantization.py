@@ -59,7 +59,7 @@ def test_it_takes_a_byte_or_half_of_one(how, most):
 
 
 @pytest.mark.parametrize("how", ["int8", "nf4"])
-def test_the_fingerprint_is_of_what_was_quantised(how):
+def test_the_fingerprint_is_of_what_was_quantized(how):
     assert model(how).fingerprint == model().fingerprint
 
 
@@ -108,15 +108,15 @@ def test_it_is_not_merged_into_but_what_it_stands_for_is():
     adapters = inject(net, LoRA(rank=2, targets="all-linear"))
     for parameter in adapters.adapter_parameters().values():
         nn.init.normal_(parameter, std=0.1)
-    with pytest.raises(RuntimeError, match="a frozen weight is quantised and cannot hold the sum: run unmerged"):
+    with pytest.raises(RuntimeError, match="a frozen weight is quantized and cannot hold the sum: run unmerged"):
         adapters.merge()
     expected = net(TOKENS).logits
     assert dense(net) == "NF4Tensor"
     torch.testing.assert_close(adapters.unwrapped()(TOKENS).logits, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_what_is_quantised_does_not_train():
-    with pytest.raises(ValueError, match=r"q_proj\.weight is to be trained, but it is quantised: set model\.quantize"):
+def test_what_is_quantized_does_not_train():
+    with pytest.raises(ValueError, match=r"q_proj\.weight is to be trained, but it is quantized: set model\.quantize"):
         inject(model("int8").net, Full())
 
 

@@ -25,7 +25,7 @@ def test_quantile_to_the_last_digits(p):
 
 def test_quantile_far_out():
     p = np.logspace(-300, -16, 20_001)
-    # here |z| reaches 37, where neighbouring doubles are 7e-15 apart
+    # here |z| reaches 37, where neighboring doubles are 7e-15 apart
     np.testing.assert_allclose(normal_quantile(p), scipy.stats.norm.ppf(p), rtol=2e-15, atol=0)
 
 

@@ -133,7 +133,7 @@ def test_sparse_signs(density):
     assert abs(hits - n * density) < 5 * (n * density * (1 - density)) ** 0.5
     assert abs(values.sum()) < 5 * hits**0.5  # both signs alike
     first, second = values[:-1], values[1:]
-    both = int((first * second).count_nonzero())  # zeros of neighbours are independent, and so are their signs
+    both = int((first * second).count_nonzero())  # zeros of neighbors are independent, and so are their signs
     assert abs(both - n * density**2) < 6 * (n * density**2) ** 0.5 * (1 + 2 * density)
     assert abs((first * second).sum()) < 5 * both**0.5
 

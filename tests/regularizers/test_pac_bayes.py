@@ -127,7 +127,7 @@ def test_without_noise_the_means_are_seen():
     assert value(own).item() > 0.2
 
 
-def test_pac_tuning_keeps_what_it_learnt_in_its_second_stage():
+def test_pac_tuning_keeps_what_it_learned_in_its_second_stage():
     own = made(objective="pac_tuning", first_stage=0.25)
     early, late = Step(seed=1, progress=0.2), Step(seed=1, progress=0.25)
     assert list(own.frozen(early)) == []
@@ -137,7 +137,7 @@ def test_pac_tuning_keeps_what_it_learnt_in_its_second_stage():
     assert own.posterior.rho["head"].grad.abs().sum() == 0  # in the graph, as DDP asks for
 
 
-def test_a_learnt_prior_is_left_by_small_steps():
+def test_a_learned_prior_is_left_by_small_steps():
     assert made().mean_rate == 1.0
     assert made(prior="split").mean_rate == 0.02
     assert made(prior="split", mean_rate=0.5).mean_rate == 0.5

@@ -1,4 +1,4 @@
-"""E2E, DART and WebNLG: reading, linearising, grouping and writing; real E2E files where they are."""
+"""E2E, DART and WebNLG: reading, linearizing, grouping and writing; real E2E files where they are."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 
 from rlora.metrics.files import read_pairs
 from rlora.models.random_init import byte_tokenizer
-from rlora.tasks.data_to_text import linearised
+from rlora.tasks.data_to_text import linearized
 
 E2E = {
     "trainset.csv": 'mr,ref\n"name[The Vaults], priceRange[cheap]",The Vaults is cheap.\n"name[A], food[pie]",A pie.\n',
@@ -162,12 +162,12 @@ def test_the_real_files(data_root, build_task, tmp_path):
     assert sum(len(prompt.references) for prompt in task.asked["test"]) == 4_693
     lines = (data_root / "e2e" / "lora_format" / "test.txt").read_text().splitlines()
     public = dict.fromkeys(line.split("||")[0].replace(" ", "") for line in lines)
-    # their values are tokenised, so all but the white space is compared
+    # their values are tokenized, so all but the white space is compared
     assert [prompt.prompt.replace(" ", "") for prompt in task.asked["test"]] == list(public)
 
 
-def test_linearised():
+def test_linearized():
     mr = "name[Café Sicilia], eatType[pub], priceRange[less than £20], customer rating[5 out of 5]"
     assert (
-        linearised(mr, "") == "name : Café Sicilia | Type : pub | price : less than £20 | customer rating : 5 out of 5"
+        linearized(mr, "") == "name : Café Sicilia | Type : pub | price : less than £20 | customer rating : 5 out of 5"
     )

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from rlora.data.splits import few_shot_rows, normalise
+from rlora.data.splits import few_shot_rows, normalize
 
 pytestmark = pytest.mark.data
 
-SIZES = {  # train, dev, unlabelled test of the official release
+SIZES = {  # train, dev, unlabeled test of the official release
     "cola": (8551, 1043, 1063),
     "sst2": (67349, 872, 1821),
     "mrpc": (3668, 408, 1725),
@@ -31,7 +31,7 @@ LABELS = {  # of train and dev, by class id
 def test_official_counts(build_task, data_root, name):
     task = build_task(name)
     read = task.read()
-    assert (len(read["train"]), len(read["test"]), len(task.read_unlabelled()["predict"])) == SIZES[name]
+    assert (len(read["train"]), len(read["test"]), len(task.read_unlabeled()["predict"])) == SIZES[name]
     if name in LABELS:
         assert (Counter(read["train"].labels), Counter(read["test"].labels)) == LABELS[name]
     else:
@@ -44,7 +44,7 @@ def test_validation_shares_no_text_with_train(build_task, data_root, name):
     task = build_task(name)
     read = task.read()
     splits = task.division().of(read).splits
-    texts = [{normalise(text) for row in splits[part].texts for text in row} for part in ("train", "validation")]
+    texts = [{normalize(text) for row in splits[part].texts for text in row} for part in ("train", "validation")]
     assert not texts[0] & texts[1]
     wanted = min(round(0.05 * len(read["train"])), 2000)
     assert len(splits["validation"]) == wanted
@@ -59,7 +59,7 @@ def test_qnli_dev_and_test(build_task, data_root, tmp_path):
         (tmp_path / name).symlink_to(folder / source)
     task = build_task("qnli", path=str(tmp_path))
     assert Counter(task.read()["test"].labels) == {0: 2702, 1: 2761}
-    assert len(task.read_unlabelled()["predict"]) == 5463
+    assert len(task.read_unlabeled()["predict"]) == 5463
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_test_questions_that_are_trained_on_are_told(gsm8k, tmp_path, caplog):
     ("change", "said"),
     [
         ({"template": "none"}, "task.template=none is unknown; set task.template to one of"),
-        ({"tests": {"x": {"file": "f", "answer": "colour"}}}, "task.tests.x.answer=colour is unknown"),
+        ({"tests": {"x": {"file": "f", "answer": "color"}}}, "task.tests.x.answer=color is unknown"),
     ],
 )
 def test_wrong_settings(build_task, change, said):

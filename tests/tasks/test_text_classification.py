@@ -165,7 +165,7 @@ def test_paths(build_task, rte, make_rte, tokenizer, tmp_path, monkeypatch):
         build_task("rte", path=str(rte)).source()
 
 
-def test_no_unlabelled_file_no_loader(ready, rte):
+def test_no_unlabeled_file_no_loader(ready, rte):
     (rte / "RTE" / "test.tsv").unlink()
     assert ready().predict_loaders() == {}
 

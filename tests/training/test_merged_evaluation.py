@@ -57,14 +57,14 @@ def test_where_layers_share_a_weight_a_run_goes_on(tiny_experiment, tmp_path, mo
     assert "test/accuracy" in read_record(tmp_path).scores
 
 
-def test_a_quantised_weight_is_left_alone(caplog):
+def test_a_quantized_weight_is_left_alone(caplog):
     adapters = adapted()
     base = adapters.wrappers[0].base
     base.weight = nn.Parameter(torch.ones(8, 8, dtype=torch.int8), requires_grad=False)
     with caplog.at_level(logging.INFO):
         MergedEvaluation(adapters).on_test_start(None, None)
     assert not any(wrapper.merged for wrapper in adapters.wrappers)
-    assert "quantised" in caplog.text
+    assert "quantized" in caplog.text
 
 
 def test_without_memory_for_it_there_is_one_warning(monkeypatch, caplog):

@@ -27,11 +27,11 @@ FAMILIES = {
         "+model.config.sliding_window=4",
     ],
 }
-SYNCHRONISING = {"_local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_select", "_unique2", "equal"}
+SYNCHRONIZING = {"_local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_select", "_unique2", "equal"}
 # what is read from the host's own memory, whatever the device: (file, function)
 ON_THE_HOST = {
     ("module.py", "on_before_batch_transfer"),  # the batch on its way to the device
-    ("labelled.py", "loss"),  # labels, looked at on a CPU only
+    ("labeled.py", "loss"),  # labels, looked at on a CPU only
     ("adamw.py", "_single_tensor_adamw"),  # the optimizer counts its steps on the host
     ("adam.py", "_single_tensor_adam"),
 }
@@ -46,7 +46,7 @@ class Reads(TorchDispatchMode):
         self.places = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket.__name__ in SYNCHRONISING:
+        if func.overloadpacket.__name__ in SYNCHRONIZING:
             frames = [(frame.filename.rpartition("/")[2], frame.name) for frame in traceback.extract_stack()]
             if not ON_THE_HOST & set(frames):
                 self.places.append([func.overloadpacket.__name__, *frames[-10:-1]])

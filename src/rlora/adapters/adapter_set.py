@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rlora.adapters.base import Adapter, Method, Regenerated
-from rlora.adapters.linear import AdaptedLinear, is_quantised
+from rlora.adapters.linear import AdaptedLinear, is_quantized
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class AdapterSet:
         backbone: The backbone's own parameters by their original names, the head's excepted.
         trained_in_backbone: Which of them the method trains in place.
         head: The parameters that train in full beside the adapter.
-        fingerprint: Of the backbone as it was, see `rlora.ops.fingerprint`; "" where that is quantised or meta.
+        fingerprint: Of the backbone as it was, see `rlora.ops.fingerprint`; "" where that is quantized or meta.
     """
 
     model: nn.Module
@@ -95,8 +95,8 @@ class AdapterSet:
         """Why W cannot hold W + dW, or None where it can."""
         if self.shares_weights():
             return "an adapted layer shares its weight with another, which needs it as it is"
-        if any(is_quantised(wrapper.weight) for wrapper in self.wrappers):
-            return "a frozen weight is quantised and cannot hold the sum"
+        if any(is_quantized(wrapper.weight) for wrapper in self.wrappers):
+            return "a frozen weight is quantized and cannot hold the sum"
         return None
 
     def merge(self) -> None:

@@ -11,7 +11,7 @@ from rlora.ops.philox import RandomSource
 
 @dataclass(frozen=True)
 class BitFit(Method):
-    """Train every bias of the backbone in place, those of the normalisation layers included."""
+    """Train every bias of the backbone in place, those of the normalization layers included."""
 
     def build(self, sites: Sequence[Site], source: RandomSource) -> list[Adapter]:
         """No updates."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rlora.adapters.adapter_set import AdapterSet, structure_digest
 from rlora.adapters.base import Adapter, Method, Site
-from rlora.adapters.linear import AdaptedLinear, is_quantised, linear_shape
+from rlora.adapters.linear import AdaptedLinear, is_quantized, linear_shape
 from rlora.adapters.targets import Target, find_targets, is_linear, roles_of
 from rlora.ops.fingerprint import fingerprint
 from rlora.ops.philox import RandomSource
@@ -38,7 +38,7 @@ def inject(
         The adapters together: parameters, merging, state, report.
 
     Raises:
-        ValueError: a target matches nothing, an option does not fit a layer, or what trains is quantised.
+        ValueError: a target matches nothing, an option does not fit a layer, or what trains is quantized.
         RuntimeError: the model carries adapters already.
     """
     if getattr(model, MARK, False):
@@ -53,9 +53,9 @@ def inject(
         own.fingerprint = mark
         return cast(AdapterSet, own)
     trained = [name for name in method.trained_in_backbone(model) if name not in set(head_names)]
-    if quantised := [name for name in (*trained, *head_names) if is_quantised(original[name])]:
+    if quantized := [name for name in (*trained, *head_names) if is_quantized(original[name])]:
         raise ValueError(
-            f"{quantised[0]} is to be trained, but it is quantised: set model.quantize=null, or choose an adapter that "
+            f"{quantized[0]} is to be trained, but it is quantized: set model.quantize=null, or choose an adapter that "
             "leaves the backbone frozen"
         )
     targets = [] if method.targets is None else find_targets(model, method.targets, roles_of(model))
@@ -83,7 +83,7 @@ def inject(
 
 
 def _fingerprint(model: nn.Module, head: list[str]) -> str:
-    known = not any(parameter.is_meta or is_quantised(parameter) for parameter in model.parameters())
+    known = not any(parameter.is_meta or is_quantized(parameter) for parameter in model.parameters())
     return fingerprint(model, head) if known else ""
 
 
@@ -91,7 +91,7 @@ def _train(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
     """Let a parameter train, in float32: small steps vanish in half precision, where the model runs under autocast."""
     parameter.requires_grad_(True)
     owner = model.get_submodule(name.rpartition(".")[0])
-    # a linear layer under autocast takes weight and bias of any dtype, a normalisation layer wants one for both
+    # a linear layer under autocast takes weight and bias of any dtype, a normalization layer wants one for both
     for member in [parameter] if is_linear(owner) else owner.parameters(recurse=False):
         member.data = member.data.to(torch.promote_types(member.dtype, torch.float32))
 

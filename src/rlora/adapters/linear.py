@@ -1,7 +1,7 @@
 """A frozen linear layer together with its updates.
 
 A plain frozen layer is computed together with its update, by the update's cheapest path. A layer that is more than
-that (quantised, hooked, trained itself), dropout on the update's input, torch.compile and torch.func's transforms get
+that (quantized, hooked, trained itself), dropout on the update's input, torch.compile and torch.func's transforms get
 the sum as it is written: the layer's own output plus dW x.
 """
 
@@ -52,7 +52,7 @@ class AdaptedLinear(nn.Module):
         base, weight = self.base, self.weight
         return (
             (type(base) is nn.Linear or type(base).__name__ == "Conv1D")
-            and not is_quantised(weight)
+            and not is_quantized(weight)
             and not (weight.requires_grad or (self.bias is not None and self.bias.requires_grad))
             and not (base._forward_hooks or base._forward_pre_hooks)
             and not (base._backward_hooks or base._backward_pre_hooks)
@@ -140,6 +140,6 @@ def linear_shape(layer: nn.Module) -> tuple[int, int]:
     return weight.shape[1], weight.shape[0]
 
 
-def is_quantised(weight: Tensor) -> bool:
+def is_quantized(weight: Tensor) -> bool:
     """Whether a weight is held in fewer bits than its numbers have: packed, or a tensor of another class."""
     return type(weight) not in (Tensor, nn.Parameter) or not weight.is_floating_point()

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from rlora.adapters import checkpoint
 from rlora.adapters.base import Adapter, Method
 from rlora.adapters.inject import MARK, rows_of, site_of
-from rlora.adapters.linear import AdaptedLinear, is_quantised
+from rlora.adapters.linear import AdaptedLinear, is_quantized
 from rlora.adapters.targets import find_targets, roles_of
 from rlora.ops.philox import RandomSource
 
@@ -122,11 +122,11 @@ class MultiAdapterModel:
         """Run the model with one adapter's W + dW in place of W, without its cost; the very W comes back.
 
         Raises:
-            RuntimeError: a frozen weight is quantised.
+            RuntimeError: a frozen weight is quantized.
         """
         layers = [found for layer in self._layers.values() if (found := layer.of(name))]
-        if any(is_quantised(layer.weight) for layer in layers):
-            raise RuntimeError("a frozen weight is quantised and cannot hold the sum: run unmerged")
+        if any(is_quantized(layer.weight) for layer in layers):
+            raise RuntimeError("a frozen weight is quantized and cannot hold the sum: run unmerged")
         done: list[AdaptedLinear] = []
         with self.using(name):
             try:

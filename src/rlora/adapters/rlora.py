@@ -1,4 +1,4 @@
-"""RLoRA: both LoRA factors are randomized Walsh-Hadamard transforms whose diagonals are learnt.
+"""RLoRA: both LoRA factors are randomized Walsh-Hadamard transforms whose diagonals are learned.
 
 Lei, Qian and Cheung, "Fast Randomized Low-Rank Adaptation of Pre-trained Language Models with PAC Regularization",
 Findings of ACL 2024, 5236-5249. Only its abstract was at hand: a randomized Walsh-Hadamard transform takes the place of

@@ -32,7 +32,7 @@ class Target:
 
 
 def is_linear(module: nn.Module) -> bool:
-    """nn.Linear and its subclasses, or Hugging Face's Conv1D (recognised by name: this package needs torch alone)."""
+    """nn.Linear and its subclasses, or Hugging Face's Conv1D (recognized by name: this package needs torch alone)."""
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 

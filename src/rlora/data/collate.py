@@ -1,4 +1,4 @@
-"""Tokenised splits as padded batches."""
+"""Tokenized splits as padded batches."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ from rlora.data.tokenize import Tokens
 
 @dataclass(frozen=True)
 class EncodedSplit(Dataset[dict[str, Any]]):
-    """Tokenised examples of one split with their labels.
+    """Tokenized examples of one split with their labels.
 
     Attributes:
         tokens: Tokens of N examples.

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rlora.data.splits import generator, group_rows, normalise
+from rlora.data.splits import generator, group_rows, normalize
 
 PRIOR, REST = "prior", "rest"
 
@@ -22,7 +22,7 @@ def containing(texts: Sequence[tuple[str, ...]]) -> list[NDArray[np.int64]]:
     Args:
         texts: Texts of one field each; of rows with the same text the first stands for all.
     """
-    words = [tuple(normalise(text).split()) for (text,) in texts]
+    words = [tuple(normalize(text).split()) for (text,) in texts]
     first: dict[tuple[str, ...], int] = {}
     for row, own in enumerate(words):
         first.setdefault(own, row)

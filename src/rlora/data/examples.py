@@ -1,4 +1,4 @@
-"""Text examples of one split, as read and before tokenising."""
+"""Text examples of one split, as read and before tokenizing."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ class Examples:
 
     Attributes:
         texts: One tuple of text fields per example.
-        labels: Class ids or scores, or None for an unlabelled split.
+        labels: Class ids or scores, or None for an unlabeled split.
     """
 
     texts: Sequence[tuple[str, ...]]
@@ -32,7 +32,7 @@ class Examples:
 
     @cached_property
     def text_digest(self) -> str:
-        """SHA-256 (hex) of the texts alone, which is all that tokenising depends on."""
+        """SHA-256 (hex) of the texts alone, which is all that tokenizing depends on."""
         digest = hashlib.sha256()
         for fields in self.texts:
             # Lengths in front: without them ("ab", "c") and ("a", "bc") would be the same bytes.

@@ -41,7 +41,7 @@ def load_split(subset: str, split: str) -> Any:
 
 
 def read_hub(
-    subset: str, split: str, *, text: Sequence[str], labelled: bool, incomplete_rows: str = "error"
+    subset: str, split: str, *, text: Sequence[str], labeled: bool, incomplete_rows: str = "error"
 ) -> Examples:
     """Read the examples of one split.
 
@@ -49,15 +49,15 @@ def read_hub(
         subset: Subset name.
         split: Split name.
         text: Columns of the text fields.
-        labelled: Whether the split's labels are known.
-        incomplete_rows: ``error`` or ``skip``, for labelled rows with an empty text.
+        labeled: Whether the split's labels are known.
+        incomplete_rows: ``error`` or ``skip``, for labeled rows with an empty text.
 
     Raises:
         ValueError: The hub cannot be reached, or a row has an empty text or no label.
     """
     data = load_split(subset, split)
     texts = list(zip(*(list(data[column]) for column in text), strict=True))
-    if not labelled:
+    if not labeled:
         return Examples(texts)
     labels = list(data["label"])
     rows = [row for row, fields in enumerate(texts) if all(field and field.strip() for field in fields)]

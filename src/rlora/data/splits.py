@@ -16,13 +16,13 @@ def generator(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """Return the text in lower case with runs of white space folded to one blank."""
     return " ".join(text.lower().split())
 
 
 def group_rows(texts: Sequence[tuple[str, ...]], fields: Sequence[int]) -> NDArray[np.int64]:
-    """Return one group id per row (N,), where rows that share a normalised text in any of ``fields`` are one group.
+    """Return one group id per row (N,), where rows that share a normalized text in any of ``fields`` are one group.
 
     Sharing is transitive and crosses fields: a text that is one row's first field and another's second joins the two.
     """
@@ -37,7 +37,7 @@ def group_rows(texts: Sequence[tuple[str, ...]], fields: Sequence[int]) -> NDArr
     first_row: dict[str, int] = {}
     for row, row_texts in enumerate(texts):
         for field in fields:
-            other = first_row.setdefault(normalise(row_texts[field]), row)
+            other = first_row.setdefault(normalize(row_texts[field]), row)
             parent[root(row)] = root(other)
     return np.array([root(row) for row in range(len(texts))], dtype=np.int64)
 

@@ -69,7 +69,7 @@ def tokenizer_identity(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         facts["backend"] = json.loads(backend.to_str())
-        # State of the last call, not of the tokenizer: it would change the digest once a text has been tokenised.
+        # State of the last call, not of the tokenizer: it would change the digest once a text has been tokenized.
         facts["backend"].pop("truncation", None)
         facts["backend"].pop("padding", None)
     else:
@@ -78,8 +78,8 @@ def tokenizer_identity(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def tokenise(examples: Examples, tokenizer: Any, *, max_length: int | None, label: str, special: bool = True) -> Tokens:
-    """Tokenise examples of one or two text fields, cut to ``max_length`` tokens.
+def tokenize(examples: Examples, tokenizer: Any, *, max_length: int | None, label: str, special: bool = True) -> Tokens:
+    """Tokenize examples of one or two text fields, cut to ``max_length`` tokens.
 
     Args:
         examples: N examples.
@@ -95,7 +95,7 @@ def tokenise(examples: Examples, tokenizer: Any, *, max_length: int | None, labe
     lengths = [0]
     hidden = len(examples) < SHOW_PROGRESS_FROM
     with Progress(disable=hidden, transient=True) as bar:
-        job = bar.add_task(f"Tokenising {label}", total=len(examples))
+        job = bar.add_task(f"Tokenizing {label}", total=len(examples))
         for start in range(0, len(examples), CHUNK):
             rows = examples.texts[start : start + CHUNK]
             fields = [list(column) for column in zip(*rows, strict=True)]
@@ -129,7 +129,7 @@ def cached_tokens(
     cache_dir: Path,
     special: bool = True,
 ) -> Tokens:
-    """Return the tokens of ``examples`` from the cache, or tokenise and cache them.
+    """Return the tokens of ``examples`` from the cache, or tokenize and cache them.
 
     The key covers the texts, the tokenizer, ``max_length``, ``special`` and the file format, not the labels.
 
@@ -149,7 +149,7 @@ def cached_tokens(
             return _load(path, len(examples))
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             log.warning("The token cache %s is damaged (%s); it is built again.", path, error)
-    tokens = tokenise(examples, tokenizer, max_length=max_length, label=label, special=special)
+    tokens = tokenize(examples, tokenizer, max_length=max_length, label=label, special=special)
     try:
         write_atomically(path, save(tokens.arrays(), metadata={"checksum": tokens.checksum()}))
     except OSError as error:

@@ -63,11 +63,11 @@ def read_tsv(
     Args:
         path: The file, UTF-8 with or without a byte order mark, lines ended by LF or CRLF.
         text: Columns of the text fields, by header name or by position from 0.
-        label: Column of the label, or None for an unlabelled file.
+        label: Column of the label, or None for an unlabeled file.
         header: Whether the first line names the columns.
         parse_label: Turns the label's text into an id or a score.
         incomplete_rows: ``error``, or ``skip``: rows with a wrong number of columns or an empty text are left out of
-            labelled files, with a warning that counts them, and kept with what they have in unlabelled ones.
+            labeled files, with a warning that counts them, and kept with what they have in unlabeled ones.
 
     Raises:
         ValueError: A row is malformed, a column is absent, or there are no rows.

@@ -59,11 +59,11 @@ def check(module: FineTuning, options: CertificateOptions) -> None:
 
 
 def check_prior(task: Task, facts: dict[str, Any], name: str = "prior") -> None:
-    """Refuse a prior, or a rival, that was learnt, or chosen, on examples that are to be certified.
+    """Refuse a prior, or a rival, that was learned, or chosen, on examples that are to be certified.
 
     Args:
         task: Whose training rows are to be certified; `describe` tells their `part` and the digests of all `parts`.
-        facts: `kind` ("start" or "learnt") and, of a learnt one, what `rlora.evaluation.prior_run.facts` tells.
+        facts: `kind` ("start" or "learned") and, of a learned one, what `rlora.evaluation.prior_run.facts` tells.
         name: What it is.
 
     Raises:
@@ -79,7 +79,7 @@ def check_prior(task: Task, facts: dict[str, Any], name: str = "prior") -> None:
         )
     if (facts["part"], here.get("part")) != ("prior", "rest") or facts["parts"] != here.get("parts"):
         raise ValueError(
-            f"the {name} was learnt on examples that overlap those to be certified, or may do so: it must come from "
+            f"the {name} was learned on examples that overlap those to be certified, or may do so: it must come from "
             "task.part=prior and be certified on task.part=rest of the same division (there "
             f"part={facts['part']}, here part={here.get('part')}, "
             f"{'the same' if facts['parts'] == here.get('parts') else 'another'} division)"
@@ -166,7 +166,7 @@ class Certification:
         standing: AbstractContextManager[None]
         if self.options.rival is not None:
             of, standing = self.options.rival, self._standing_in(Path(self.options.rival).expanduser())
-        elif self.module.prior["kind"] == "learnt":
+        elif self.module.prior["kind"] == "learned":
             of, standing = "the prior's mean", self.posterior.at_prior_mean()
         else:
             return {"reason": NO_RIVAL}

@@ -12,7 +12,7 @@ from torch import Tensor
 from rlora.adapters import AdapterSet
 from rlora.data.collate import EncodedSplit, Padding
 from rlora.data.examples import Examples
-from rlora.data.tokenize import tokenise
+from rlora.data.tokenize import tokenize
 from rlora.evaluation.generate import Generator
 from rlora.models.backbone import Backbone
 from rlora.regularizers.base import Regularizer, Step
@@ -75,7 +75,7 @@ class Predictor:
     def _labels(self, rows: Sequence[tuple[str, ...]]) -> list[Answer]:
         task, tokenizer = self.task, self.backbone.tokenizer
         assert isinstance(task, TextClassification)
-        tokens = tokenise(Examples(list(rows)), tokenizer, max_length=task.max_length, label="rows")
+        tokens = tokenize(Examples(list(rows)), tokenizer, max_length=task.max_length, label="rows")
         split = EncodedSplit(tokens, None)
         batch = Padding.of(tokenizer)([split[row] for row in range(len(rows))])
         inputs = {key: value.to(self.device) for key, value in batch.items() if key != "index"}

@@ -1,4 +1,4 @@
-"""A prior that was learnt: an ordinary run on the part of the training set that the certificate leaves alone."""
+"""A prior that was learned: an ordinary run on the part of the training set that the certificate leaves alone."""
 
 import logging
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def of(config: dict[str, Any]) -> str:
 
 
 def with_part(config: dict[str, Any]) -> dict[str, Any]:
-    """The config of the run whose prior is learnt: it trains on the rest.
+    """The config of the run whose prior is learned: it trains on the rest.
 
     Raises:
         ValueError: the task cannot be divided, or is to train on another part.
@@ -42,7 +42,7 @@ def with_part(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def find(config: dict[str, Any], job: Job, *, run: Callable[[dict[str, Any], Job], object]) -> Path | None:
-    """The folder of the finished run that learnt the prior; None for a prior without data.
+    """The folder of the finished run that learned the prior; None for a prior without data.
 
     Args:
         config: Of the run that needs the prior.
@@ -85,7 +85,7 @@ def finished(config: dict[str, Any], folder: Path) -> bool:
 
 
 def facts(folder: Path, config: dict[str, Any], key: str = "regularizer.prior") -> dict[str, Any]:
-    """What a certificate has to know of a learnt prior, or of a rival: its part and the digests of all parts.
+    """What a certificate has to know of a learned prior, or of a rival: its part and the digests of all parts.
 
     Raises:
         ValueError: no finished run lies there, or it is one of another model, adapter or seed.
@@ -97,11 +97,11 @@ def facts(folder: Path, config: dict[str, Any], key: str = "regularizer.prior") 
         raise ValueError(f"{key}={folder} is not {others}the folder of a finished run: {error}") from error
     if other := [key for key in SAME if record.config.get(key) != config[key]]:
         raise ValueError(
-            f"{key}={folder} was learnt with another {', '.join(other)}: use the same, or let "
+            f"{key}={folder} was learned with another {', '.join(other)}: use the same, or let "
             "regularizer.prior=split learn one"
         )
     return {
-        "kind": "learnt",
+        "kind": "learned",
         "part": record.data.get("part"),
         "parts": record.data.get("parts"),
         "scores": record.scores,

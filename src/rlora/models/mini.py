@@ -30,7 +30,7 @@ def mini_decoder(
     gradient_checkpointing: bool = False,
     quantize: str | None = None,
 ) -> Backbone:
-    """Start a decoder at random, with byte-level BPE learnt from a column of a CSV file; or load one that was trained.
+    """Start a decoder at random, with byte-level BPE learned from a column of a CSV file; or load one that was trained.
 
     Args:
         config: Fields of its transformers config, `model_type` among them.

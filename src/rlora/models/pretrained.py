@@ -45,7 +45,7 @@ def pretrained(
         quantize: "int8" or "nf4": hold the frozen weights in few bits, see `rlora.models.quantization`; None: in dtype.
 
     Raises:
-        ValueError: the hub cannot be reached, the directory does not hold a model, or it cannot be quantised.
+        ValueError: the hub cannot be reached, the directory does not hold a model, or it cannot be quantized.
     """
     local = Path(path).expanduser().is_dir()
     if not local and (path.startswith((".", "/", "~")) or path.count("/") > 1):
@@ -104,7 +104,7 @@ def finish(
     gradient_checkpointing: bool = False,
     quantize: str | None = None,
 ) -> Backbone:
-    """Give model and tokenizer one padding token, take the fingerprint, and quantise what it was taken of."""
+    """Give model and tokenizer one padding token, take the fingerprint, and quantize what it was taken of."""
     if tokenizer.pad_token is None:  # decoders are trained without one
         tokenizer.pad_token = tokenizer.eos_token
     for settings in (net.config, getattr(net, "generation_config", None)):

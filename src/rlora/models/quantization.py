@@ -21,7 +21,7 @@ def quantize(net: nn.Module, how: str) -> None:
         how: "int8" or "nf4".
 
     Raises:
-        ValueError: `how` is unknown, torchao is missing, or no layer can be quantised.
+        ValueError: `how` is unknown, torchao is missing, or no layer can be quantized.
     """
     ways = {"int8": _int8, "nf4": _nf4}
     if how not in ways:
@@ -38,7 +38,7 @@ def quantize(net: nn.Module, how: str) -> None:
 
 
 def dense(net: nn.Module) -> str | None:
-    """Put what quantised weights stand for in their place; tells what they were, None of a dense model."""
+    """Put what quantized weights stand for in their place; tells what they were, None of a dense model."""
     told = None
     for layer in _linear_layers(net):
         weight: Any = layer.weight

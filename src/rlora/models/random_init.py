@@ -21,7 +21,7 @@ def random_model(
     gradient_checkpointing: bool = False,
     quantize: str | None = None,
 ) -> Backbone:
-    """Build a randomly initialised model of any transformers type.
+    """Build a randomly initialized model of any transformers type.
 
     Args:
         config: Fields of its transformers config, `model_type` among them.

@@ -65,7 +65,7 @@ def kronecker_sizes(n: int) -> list[int]:
 
 
 def fwht(x: Tensor, n: int | None = None) -> Tensor:
-    """Transform the last dimension, unnormalised: y = [x 0] H_n, so that transforming twice multiplies by n.
+    """Transform the last dimension, unnormalized: y = [x 0] H_n, so that transforming twice multiplies by n.
 
     H_n is the Kronecker product of small Hadamard matrices, so the transform is one small matrix product per factor:
     n (n1 + n2 + ...) multiply-adds a row, which grows as n log n. On CUDA one kernel does n log2 n additions a row in

@@ -71,8 +71,8 @@ def log_exact(x: np.ndarray) -> np.ndarray:
 
 
 # Wichura, "Algorithm AS 241: the percentage points of the normal distribution", Applied Statistics 37(3), 1988, PPND16:
-# (numerator, denominator) coefficients, highest power first, for the centre, the shoulders and the tails.
-_CENTRE = (
+# (numerator, denominator) coefficients, highest power first, for the center, the shoulders and the tails.
+_CENTER = (
     (2.5090809287301226727e3, 3.3430575583588128105e4, 6.7265770927008700853e4, 4.5921953931549871457e4,
      1.3731693765509461125e4, 1.9715909503065514427e3, 1.3314166789178437745e2, 3.3871328727963666080e0),
     (5.2264952788528545610e3, 2.8729085735721942674e4, 3.9307895800092710610e4, 2.1213794301586595867e4,
@@ -102,10 +102,10 @@ def _rational(coefficients: tuple[Sequence[float], Sequence[float]], x: np.ndarr
 def normal_quantile(p: np.ndarray) -> np.ndarray:
     """Inverse distribution function of the standard normal for p in (0, 1), by Wichura's AS 241 (about 1e-16)."""
     q = p - 0.5
-    centre = q * _rational(_CENTRE, 0.180625 - q * q)
+    center = q * _rational(_CENTER, 0.180625 - q * q)
     r = np.sqrt(-log_exact(np.minimum(p, 1.0 - p)))
     outer = np.where(r <= 5.0, _rational(_SHOULDER, r - 1.6), _rational(_TAIL, r - 5.0))
-    return np.where(np.abs(q) <= 0.425, centre, np.copysign(outer, q))
+    return np.where(np.abs(q) <= 0.425, center, np.copysign(outer, q))
 
 
 @dataclass(frozen=True)

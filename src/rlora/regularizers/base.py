@@ -27,7 +27,7 @@ class Step:
 
 
 class Regularizer(nn.Module, ABC):
-    """Changes how a step sees the trained parameters, and what it minimises.
+    """Changes how a step sees the trained parameters, and what it minimizes.
 
     Its own parameters train beside the model's; its state travels with the checkpoint.
     """
@@ -52,7 +52,7 @@ class Regularizer(nn.Module, ABC):
 
     @abstractmethod
     def objective(self, step: Step, loss: Tensor, bounded: Callable[[], Tensor]) -> Tensor:
-        """What the step minimises, a scalar.
+        """What the step minimizes, a scalar.
 
         Args:
             step: The step.
@@ -60,7 +60,7 @@ class Regularizer(nn.Module, ABC):
             bounded: Gives the mean over the batch of the task's loss in [0, 1] (a scalar).
         """
 
-    def recentre(self) -> None:
+    def recenter(self) -> None:
         """Take the parameters' present values as the start, in the place of those that `prepare` saw."""
 
     @property

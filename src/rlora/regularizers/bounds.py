@@ -137,7 +137,7 @@ def lambda_bound(r: Number, c: Number, l: Number) -> Tensor:  # noqa: E741 - the
 
 
 def best_lambda(r: Number, c: Number) -> Tensor:
-    """The l that minimises `lambda_bound`: 2 / (sqrt(2 r / c + 1) + 1) (Thiemann et al. 2017, section 4)."""
+    """The l that minimizes `lambda_bound`: 2 / (sqrt(2 r / c + 1) + 1) (Thiemann et al. 2017, section 4)."""
     return 2 / ((2 * _double(r) / _double(c) + 1).sqrt() + 1)
 
 

@@ -25,7 +25,7 @@ class CertificateOptions:
         rows_per_draw: Rows that share a draw, where examples cannot each have their own.
         candidates: Priors (sigma0, splits, ...) that were tried on the certified examples, this one included.
         tune_sigma0: Choose the prior's variances afterwards, from a grid that is paid for.
-        rival: Folder of a run that never trained on the certified rows, to compare with; None: the learnt prior's mean.
+        rival: Folder of a run that never trained on the certified rows, to compare with; None: the learned prior's mean.
 
     Raises:
         ValueError: an option is out of its range.

@@ -16,7 +16,7 @@ from rlora.regularizers.posterior import GaussianPosterior
 BOUNDED = {"mcallester": bounds.mcallester, "quadratic": bounds.quadratic, "lambda": None, "kl": bounds.klinv}
 FREE = ("elbo", "pac_tuning")  # of any loss, bounded or not
 NOISES = ("per_step", "per_example", "none")
-LEARNT_RATE = 0.02
+LEARNED_RATE = 0.02
 
 
 class PACBayes(Regularizer):
@@ -28,7 +28,7 @@ class PACBayes(Regularizer):
         lambda      r / (1 - l / 2) + c / (l (1 - l / 2)), l trained in (0, 2)
         kl          the largest p with kl(r || p) <= c
         elbo        L + beta KL / n
-        pac_tuning  L + (KL + ln(1 / delta)) / (gamma n) + gamma K^2, then L alone under the noise that was learnt
+        pac_tuning  L + (KL + ln(1 / delta)) / (gamma n) + gamma K^2, then L alone under the noise that was learned
                     (Liu et al., EMNLP 2023)
 
     A step sees mu + sigma eps, so that the gradients of mu and rho = ln sigma come by way of the noise, exactly, under
@@ -38,16 +38,16 @@ class PACBayes(Regularizer):
         objective: One of the six.
         noise: "per_step" (one draw), "per_example" (each its own; adapters that multiply activations, and linear heads)
             or "none" (the means, with KL alone).
-        prior: "start" (the start values, no data), "split" (learnt on a part of the training set that is then left
-            alone), or the folder of a run that learnt it so.
+        prior: "start" (the start values, no data), "split" (learned on a part of the training set that is then left
+            alone), or the folder of a run that learned it so.
         sigma_adapter: sigma0 of what the adapter trains, where sigma starts.
         sigma_head: The same of the head.
         lr: Learning rate of rho (and l), some ten to a hundred times that of the means.
         mean_rate: Factor on the optimizer's learning rates of the means, above 0; None: 1, and 0.02 where the prior was
-            learnt, which is left by small steps only.
+            learned, which is left by small steps only.
         delta: Probability with which the bound may fail, in (0, 1).
         beta: KL's weight in elbo, above 0; below 1 it tempers.
-        gamma: Of pac_tuning, above 0; None: the one that minimises its two terms, sqrt((KL + ln(1 / delta)) / n) / K.
+        gamma: Of pac_tuning, above 0; None: the one that minimizes its two terms, sqrt((KL + ln(1 / delta)) / n) / K.
         moment: K of pac_tuning, above 0.
         first_stage: Share of the steps in pac_tuning's first stage, in (0, 1).
 
@@ -88,7 +88,7 @@ class PACBayes(Regularizer):
         if not 0 < first_stage < 1:
             raise ValueError(f"regularizer.first_stage={first_stage} must lie strictly between 0 and 1: it is a share")
         self.kind, self.noise, self.prior, self.lr, self.delta = objective, noise, prior, lr, delta
-        self._mean_rate = (1.0 if prior == "start" else LEARNT_RATE) if mean_rate is None else mean_rate
+        self._mean_rate = (1.0 if prior == "start" else LEARNED_RATE) if mean_rate is None else mean_rate
         self.beta, self.gamma, self.moment, self.first_stage = beta, gamma, moment, first_stage
         self.sigma0 = {"adapter": sigma_adapter, "head": sigma_head}
         self.needs_bounded_loss = objective in BOUNDED
@@ -110,9 +110,9 @@ class PACBayes(Regularizer):
         if self.noise == "per_example":
             check_draws_for_each(self.posterior)
 
-    def recentre(self) -> None:
+    def recenter(self) -> None:
         """Make the present means the prior's."""
-        self.posterior.recentre()
+        self.posterior.recenter()
 
     def perturbed(self, step: Step) -> AbstractContextManager[None]:
         """The parameters with noise; the same for all of the step's examples and ranks, or each example's own."""

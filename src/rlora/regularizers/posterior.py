@@ -117,8 +117,8 @@ class GaussianPosterior(nn.Module):
                 _put(member, member.parameter)
 
     @torch.no_grad()
-    def recentre(self) -> None:
-        """Make the present means the prior's, as after loading a prior that was learnt; sigma starts anew."""
+    def recenter(self) -> None:
+        """Make the present means the prior's, as after loading a prior that was learned; sigma starts anew."""
         for group in self.members:
             self.mean0(group).copy_(self.mean(group))
             self.rho[group].copy_(self.sigma0(group).log().expand_as(self.rho[group]))

@@ -40,14 +40,14 @@ log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig, job: Job) -> float | None:
-    """Run one job and return its monitored score on the validation split, for a sweeper to maximise.
+    """Run one job and return its monitored score on the validation split, for a sweeper to maximize.
 
     On failure the traceback is left in error.log, and no results.json; in a multirun the others go on, and this one has
     no score.
     """
     values = to_plain(config)
     if (found := study.finished_record(values, job)) is not None:
-        return _to_maximise(found)
+        return _to_maximize(found)
     keep_freed_memory()
     reset_peak_memory()
     console = Console()
@@ -65,10 +65,10 @@ def run(config: DictConfig, job: Job) -> float | None:
         raise
     if is_first_process():
         print_summary(record, console)
-    return _to_maximise(record)
+    return _to_maximize(record)
 
 
-def _to_maximise(record: RunRecord) -> float | None:
+def _to_maximize(record: RunRecord) -> float | None:
     score = record.scores.get(record.monitor)
     return -score if score is not None and record.config["task"].get("mode") == "min" else score
 
@@ -111,13 +111,13 @@ class Experiment:
         config = self.config
         resumed = self.saved is not None and self.saved.checkpoint is not None  # a checkpoint holds its prior
         self.certificate_options = CertificateOptions(**config["certificate"])
-        learnt = None if resumed else prior_run.find(config, self.job, run=self._run_another)
+        learned = None if resumed else prior_run.find(config, self.job, run=self._run_another)
         L.seed_everything(config["seed"], workers=True, verbose=False)
         self.task: Task = build(config["task"])
         self.backbone: Backbone = build(config["model"], **self.task.head(), seed=config["seed"])
         self.task.setup(self.backbone.tokenizer, seed=config["seed"], cache_dir=Path(config["paths"]["cache"]))
         if config["predict"] and not self.task.predict_loaders():
-            raise ValueError(f"predict=true, but task={self.task.name} has no unlabelled test split here: leave it out")
+            raise ValueError(f"predict=true, but task={self.task.name} has no unlabeled test split here: leave it out")
         self.adapters: AdapterSet = inject(
             self.backbone.net,
             build(config["adapter"]),
@@ -125,8 +125,8 @@ class Experiment:
             head=self.backbone.head_parameters(self.task.trained_modules),
         )
         self.module = self._module()
-        if learnt:
-            self._start_from(learnt)
+        if learned:
+            self._start_from(learned)
         self.recorder = Recorder()
         if config["certify"]:
             certify.check(self.module, self.certificate_options)
@@ -145,13 +145,13 @@ class Experiment:
     def _run_another(self, config: dict[str, Any], job: Job) -> None:
         Experiment(config, job, self.console).run()
 
-    def _start_from(self, learnt: Path) -> None:
-        """Take a learnt prior's mean as the start and as the prior's mean."""
-        facts = prior_run.facts(learnt, self.config)
+    def _start_from(self, learned: Path) -> None:
+        """Take a learned prior's mean as the start and as the prior's mean."""
+        facts = prior_run.facts(learned, self.config)
         certify.check_prior(self.task, facts)
-        checkpoint.load(self.adapters, learnt / "adapter", fingerprint=self.backbone.fingerprint)
+        checkpoint.load(self.adapters, learned / "adapter", fingerprint=self.backbone.fingerprint)
         self.module.prior = facts
-        self.module.regularizer.recentre()
+        self.module.regularizer.recenter()
 
     def _module(self) -> FineTuning:
         config = self.config

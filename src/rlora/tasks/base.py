@@ -113,7 +113,7 @@ class Task(ABC):
         """Return the loaders on which the result is reported, by name."""
 
     def predict_loaders(self, *, rank: int = 0, world_size: int = 1) -> dict[str, DataLoader[Any]]:
-        """Return the loaders of unlabelled official test splits, by name; empty where the task has none."""
+        """Return the loaders of unlabeled official test splits, by name; empty where the task has none."""
         return {}
 
     def certification_loader(self, rows: NDArray[np.int64], batch_size: int | None) -> DataLoader[Any]:

@@ -1,7 +1,7 @@
 """Data-to-text generation: E2E NLG, DART and WebNLG, read from their official files.
 
 Sources: Novikova et al., "The E2E Dataset", SIGDIAL 2017; Nan et al., "DART", NAACL 2021; Gardent et al., "The WebNLG
-Challenge", INLG 2017. Linearisations: microsoft/LoRA@c4593f0 examples/NLG/src/format_converting_*.py, and its data.
+Challenge", INLG 2017. Linearizations: microsoft/LoRA@c4593f0 examples/NLG/src/format_converting_*.py, and its data.
 """
 
 import csv
@@ -118,15 +118,15 @@ class E2E(DataToText):
                 place = f"{file}, line {reader.line_num}"
                 if len(row) != 2:
                     raise ValueError(f"{place}: {len(row)} columns, not mr and ref")
-                found.append(Entry(row[0], linearised(row[0], place), (_said(row[1], place),), place))
+                found.append(Entry(row[0], linearized(row[0], place), (_said(row[1], place),), place))
         return found
 
     def prompt_for(self, source: str, place: str) -> str:
-        """Linearise a meaning representation."""
-        return linearised(source, place)
+        """Linearize a meaning representation."""
+        return linearized(source, place)
 
 
-def linearised(mr: str, place: str) -> str:
+def linearized(mr: str, place: str) -> str:
     """Return a meaning representation as "name : The Vaults | Type : pub | price : cheap".
 
     Raises:

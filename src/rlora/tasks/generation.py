@@ -9,7 +9,7 @@ from typing import Any
 from rlora.data.examples import Examples, fingerprint
 from rlora.data.packing import Layout
 from rlora.tasks.base import Decoding, Pen, Writer
-from rlora.tasks.language_modeling import LanguageModelling
+from rlora.tasks.language_modeling import LanguageModeling
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class TokenPen(Pen):
 
 
 @dataclass(kw_only=True, eq=False)
-class GenerationTask(LanguageModelling, Writer):
-    """Language modelling after prompts, tested by texts that are generated after other prompts.
+class GenerationTask(LanguageModeling, Writer):
+    """Language modeling after prompts, tested by texts that are generated after other prompts.
 
     Attributes:
         decoding: How texts are generated, see `Decoding`.
@@ -91,7 +91,7 @@ class GenerationTask(LanguageModelling, Writer):
         """
 
     def setup(self, processor: Any, *, seed: int, cache_dir: Path) -> None:
-        """Read, split and tokenise; see the protocol.
+        """Read, split and tokenize; see the protocol.
 
         Raises:
             ValueError: the data is missing or malformed, or a prompt is too long.
@@ -111,7 +111,7 @@ class GenerationTask(LanguageModelling, Writer):
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the prompts, texts and references of all splits."""
         asked = {k: Examples([(p.prompt, *p.references) for p in found]) for k, found in self.asked.items()}
-        return fingerprint({**asked, "learnt": Examples([(self.ready.fingerprint,)])})
+        return fingerprint({**asked, "learned": Examples([(self.ready.fingerprint,)])})
 
     @property
     def settings(self) -> Decoding:

@@ -30,12 +30,12 @@ class GLUE(TextClassification):
         subset: Name of its subset on the hub.
         text: Columns of the text fields in the files, by header name or by position from 0.
         label: Column of the label, likewise.
-        header: Whether the labelled files have a header.
+        header: Whether the labeled files have a header.
         hub_text: Columns of the text fields on the hub; None if they are called as in the files.
         train: ``file`` and ``hub`` split of the training set.
-        dev: The same of each labelled development set, by the name of its test loader.
-        unlabelled: The same of each unlabelled test set, and its ``submission`` file, by the name of its loader.
-        unlabelled_text: Columns of the text fields in the unlabelled files; None if as in the labelled ones.
+        dev: The same of each labeled development set, by the name of its test loader.
+        unlabeled: The same of each unlabeled test set, and its ``submission`` file, by the name of its loader.
+        unlabeled_text: Columns of the text fields in the unlabeled files; None if as in the labeled ones.
         groups: Those of the text columns that keep rows together when validation is split from train.
         incomplete_rows: ``error`` or ``skip``.
 
@@ -51,8 +51,8 @@ class GLUE(TextClassification):
     hub_text: Sequence[str] | None = None
     train: Mapping[str, str]
     dev: Mapping[str, Mapping[str, str]]
-    unlabelled: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    unlabelled_text: Sequence[str | int] | None = None
+    unlabeled: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    unlabeled_text: Sequence[str | int] | None = None
     groups: Sequence[str | int] | None = None
     incomplete_rows: str = "error"
 
@@ -79,8 +79,8 @@ class GLUE(TextClassification):
         return None if self.groups is None else [list(self.text).index(column) for column in self.groups]
 
     def file_name(self, loader_name: str) -> str:
-        """Return the submission's file name for an unlabelled test set."""
-        return self.unlabelled.get(loader_name, {}).get("submission", super().file_name(loader_name))
+        """Return the submission's file name for an unlabeled test set."""
+        return self.unlabeled.get(loader_name, {}).get("submission", super().file_name(loader_name))
 
     def source(self) -> dict[str, str]:
         """Return the directory, or the hub id with its revision."""
@@ -93,23 +93,23 @@ class GLUE(TextClassification):
         """Return the official training set as ``train`` and the development sets under their test names."""
         directory = self._directory()
         parts = {"train": self.train, **self.dev}
-        return {name: self._read_part(directory, part, labelled=True) for name, part in parts.items()}
+        return {name: self._read_part(directory, part, labeled=True) for name, part in parts.items()}
 
-    def read_unlabelled(self) -> dict[str, Examples]:
-        """Return the unlabelled test sets; of a directory those whose file is there."""
+    def read_unlabeled(self) -> dict[str, Examples]:
+        """Return the unlabeled test sets; of a directory those whose file is there."""
         directory = self._directory()
         found = {
             name: part
-            for name, part in self.unlabelled.items()
+            for name, part in self.unlabeled.items()
             if directory is None or (directory / part["file"]).is_file()
         }
-        return {name: self._read_part(directory, part, labelled=False) for name, part in found.items()}
+        return {name: self._read_part(directory, part, labeled=False) for name, part in found.items()}
 
-    def _read_part(self, directory: Path | None, part: Mapping[str, str], *, labelled: bool) -> Examples:
+    def _read_part(self, directory: Path | None, part: Mapping[str, str], *, labeled: bool) -> Examples:
         if directory is None:
             columns = [str(column) for column in self.hub_text or self.text]
             return read_hub(
-                self.subset, part["hub"], text=columns, labelled=labelled, incomplete_rows=self.incomplete_rows
+                self.subset, part["hub"], text=columns, labeled=labeled, incomplete_rows=self.incomplete_rows
             )
         if self.labels is not None:
             parse_label = class_label(self.labels)
@@ -118,10 +118,10 @@ class GLUE(TextClassification):
             parse_label = score_label(low, high)
         return read_tsv(
             directory / part["file"],
-            text=self.text if labelled else self.unlabelled_text or self.text,
-            label=self.label if labelled else None,
-            # The unlabelled files have a header even where, as in CoLA, the labelled ones have none.
-            header=self.header or not labelled,
+            text=self.text if labeled else self.unlabeled_text or self.text,
+            label=self.label if labeled else None,
+            # The unlabeled files have a header even where, as in CoLA, the labeled ones have none.
+            header=self.header or not labeled,
             parse_label=parse_label,
             incomplete_rows=self.incomplete_rows,
         )

@@ -1,4 +1,4 @@
-"""Language modelling of texts, after prompts or without: everything but reading the raw data."""
+"""Language modeling of texts, after prompts or without: everything but reading the raw data."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from rlora.tasks.base import Task
 
 @dataclass(frozen=True)
 class Pair:
-    """A prompt and the text that is learnt after it.
+    """A prompt and the text that is learned after it.
 
     Attributes:
         prompt: What the model reads; "" where there is none.
@@ -49,8 +49,8 @@ class Ready:
 
 
 @dataclass(kw_only=True, eq=False)
-class LanguageModelling(Task):
-    """Causal language modelling of texts; where they follow prompts, the loss is on the texts alone.
+class LanguageModeling(Task):
+    """Causal language modeling of texts; where they follow prompts, the loss is on the texts alone.
 
     loss = mean over text tokens of (1 - e) (-ln p_y) + e mean_v (-ln p_v), e the label smoothing.
 
@@ -129,7 +129,7 @@ class LanguageModelling(Task):
         return {"kind": "text", "num_labels": 0}
 
     def setup(self, processor: Any, *, seed: int, cache_dir: Path) -> None:
-        """Read, split and tokenise; see the protocol.
+        """Read, split and tokenize; see the protocol.
 
         Raises:
             ValueError: the data is missing or malformed, or a prompt is too long.

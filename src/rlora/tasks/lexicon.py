@@ -27,7 +27,7 @@ def lexicon_file(path: str | Path | None = None) -> Path:
         ValueError: There is no such file.
     """
     if path is None:
-        # Found without importing the package, which would load its sentiment analyser.
+        # Found without importing the package, which would load its sentiment analyzer.
         spec = importlib.util.find_spec(PACKAGE)
         if spec is None or spec.origin is None:
             raise ValueError(f"The package {PACKAGE} is not installed; run `pip install {PACKAGE}` or set task.path.")

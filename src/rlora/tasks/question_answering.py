@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlora.data.locations import data_folder
-from rlora.data.splits import normalise
+from rlora.data.splits import normalize
 from rlora.io.atomic import write_atomically
 from rlora.metrics import answers
 from rlora.tasks.base import TextScores
@@ -99,10 +99,10 @@ class Questions(GenerationTask):
         return self._prompt(Question(source, "", "", "", place))
 
     def setup(self, processor: Any, *, seed: int, cache_dir: Path) -> None:
-        """Read, split and tokenise; tell of test questions that are trained on, case and white space apart."""
+        """Read, split and tokenize; tell of test questions that are trained on, case and white space apart."""
         super().setup(processor, seed=seed, cache_dir=cache_dir)
-        trained = {normalise(pair.prompt) for pair in self.read()["train"]}
-        counts = {name: sum(normalise(p.prompt) in trained for p in asked) for name, asked in self.asked.items()}
+        trained = {normalize(pair.prompt) for pair in self.read()["train"]}
+        counts = {name: sum(normalize(p.prompt) in trained for p in asked) for name, asked in self.asked.items()}
         self._leaked = {name: count for name, count in counts.items() if count}
         for name, count in self._leaked.items():
             log.warning(

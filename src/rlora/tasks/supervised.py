@@ -15,7 +15,7 @@ LOG_FLOOR = math.log(1e-5)  # of a probability, where the loss is to be bounded
 
 
 @dataclass(kw_only=True, eq=False)
-class LabelledTask(Task):
+class LabeledTask(Task):
     """One label, or one score where ``labels`` is None, for each example.
 
     Attributes:

@@ -15,10 +15,10 @@ from rlora.data.collate import EncodedSplit, Padding, make_loader
 from rlora.data.examples import Examples, fingerprint
 from rlora.data.sampler import EvalBatchSampler, TrainBatchSampler
 from rlora.data.split_plan import Division
-from rlora.data.splits import normalise
+from rlora.data.splits import normalize
 from rlora.data.tokenize import cached_tokens, tokenizer_identity
 from rlora.tasks.submissions import format_prediction, write_table
-from rlora.tasks.supervised import LabelledTask
+from rlora.tasks.supervised import LabeledTask
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class _Ready:
 
 
 @dataclass(kw_only=True, eq=False)
-class TextClassification(LabelledTask):
+class TextClassification(LabeledTask):
     """Sequence classification, or regression where ``labels`` is None.
 
     By default the official development set is the test set, and every choice is made on a part of train in which no
@@ -80,7 +80,7 @@ class TextClassification(LabelledTask):
     path: str | Path | None = None
     trained_modules: tuple[str, ...] = ("classifier", "score")
     _ready: _Ready | None = field(default=None, init=False, repr=False)
-    _unlabelled: dict[str, EncodedSplit] | None = field(default=None, init=False, repr=False)
+    _unlabeled: dict[str, EncodedSplit] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,8 +108,8 @@ class TextClassification(LabelledTask):
     def source(self) -> dict[str, str]:
         """Return where the data came from: ``source`` (directory, hub or package) and ``location``."""
 
-    def read_unlabelled(self) -> dict[str, Examples]:
-        """Return the unlabelled splits by loader name."""
+    def read_unlabeled(self) -> dict[str, Examples]:
+        """Return the unlabeled splits by loader name."""
         return {}
 
     def group_fields(self) -> Sequence[int] | None:
@@ -123,7 +123,7 @@ class TextClassification(LabelledTask):
     # The protocol.
 
     def setup(self, processor: Any, *, seed: int, cache_dir: Path) -> None:
-        """Read, split and tokenise; see the protocol.
+        """Read, split and tokenize; see the protocol.
 
         Raises:
             ValueError: The data is missing or malformed, or a setting does not fit it.
@@ -149,7 +149,7 @@ class TextClassification(LabelledTask):
             divided.splits,
             divided.parts,
         )
-        self._unlabelled = None
+        self._unlabeled = None
 
     @property
     def num_train_examples(self) -> int:
@@ -179,8 +179,8 @@ class TextClassification(LabelledTask):
         return self._eval_loaders({k: v for k, v in splits.items() if k.startswith("test")}, rank, world_size)
 
     def predict_loaders(self, *, rank: int = 0, world_size: int = 1) -> dict[str, DataLoader[Any]]:
-        """Return the unlabelled official test sets, read when first asked for."""
-        return self._eval_loaders(self._unlabelled_splits(), rank, world_size)
+        """Return the unlabeled official test sets, read when first asked for."""
+        return self._eval_loaders(self._unlabeled_splits(), rank, world_size)
 
     def certification_loader(self, rows: NDArray[np.int64], batch_size: int | None) -> DataLoader[Any]:
         """Return these training rows in batches of similar length."""
@@ -197,8 +197,8 @@ class TextClassification(LabelledTask):
     def train_rows_in_validation(self) -> int:
         """Return how many training rows have the very texts of a validation row, case and white space apart."""
         examples = self._setup_done().examples
-        seen = {tuple(map(normalise, texts)) for texts in examples["validation"].texts}
-        return sum(tuple(map(normalise, texts)) in seen for texts in examples["train"].texts)
+        seen = {tuple(map(normalize, texts)) for texts in examples["validation"].texts}
+        return sum(tuple(map(normalize, texts)) in seen for texts in examples["train"].texts)
 
     def write_predictions(self, directory: Path, loader_name: str, predictions: Sequence[float | int]) -> Path:
         """Write ``index`` and ``prediction`` (a label name, or a score clipped to its range) per row.
@@ -206,7 +206,7 @@ class TextClassification(LabelledTask):
         Raises:
             ValueError: No such loader, a wrong number of predictions, or a prediction without a label.
         """
-        splits = {**self._setup_done().splits, **self._unlabelled_splits()}
+        splits = {**self._setup_done().splits, **self._unlabeled_splits()}
         if loader_name not in splits:
             raise ValueError(f"{self.name} has no split {loader_name!r}; use one of {sorted(splits)}.")
         if len(predictions) != len(splits[loader_name]):
@@ -265,11 +265,11 @@ class TextClassification(LabelledTask):
         )
         return EncodedSplit(tokens, labels)
 
-    def _unlabelled_splits(self) -> dict[str, EncodedSplit]:
-        if self._unlabelled is None:
+    def _unlabeled_splits(self) -> dict[str, EncodedSplit]:
+        if self._unlabeled is None:
             encode = self._setup_done().encode
-            self._unlabelled = {name: encode(examples) for name, examples in self.read_unlabelled().items()}
-        return self._unlabelled
+            self._unlabeled = {name: encode(examples) for name, examples in self.read_unlabeled().items()}
+        return self._unlabeled
 
     def _eval_loaders(self, splits: dict[str, EncodedSplit], rank: int, world: int) -> dict[str, DataLoader[Any]]:
         ready, loaders = self._setup_done(), {}

@@ -1,4 +1,4 @@
-"""Language modelling of one column of CSV files, without prompts."""
+"""Language modeling of one column of CSV files, without prompts."""
 
 import csv
 from collections.abc import Mapping
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlora.data.locations import data_folder
-from rlora.tasks.language_modeling import LanguageModelling, Pair
+from rlora.tasks.language_modeling import LanguageModeling, Pair
 
 
 @dataclass(kw_only=True, eq=False)
-class Column(LanguageModelling):
+class Column(LanguageModeling):
     """The texts of a column, each one example.
 
     Attributes:

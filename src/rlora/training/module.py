@@ -111,7 +111,7 @@ class FineTuning(L.LightningModule):
         return self._evaluation_loaders("test", self.task.test_loaders)
 
     def predict_dataloader(self) -> list[DataLoader]:
-        """The unlabelled splits."""
+        """The unlabeled splits."""
         return self._evaluation_loaders("predict", self.task.predict_loaders)
 
     def _evaluation_loaders(self, stage: str, make: Callable[..., dict[str, DataLoader]]) -> list[DataLoader]:
@@ -250,7 +250,7 @@ class FineTuning(L.LightningModule):
 
 
 def write_predictions(trainer: L.Trainer, module: FineTuning, directory: Path) -> None:
-    """Predict the unlabelled splits and write a file for each."""
+    """Predict the unlabeled splits and write a file for each."""
     outputs = trainer.predict(module) or []
     names = module.loader_names["predict"]
     for name, batches in zip(names, outputs if len(names) > 1 else [outputs], strict=True):

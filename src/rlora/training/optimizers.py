@@ -21,7 +21,7 @@ def adamw(
 ) -> torch.optim.AdamW:
     """AdamW with one learning rate for the adapter and one for the head.
 
-    Weight decay falls on adapter and head weights, not on biases and normalisation layers.
+    Weight decay falls on adapter and head weights, not on biases and normalization layers.
 
     Args:
         parameters: Group ("adapter", "head") to name to trained parameter.

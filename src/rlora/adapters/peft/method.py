@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rlora.adapters.adapter_set import AdapterSet
 from rlora.adapters.base import Adapter, Method, Site, Targets
-from rlora.adapters.linear import is_quantised
+from rlora.adapters.linear import is_quantized
 from rlora.adapters.peft import files
 from rlora.adapters.targets import find_targets, roles_of
 from rlora.ops.philox import RandomSource
@@ -209,8 +209,8 @@ class _Layer:
         """Put the sum in the place of W, and W (and the bias) aside."""
         if self.merged:
             raise RuntimeError("the layer is merged already")
-        if is_quantised(self.weight):
-            raise RuntimeError("a frozen weight is quantised and cannot hold the sum")
+        if is_quantized(self.weight):
+            raise RuntimeError("a frozen weight is quantized and cannot hold the sum")
         aside = {name: p.data for name, p in self.base.named_parameters(recurse=False)}
         for name, value in aside.items():
             getattr(self.base, name).data = value.clone()

@@ -29,18 +29,18 @@ def drawn(report: Report) -> dict[str, "Figure"]:
     """All figures by name."""
     grid = report.grid
     names = [series.label(row) for row in grid.rows]
-    colours = {name: f"C{number % 10}" for number, name in enumerate(names)}
+    colors = {name: f"C{number % 10}" for number, name in enumerate(names)}
     made = {
-        "learning_curves": _panels(series.curves(grid), _curve, colours, "epoch", "validation score"),
-        "score_and_size": _panels(series.sizes(grid), _size, colours, "trained parameters", "score"),
-        "time": _panels(series.costs(grid), _time, colours, "", "training, s"),
-        "memory": _panels(series.costs(grid), _memory, colours, "", "peak memory, MiB"),
+        "learning_curves": _panels(series.curves(grid), _curve, colors, "epoch", "validation score"),
+        "score_and_size": _panels(series.sizes(grid), _size, colors, "trained parameters", "score"),
+        "time": _panels(series.costs(grid), _time, colors, "", "training, s"),
+        "memory": _panels(series.costs(grid), _memory, colors, "", "peak memory, MiB"),
         "certificates": _certificates(series.certificates(report.runs)),
     }
     return {name: figure for name, figure in made.items() if figure is not None}
 
 
-def _panels(rows: series.Rows, draw: Any, colours: dict[str, str], x: str, y: str) -> "Figure | None":
+def _panels(rows: series.Rows, draw: Any, colors: dict[str, str], x: str, y: str) -> "Figure | None":
     """A panel for each column of the table, in rows of four."""
     columns = list(dict.fromkeys(row["column"] for row in rows))
     if not columns:
@@ -50,7 +50,7 @@ def _panels(rows: series.Rows, draw: Any, colours: dict[str, str], x: str, y: st
     figure = _figure(wide * WIDTH, high * HEIGHT)
     axes = list(figure.subplots(high, wide, squeeze=False).flat)
     for axis, column in zip(axes, columns, strict=False):
-        draw(axis, [row for row in rows if row["column"] == column], colours)
+        draw(axis, [row for row in rows if row["column"] == column], colors)
         axis.set(title=column, xlabel=x, ylabel=_named(y, [row for row in rows if row["column"] == column]))
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[len(columns) :]:
@@ -65,36 +65,36 @@ def _named(y: str, rows: series.Rows) -> str:
     return ", ".join(dict.fromkeys([y, *(row["unit"] for row in rows if "unit" in row)]))
 
 
-def _curve(axis: "Axes", rows: series.Rows, colours: dict[str, str]) -> None:
-    for name, colour in colours.items():
+def _curve(axis: "Axes", rows: series.Rows, colors: dict[str, str]) -> None:
+    for name, color in colors.items():
         own = [row for row in rows if row["row"] == name]
         epochs = [row["epoch"] for row in own]
-        axis.plot(epochs, [row["mean"] for row in own], color=colour, label=name)
-        axis.fill_between(epochs, [row["low"] for row in own], [row["high"] for row in own], color=colour, alpha=0.15)
+        axis.plot(epochs, [row["mean"] for row in own], color=color, label=name)
+        axis.fill_between(epochs, [row["low"] for row in own], [row["high"] for row in own], color=color, alpha=0.15)
 
 
-def _size(axis: "Axes", rows: series.Rows, colours: dict[str, str]) -> None:
+def _size(axis: "Axes", rows: series.Rows, colors: dict[str, str]) -> None:
     front = sorted((row for row in rows if row["front"]), key=lambda row: row["trained"])
     axis.plot([row["trained"] for row in front], [row["score"] for row in front], color="0.7", zorder=0)
-    for name, colour in colours.items():
+    for name, color in colors.items():
         own = [row for row in rows if row["row"] == name]
         x, y, spread = ([row[key] for row in own] for key in ("trained", "score", "sd"))
-        axis.errorbar(x, y, yerr=spread, fmt="o", color=colour, label=name, capsize=2)
+        axis.errorbar(x, y, yerr=spread, fmt="o", color=color, label=name, capsize=2)
     axis.set_xscale("log")
 
 
-def _time(axis: "Axes", rows: series.Rows, colours: dict[str, str]) -> None:
-    _bars(axis, rows, colours, "seconds")
+def _time(axis: "Axes", rows: series.Rows, colors: dict[str, str]) -> None:
+    _bars(axis, rows, colors, "seconds")
 
 
-def _memory(axis: "Axes", rows: series.Rows, colours: dict[str, str]) -> None:
-    _bars(axis, rows, colours, "memory")
+def _memory(axis: "Axes", rows: series.Rows, colors: dict[str, str]) -> None:
+    _bars(axis, rows, colors, "memory")
 
 
-def _bars(axis: "Axes", rows: series.Rows, colours: dict[str, str], key: str) -> None:
+def _bars(axis: "Axes", rows: series.Rows, colors: dict[str, str], key: str) -> None:
     found = {row["row"]: row[key] for row in rows}
-    names = [name for name in colours if name in found]
-    axis.bar(range(len(names)), [found[name] for name in names], color=[colours[name] for name in names])
+    names = [name for name in colors if name in found]
+    axis.bar(range(len(names)), [found[name] for name in names], color=[colors[name] for name in names])
     axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
 
 

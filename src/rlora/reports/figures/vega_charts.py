@@ -27,9 +27,9 @@ def _curves(rows: series.Rows, order: list[str]) -> Any:
 
     if not rows:
         return None
-    colour, shown = _colour(alt, order), _legend(alt)
+    color, shown = _color(alt, order), _legend(alt)
     x = alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, format="d"))
-    base = alt.Chart().encode(x=x, color=colour, opacity=alt.condition(shown, alt.value(1), alt.value(0.06)))
+    base = alt.Chart().encode(x=x, color=color, opacity=alt.condition(shown, alt.value(1), alt.value(0.06)))
     band = base.mark_area().encode(
         y=alt.Y("low:Q", title=_units(rows)),
         y2="high:Q",
@@ -52,7 +52,7 @@ def _sizes(rows: series.Rows, order: list[str]) -> Any:
     y = alt.Y("score:Q", scale=alt.Scale(zero=False, padding=8), title=_units(rows))
     front = alt.Chart().mark_line(color="#bbb").transform_filter("datum.front").encode(x=x, y=y)
     base = alt.Chart().encode(
-        x=x, color=_colour(alt, order), opacity=alt.condition(shown, alt.value(1), alt.value(0.06))
+        x=x, color=_color(alt, order), opacity=alt.condition(shown, alt.value(1), alt.value(0.06))
     )
     bars = base.transform_calculate(low="datum.score - datum.sd", high="datum.score + datum.sd")
     bars = bars.mark_rule().encode(y=alt.Y("low:Q", title=_units(rows)), y2="high:Q")
@@ -70,7 +70,7 @@ def _bars(rows: series.Rows, order: list[str], key: str, title: str) -> Any:
         .encode(
             x=alt.X("row:N", sort=order, title=None),
             y=alt.Y(f"{key}:Q", title=title),
-            color=_colour(alt, order),
+            color=_color(alt, order),
             tooltip=["row:N", "column:N", alt.Tooltip(f"{key}:Q", format=",.1f")],
         )
     )
@@ -119,7 +119,7 @@ def _units(rows: series.Rows) -> str:
     return ", ".join(dict.fromkeys(row["unit"] for row in rows))
 
 
-def _colour(alt: Any, order: list[str]) -> Any:
+def _color(alt: Any, order: list[str]) -> Any:
     return alt.Color(
         "row:N", sort=order, scale=alt.Scale(domain=order), legend=alt.Legend(orient="top", title=None, symbolOpacity=1)
     )

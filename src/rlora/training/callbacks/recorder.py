@@ -15,7 +15,7 @@ class Recorder(L.Callback):
     def __init__(self) -> None:
         self.history: list[dict[str, float]] = []
         self.examples = 0
-        self.tokens: Tensor | int = 0  # stays on the device: no synchronisation in the step
+        self.tokens: Tensor | int = 0  # stays on the device: no synchronization in the step
         self.step_seconds = 0.0
         self.seconds = 0.0
         self.world_size = 1
