@@ -52,7 +52,9 @@ def tell(error: Exception) -> str:
 
 def main() -> None:
     """Run, and tell what went wrong in one sentence."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors arrive here whole, instead of Hydra printing a traceback
+    os.environ["HYDRA_FULL_ERROR"] = (
+        "1"  # errors arrive here whole, instead of Hydra printing a traceback
+    )
     try:
         job()
     except KeyboardInterrupt:

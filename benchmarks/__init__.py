@@ -2,4 +2,6 @@
 
 import os
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch is imported: its profiler would talk over the progress
+os.environ.setdefault(
+    "KINETO_LOG_LEVEL", "99"
+)  # before torch is imported: its profiler would talk over the progress

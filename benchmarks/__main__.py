@@ -16,7 +16,18 @@ import torch
 import transformers
 from rich.console import Console
 
-from benchmarks import decoding, file_sizes, growth, hadamard, injecting, large, machine, reporting, results, steps
+from benchmarks import (
+    decoding,
+    file_sizes,
+    growth,
+    hadamard,
+    injecting,
+    large,
+    machine,
+    reporting,
+    results,
+    steps,
+)
 from benchmarks.plots import png
 from benchmarks.progress import Progress
 from benchmarks.report import device_of, markdown
@@ -40,14 +51,28 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
 
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser("python -m benchmarks", description="Measure speed, memory and file sizes.")
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks", description="Measure speed, memory and file sizes."
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--only", metavar="PART,...", help=f"some of {', '.join(PARTS)}; the others' results stay")
-    parser.add_argument("--quick", action="store_true", help="tiny shapes: shows that the code works, measures nothing")
-    parser.add_argument("--out", type=Path, help="folder of the results (docs/results/speed; outputs/bench if --quick)")
+    parser.add_argument(
+        "--only", metavar="PART,...", help=f"some of {', '.join(PARTS)}; the others' results stay"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="tiny shapes: shows that the code works, measures nothing",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder of the results (docs/results/speed; outputs/bench if --quick)",
+    )
     parser.add_argument("--threads", type=int, help="threads of torch on the CPU")
     parser.add_argument("--rounds", type=int, help="rounds of the parts steps and large")
-    parser.add_argument("--batch", type=int, help="sequences a step in the part large, for all models")
+    parser.add_argument(
+        "--batch", type=int, help="sequences a step in the part large, for all models"
+    )
     chosen = parser.parse_args(words)
     if chosen.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU here")
@@ -65,7 +90,9 @@ def _parts(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> list[
         return here
     asked = chosen.only.split(",")
     if wrong := [name for name in asked if name not in here]:
-        parser.error(f"--only: {', '.join(wrong)} is not a part here: choose among {', '.join(here)}")
+        parser.error(
+            f"--only: {', '.join(wrong)} is not a part here: choose among {', '.join(here)}"
+        )
     return [name for name in here if name in asked]
 
 
@@ -85,7 +112,12 @@ def settings_for(chosen: argparse.Namespace) -> Settings:
 
 
 def measure_part(
-    name: str, settings: Any, device: torch.device, keeps_memory: bool, command: str, progress: Progress
+    name: str,
+    settings: Any,
+    device: torch.device,
+    keeps_memory: bool,
+    command: str,
+    progress: Progress,
 ) -> dict[str, Any]:
     """One section: the results of a part, or its error, with all that tells how it was measured."""
     gc.collect()
@@ -137,7 +169,9 @@ def main(words: Sequence[str] | None = None) -> int:
     path = chosen.out / f"{chosen.device}.json"
     if chosen.only:
         try:
-            document = results.to_continue(path, chosen.device, chosen.quick, machine.environment(device, keeps_memory))
+            document = results.to_continue(
+                path, chosen.device, chosen.quick, machine.environment(device, keeps_memory)
+            )
         except ValueError as error:
             progress.console.print(f"error: {error}", markup=False, highlight=False)
             return 2
@@ -146,7 +180,9 @@ def main(words: Sequence[str] | None = None) -> int:
     settings = settings_for(chosen)
     for number, name in enumerate(chosen.parts, 1):
         progress.say(f"part {number} of {len(chosen.parts)}: [bold]{name}[/bold]")
-        section = measure_part(name, getattr(settings, name), device, keeps_memory, command, progress)
+        section = measure_part(
+            name, getattr(settings, name), device, keeps_memory, command, progress
+        )
         document["sections"] = {
             part: section if part == name else document["sections"][part]
             for part in PARTS
@@ -161,7 +197,9 @@ def _quieten() -> None:
     quieten()
     transformers.utils.logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    warnings.filterwarnings("ignore", category=UserWarning, module="peft")  # of projections that are not saved
+    warnings.filterwarnings(
+        "ignore", category=UserWarning, module="peft"
+    )  # of projections that are not saved
 
 
 def _without_paths(words: Sequence[str]) -> list[str]:

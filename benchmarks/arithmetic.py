@@ -20,7 +20,9 @@ def flops_of(forward: Callable[[], Tensor]) -> int:
     return counter.get_total_flops()
 
 
-def _product_flops(target: Sequence[int], left: Sequence[int], right: Sequence[int], **_: Any) -> int:
+def _product_flops(
+    target: Sequence[int], left: Sequence[int], right: Sequence[int], **_: Any
+) -> int:
     return 2 * left[0] * left[1] * right[1]
 
 
@@ -34,7 +36,9 @@ def large_product(tokens: int, width: int, wider: int, device: torch.device) -> 
         device: Where it runs.
     """
     generator = torch.Generator().manual_seed(0)
-    x, weight = (torch.randn(rows, width, generator=generator).to(device) for rows in (tokens, wider))
+    x, weight = (
+        torch.randn(rows, width, generator=generator).to(device) for rows in (tokens, wider)
+    )
     return lambda: F.linear(x, weight), 2 * tokens * width * wider
 
 

@@ -43,7 +43,8 @@ def measure(settings: DecodingSettings, device: torch.device, say: Say) -> dict[
         say(f"{len(prompts)} distinct prompts, and {len(sample)} of {len(rows)} rows one at a time")
         written = wide(prompts)
         equal = sum(
-            text == written[row] for text, row in zip(narrow([prompts[r] for r in sample]), sample, strict=True)
+            text == written[row]
+            for text, row in zip(narrow([prompts[r] for r in sample]), sample, strict=True)
         )
         actions: dict[str, Callable[[], object]] = {
             OURS: lambda: wide(prompts),
@@ -60,7 +61,9 @@ def measure(settings: DecodingSettings, device: torch.device, say: Say) -> dict[
     return {"data": "the real test set" if real else "made up", **counts, "ways": times}
 
 
-def _prepared(settings: DecodingSettings, folder: Path, place: Path) -> tuple[AdapterSet, E2E, list[int]]:
+def _prepared(
+    settings: DecodingSettings, folder: Path, place: Path
+) -> tuple[AdapterSet, E2E, list[int]]:
     """A random decoder with LoRA, the task, and of each row of the test set its distinct prompt."""
     backbone = mini_decoder(
         dict(settings.config), kind="text", num_labels=0, seed=0, corpus=str(folder / FILES["train"]), column="ref",
@@ -68,7 +71,15 @@ def _prepared(settings: DecodingSettings, folder: Path, place: Path) -> tuple[Ad
     )  # fmt: skip
     options = {"beams": settings.beams, "length_penalty": 0.9, "no_repeat_ngram_size": 4}
     decoding = {**options, "batch_size": settings.batch, "max_new_tokens": settings.new_tokens}
-    task = E2E(name="e2e", folder="e2e", files=FILES, origin="", path=folder, decoding=decoding, train_examples=8)
+    task = E2E(
+        name="e2e",
+        folder="e2e",
+        files=FILES,
+        origin="",
+        path=folder,
+        decoding=decoding,
+        train_examples=8,
+    )
     task.setup(backbone.tokenizer, seed=0, cache_dir=place / "cache")
     adapters = inject(backbone.net, LoRA(targets="all-linear"))
     for parameter in adapters.adapter_parameters().values():
@@ -84,7 +95,9 @@ def _writer(
     def write(prompts: Sequence[Sequence[int]]) -> list[str]:
         file = place / "texts.jsonl"
         file.unlink(missing_ok=True)  # or it would be gone on with
-        generator = Generator(adapters, task, device=device, precision=Precision(), console=Console(quiet=True))
+        generator = Generator(
+            adapters, task, device=device, precision=Precision(), console=Console(quiet=True)
+        )
         return generator.write("test", prompts, file)
 
     return write
@@ -99,7 +112,11 @@ def _data(place: Path, made_up: bool) -> tuple[Path, bool]:
     folder.mkdir()
     names, foods = ("Aromi", "Bibimbap House", "Cotto", "Eagle"), ("pie", "rice", "pasta")
     mrs = [f"name[{name}], food[{food}]" for name in names for food in foods]
-    rows = [f'"{mr}",{mr.split("]")[0][5:]} has food number {number}.' for mr in mrs for number in range(4)]
+    rows = [
+        f'"{mr}",{mr.split("]")[0][5:]} has food number {number}.'
+        for mr in mrs
+        for number in range(4)
+    ]
     parts = {"train": rows[:32], "validation": rows[32:40], "test": rows[40:]}
     for split, some in parts.items():
         (folder / FILES[split]).write_text("\n".join(["mr,ref", *some, ""]))

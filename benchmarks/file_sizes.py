@@ -37,14 +37,20 @@ def measure(settings: FileSettings, device: torch.device, say: Say) -> dict[str,
             sizes[name], attach[name], fill[name] = _ours(base, method, Path(place) / name)
         plain = peft_configs(settings.ranks, modules, projection=False)
         whole = peft_configs(settings.ranks, modules)
-        configs = plain | {f"{name}{PROJECTION}": whole[name] for name in ("peft vera", "peft randlora")}
+        configs = plain | {
+            f"{name}{PROJECTION}": whole[name] for name in ("peft vera", "peft randlora")
+        }
         for name, config in configs.items():
             say(f"saving {name}")
             sizes[name], attach[name], fill[name] = _peft(base, config, Path(place) / name, device)
         for action in (*attach.values(), *fill.values()):
             action()()  # warm-up
-        attached = compare(take_turns(attach, settings.rounds, device, say=within(say, "attaching")), "lora")
-        filled = compare(take_turns(fill, settings.rounds, device, say=within(say, "filling")), "lora")
+        attached = compare(
+            take_turns(attach, settings.rounds, device, say=within(say, "attaching")), "lora"
+        )
+        filled = compare(
+            take_turns(fill, settings.rounds, device, say=within(say, "filling")), "lora"
+        )
     return {name: {**sizes[name], "attach": attached[name], "fill": filled[name]} for name in sizes}
 
 
@@ -54,7 +60,9 @@ def _ours(base: nn.Module, method: Method, folder: Path) -> tuple[dict[str, int]
 
     def attach() -> Action:
         model = same_weights(base)
-        return lambda: checkpoint.load(inject(model, method), folder, fingerprint=BACKBONE["fingerprint"])
+        return lambda: checkpoint.load(
+            inject(model, method), folder, fingerprint=BACKBONE["fingerprint"]
+        )
 
     def fill() -> Action:
         return lambda: checkpoint.load(adapters, folder, fingerprint=BACKBONE["fingerprint"])
@@ -62,11 +70,15 @@ def _ours(base: nn.Module, method: Method, folder: Path) -> tuple[dict[str, int]
     return {"bytes": size, "parameters": adapters.report().adapter}, attach, fill
 
 
-def _peft(base: nn.Module, config: Any, folder: Path, device: torch.device) -> tuple[dict[str, int], Prepare, Prepare]:
+def _peft(
+    base: nn.Module, config: Any, folder: Path, device: torch.device
+) -> tuple[dict[str, int], Prepare, Prepare]:
     import peft
 
     model = peft.get_peft_model(same_weights(base), config)
-    parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    parameters = sum(
+        parameter.numel() for parameter in model.parameters() if parameter.requires_grad
+    )
     model.save_pretrained(str(folder))
     size = (folder / "adapter_model.safetensors").stat().st_size
 
@@ -83,4 +95,6 @@ def _peft(base: nn.Module, config: Any, folder: Path, device: torch.device) -> t
 def _filling(model: nn.Module, folder: Path, device: torch.device) -> Callable[[], object]:
     import peft
 
-    return lambda: peft.set_peft_model_state_dict(model, peft.load_peft_weights(str(folder), device=device.type))
+    return lambda: peft.set_peft_model_state_dict(
+        model, peft.load_peft_weights(str(folder), device=device.type)
+    )

@@ -44,7 +44,9 @@ def measure(settings: GrowthSettings, device: torch.device, say: Say) -> dict[st
     sweeps: dict[str, dict[int, tuple[int, int, Mapping[str, Method]]]] = {
         "tokens": {t: (width, t, _all(ranks)) for t in settings.vary_tokens},
         "rank": {r: (width, tokens, _by_rank(r)) for r in settings.vary_rank},
-        "num_bases": {k: (width, tokens, _nola(replace(ranks, num_bases=k))) for k in settings.vary_num_bases},
+        "num_bases": {
+            k: (width, tokens, _nola(replace(ranks, num_bases=k))) for k in settings.vary_num_bases
+        },
         "width": {w: (w, tokens, _all(ranks)) for w in settings.vary_width},
     }
     sizes = {"width": width, "tokens": tokens, "num_bases": ranks.num_bases}
@@ -54,7 +56,10 @@ def measure(settings: GrowthSettings, device: torch.device, say: Say) -> dict[st
         for value, (w, t, methods) in points.items():
             say(f"{sweep} = {value}")
             measured[str(value)] = _point(w, t, methods, settings, device)
-        result[sweep] = {"fixed": {name: size for name, size in sizes.items() if name != sweep}, "points": measured}
+        result[sweep] = {
+            "fixed": {name: size for name, size in sizes.items() if name != sweep},
+            "points": measured,
+        }
     return result
 
 
@@ -74,7 +79,11 @@ def _nola(ranks: Ranks) -> dict[str, Method]:
 
 
 def _point(
-    width: int, tokens: int, methods: Mapping[str, Method], settings: GrowthSettings, device: torch.device
+    width: int,
+    tokens: int,
+    methods: Mapping[str, Method],
+    settings: GrowthSettings,
+    device: torch.device,
 ) -> dict[str, dict[str, Any]]:
     generator = torch.Generator().manual_seed(0)
     x, gradient = (torch.randn(tokens, width, generator=generator).to(device) for _ in range(2))
@@ -83,16 +92,24 @@ def _point(
     for name, method in methods.items():
         layer = OneLayer(width, device)
         inject(layer, method)
-        candidates[name] = _prepared(layer, x, gradient, ComputePath.TRANSFORMED if name == TRANSFORMED else None)
-    return compare(take_turns(candidates, settings.rounds, device, at_least=settings.at_least), FROZEN)
+        candidates[name] = _prepared(
+            layer, x, gradient, ComputePath.TRANSFORMED if name == TRANSFORMED else None
+        )
+    return compare(
+        take_turns(candidates, settings.rounds, device, at_least=settings.at_least), FROZEN
+    )
 
 
-def _prepared(layer: nn.Module, x: Tensor, gradient: Tensor, path: ComputePath | None = None) -> Prepare:
+def _prepared(
+    layer: nn.Module, x: Tensor, gradient: Tensor, path: ComputePath | None = None
+) -> Prepare:
     trained = [parameter for parameter in layer.parameters() if parameter.requires_grad]
 
     def step() -> None:
         forget_gradients(trained)
-        fresh = x.detach().requires_grad_()  # a new tensor: an adapter may remember what it made of the last input
+        fresh = (
+            x.detach().requires_grad_()
+        )  # a new tensor: an adapter may remember what it made of the last input
         with force_path(path) if path else nullcontext():
             layer(fresh).backward(gradient)
 

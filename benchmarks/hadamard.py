@@ -25,7 +25,9 @@ def measure(settings: HadamardSettings, device: torch.device, say: Say) -> dict[
     return {kind: _one_dtype(settings, kind, device, say) for kind in kinds}
 
 
-def _one_dtype(settings: HadamardSettings, kind: str, device: torch.device, say: Say) -> dict[str, Any]:
+def _one_dtype(
+    settings: HadamardSettings, kind: str, device: torch.device, say: Say
+) -> dict[str, Any]:
     orders = {}
     for n in settings.orders:
         say(f"{kind}, n = {n}")
@@ -34,7 +36,9 @@ def _one_dtype(settings: HadamardSettings, kind: str, device: torch.device, say:
     return {"orders": orders, "growth": fit_in_log(settings.orders, times)}
 
 
-def _one_order(settings: HadamardSettings, n: int, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+def _one_order(
+    settings: HadamardSettings, n: int, dtype: torch.dtype, device: torch.device
+) -> dict[str, Any]:
     numbers = 2**settings.log2_numbers
     x = torch.randn(numbers // n, n, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     target = torch.empty_like(x)
@@ -42,8 +46,12 @@ def _one_order(settings: HadamardSettings, n: int, dtype: torch.dtype, device: t
     if n <= settings.largest_dense:
         matrix = hadamard_matrix(n, dtype, device)
         actions["dense"] = lambda: x @ matrix
-    candidates: dict[str, Prepare] = {name: partial(_same, action) for name, action in actions.items()}
-    times = compare(take_turns(candidates, settings.rounds, device, at_least=settings.at_least), "copy")
+    candidates: dict[str, Prepare] = {
+        name: partial(_same, action) for name, action in actions.items()
+    }
+    times = compare(
+        take_turns(candidates, settings.rounds, device, at_least=settings.at_least), "copy"
+    )
     work = {"fwht": numbers * sum(kronecker_sizes(n)), "dense": numbers * n}  # multiply-adds
     for name, found in times.items():
         found["ns_per_number"] = 1e9 * found["median_s"] / numbers

@@ -6,7 +6,14 @@ from typing import Any
 import torch
 
 from benchmarks.memory import footprint
-from benchmarks.models import count_trained, forget_gradients, loss_of, random_batch, random_model, step_of
+from benchmarks.models import (
+    count_trained,
+    forget_gradients,
+    loss_of,
+    random_batch,
+    random_model,
+    step_of,
+)
 from benchmarks.progress import within
 from benchmarks.settings import LargeModel, LargeSettings
 from benchmarks.timing import Say, compare, seconds_of
@@ -35,7 +42,10 @@ def with_ratios(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     reference = LIMIT if LIMIT in ran else next(iter(ran), None)
     times = compare(ran, reference) if reference else {}
     if reference != LIMIT:
-        times = {name: {k: v for k, v in facts.items() if "ratio" not in k} for name, facts in times.items()}
+        times = {
+            name: {k: v for k, v in facts.items() if "ratio" not in k}
+            for name, facts in times.items()
+        }
     merged = {name: facts | times.get(name, {}) for name, facts in found.items()}
     for facts in merged.values():
         if "median_s" in facts:
@@ -49,7 +59,9 @@ def _tried(
     say(variant.name)
     try:
         return _one(settings, model, variant, device)
-    except Exception as error:  # one that does not fit must not take the others with it; it is reported
+    except (
+        Exception
+    ) as error:  # one that does not fit must not take the others with it; it is reported
         text = str(error).strip().splitlines()
         say(f"{variant.name} failed: {type(error).__name__}")
         return {"error": f"{type(error).__name__}: {text[0] if text else ''}"}
@@ -59,7 +71,9 @@ def _tried(
             torch.cuda.empty_cache()
 
 
-def _one(settings: LargeSettings, shape: LargeModel, variant: Variant, device: torch.device) -> dict[str, Any]:
+def _one(
+    settings: LargeSettings, shape: LargeModel, variant: Variant, device: torch.device
+) -> dict[str, Any]:
     bare: Any = random_model(shape.config, kind=shape.kind, device=device, dtype=torch.bfloat16)
     head = parameters_beginning_with(bare, shape.trained)
     model: Any = variant.put_in(bare, adapted_modules(bare, shape.targets), head)

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 
 PACKAGES = ("rlora", "torch", "transformers", "peft", "numpy", "safetensors")
-UNSTABLE = frozenset({"load_average", "git_commit", "git_dirty"})  # may differ between parts of one measurement
+UNSTABLE = frozenset(
+    {"load_average", "git_commit", "git_dirty"}
+)  # may differ between parts of one measurement
 
 
 def keep_freed_memory() -> bool:
@@ -42,7 +44,9 @@ def environment(device: torch.device, keeps_memory: bool) -> dict[str, Any]:
     }
     if device.type == "cuda":
         facts["cuda"] = torch.version.cuda
-        facts["device_memory_gib"] = round(torch.cuda.get_device_properties(device).total_memory / 2**30, 1)
+        facts["device_memory_gib"] = round(
+            torch.cuda.get_device_properties(device).total_memory / 2**30, 1
+        )
         facts["tf32"] = torch.backends.cuda.matmul.allow_tf32
     return facts
 
@@ -75,7 +79,9 @@ def _version(package: str) -> str | None:
 def _git_state() -> tuple[str | None, bool | None]:
     def git(*words: str) -> str:
         folder = Path(__file__).parent
-        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *words], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))

@@ -14,12 +14,16 @@ def saved_for_backward(forward: Callable[[], Tensor], model: nn.Module) -> int:
     Every storage counts once, however many operations or views keep it. Tensors that code hides from autograd's hooks
     (by hooks of its own, or on a context) are not seen here; `footprint` sees them.
     """
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    own = {
+        tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())
+    }
     sizes: dict[int, int] = {}
     alive: list[Tensor] = []  # a freed storage's address could come again
 
     def pack(tensor: Tensor) -> Tensor:
-        tensor = tensor.detach()  # one with a graph would hold the graph that holds it: none of it were ever freed
+        tensor = (
+            tensor.detach()
+        )  # one with a graph would hold the graph that holds it: none of it were ever freed
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             alive.append(tensor)
@@ -57,7 +61,11 @@ def _on_gpu(forward: Callable[[], Tensor], device: torch.device) -> dict[str, in
     held = torch.cuda.memory_allocated(device) - resident
     loss.backward()
     torch.cuda.synchronize(device)
-    return {"held": held, "peak": torch.cuda.max_memory_allocated(device) - resident, "resident": resident}
+    return {
+        "held": held,
+        "peak": torch.cuda.max_memory_allocated(device) - resident,
+        "resident": resident,
+    }
 
 
 def _on_cpu(forward: Callable[[], Tensor]) -> dict[str, int]:
@@ -75,7 +83,9 @@ BACKWARD_MARK = "benchmarks/backward"
 
 def _summed(events: list[Any]) -> dict[str, int]:
     (backward,) = (event.start_ns() for event in events if event.name() == BACKWARD_MARK)
-    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    changes = sorted(
+        (event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"
+    )
     held = peak = now = 0
     for moment, change in changes:
         now += change

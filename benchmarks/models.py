@@ -13,7 +13,12 @@ FIRST_WORD = 5  # smaller ids may be special tokens
 
 
 def random_model(
-    config: Mapping[str, Any], *, kind: str, device: torch.device, dtype: torch.dtype = torch.float32, seed: int = 0
+    config: Mapping[str, Any],
+    *,
+    kind: str,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
 ) -> nn.Module:
     """Make a model on the device and in the dtype it is to have, so that it is never anywhere twice.
 
@@ -40,20 +45,28 @@ def random_model(
 
 def same_weights(model: nn.Module) -> nn.Module:
     """Copy a model's modules but not its parameters and buffers: at once, and without memory."""
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+    return copy.deepcopy(
+        model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    )
 
 
-def random_batch(model: nn.Module, kind: str, batch: int, length: int, device: torch.device) -> dict[str, Tensor]:
+def random_batch(
+    model: nn.Module, kind: str, batch: int, length: int, device: torch.device
+) -> dict[str, Tensor]:
     """Tokens and labels of a training step."""
     generator = torch.Generator().manual_seed(0)
     config: Any = model.config
-    tokens = torch.randint(FIRST_WORD, config.vocab_size, (batch, length), generator=generator).to(device)
+    tokens = torch.randint(FIRST_WORD, config.vocab_size, (batch, length), generator=generator).to(
+        device
+    )
     if kind == "language":
         return {"input_ids": tokens, "labels": tokens}
     return {"input_ids": tokens, "labels": torch.arange(batch, device=device) % config.num_labels}
 
 
-def loss_of(model: nn.Module, batch: Mapping[str, Tensor], autocast: torch.dtype | None = None) -> Callable[[], Tensor]:
+def loss_of(
+    model: nn.Module, batch: Mapping[str, Tensor], autocast: torch.dtype | None = None
+) -> Callable[[], Tensor]:
     """A function that runs forward and gives the loss, with gradients of the last step forgotten first."""
     device = next(model.parameters()).device
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

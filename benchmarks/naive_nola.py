@@ -17,7 +17,11 @@ from torch import Tensor, nn
 def draw_basis(k: int, size: int, seed: int, device: torch.device) -> Tensor:
     """Draw k basis vectors of a length, uniform on (-1, 1) / sqrt(k), from a generator of its own: (k, size)."""
     generator = torch.Generator(device).manual_seed(seed)
-    return torch.empty(k, size, device=device).uniform_(-1.0, 1.0, generator=generator).div_(math.sqrt(k))
+    return (
+        torch.empty(k, size, device=device)
+        .uniform_(-1.0, 1.0, generator=generator)
+        .div_(math.sqrt(k))
+    )
 
 
 class Redrawn(torch.autograd.Function):
@@ -29,7 +33,9 @@ class Redrawn(torch.autograd.Function):
         ctx.seed = seed
         ctx.save_for_backward(coefficients)
         basis = draw_basis(len(coefficients), size, seed, coefficients.device)
-        with torch.autocast(basis.device.type, enabled=False):  # the coefficients' sums stay in float32
+        with torch.autocast(
+            basis.device.type, enabled=False
+        ):  # the coefficients' sums stay in float32
             return coefficients @ basis
 
     @staticmethod
@@ -60,7 +66,9 @@ class NaiveNOLALinear(nn.Module):
         rows, columns = weight.shape if isinstance(base, nn.Linear) else weight.shape[::-1]
         self.base, self.rank, self.seed, self.scale = base, rank, seed, scale
         self.in_features, self.out_features = columns, rows
-        self.register_buffer("A0", torch.empty(rank, columns, device=weight.device).uniform_(-1, 1) / columns**0.5)
+        self.register_buffer(
+            "A0", torch.empty(rank, columns, device=weight.device).uniform_(-1, 1) / columns**0.5
+        )
         self.a = nn.Parameter(torch.zeros(num_bases, device=weight.device))
         self.b = nn.Parameter(torch.zeros(num_bases, device=weight.device))
 
@@ -76,7 +84,9 @@ class NaiveNOLALinear(nn.Module):
         return self.base(x) + F.linear(F.linear(x, a.to(x.dtype)), b.to(x.dtype)) * self.scale
 
 
-def wrap_layers(model: nn.Module, modules: Sequence[str], rank: int, num_bases: int, scale: float) -> None:
+def wrap_layers(
+    model: nn.Module, modules: Sequence[str], rank: int, num_bases: int, scale: float
+) -> None:
     """Freeze a model and put such a layer around each of the named ones, in place."""
     model.requires_grad_(False)
     for index, name in enumerate(modules):

@@ -19,7 +19,13 @@ LINES = {
     "vera": (PURPLE, "D"),
     "randlora": (ORANGE, "P"),
 }
-ADAPTERS = {"lora": "LoRA", "rlora": "RLoRA", "nola": "NOLA", "vera": "VeRA", "randlora": "RandLoRA"}
+ADAPTERS = {
+    "lora": "LoRA",
+    "rlora": "RLoRA",
+    "nola": "NOLA",
+    "vera": "VeRA",
+    "randlora": "RandLoRA",
+}
 HATCHES = ("", "///", "...")
 Panel = Callable[[Any, Mapping[str, Any]], None]
 
@@ -43,7 +49,14 @@ def png(document: Document, title: str) -> bytes:
         if section and section["status"] == "ok":
             draw(axes, section["result"])
         else:
-            axes.text(0.5, 0.5, f"{part}: not measured", ha="center", va="center", transform=axes.transAxes)
+            axes.text(
+                0.5,
+                0.5,
+                f"{part}: not measured",
+                ha="center",
+                va="center",
+                transform=axes.transAxes,
+            )
             axes.set_axis_off()
     figure.suptitle(title)
     target = io.BytesIO()
@@ -72,7 +85,9 @@ def _bars(axes: Any, result: Mapping[str, Any], height: Callable[[Any, Any], flo
         found = result[label]["variants"]
         names = {name: name if who == "rlora" else others[name] for name in ADAPTERS}
         at = [i for i, name in enumerate(ADAPTERS) if names[name] in found]
-        heights = [height(found[names[name]], found[LIMIT]) for name in ADAPTERS if names[name] in found]
+        heights = [
+            height(found[names[name]], found[LIMIT]) for name in ADAPTERS if names[name] in found
+        ]
         axes.bar(
             [i + (place - (len(kinds) - 1) / 2) * width for i in at],
             heights,
@@ -83,7 +98,9 @@ def _bars(axes: Any, result: Mapping[str, Any], height: Callable[[Any, Any], flo
             label=f"{'PEFT*' if who == 'other' else who}: {label}",
         )
     axes.set_xticks(range(len(ADAPTERS)), list(ADAPTERS.values()))
-    axes.set_xlabel("* for NOLA: bases drawn anew in every layer, as its official code does", fontsize=8)
+    axes.set_xlabel(
+        "* for NOLA: bases drawn anew in every layer, as its official code does", fontsize=8
+    )
     axes.set_ylim(top=axes.get_ylim()[1] * 1.3)  # room for the legend
     axes.legend(fontsize=8, ncols=2, loc="upper center")
     axes.grid(axis="y", alpha=0.3)
@@ -114,7 +131,11 @@ def _transform_lines(axes: Any, result: Mapping[str, Any]) -> None:
     for kind, style in zip(result, ("-", ":"), strict=False):
         orders = result[kind]["orders"]
         for name, (color, marker) in colors.items():
-            known = [(int(n), order[name]["ns_per_number"]) for n, order in orders.items() if name in order]
+            known = [
+                (int(n), order[name]["ns_per_number"])
+                for n, order in orders.items()
+                if name in order
+            ]
             sizes, times = zip(*known, strict=True)
             label = {"fwht": "fast transform", "dense": "dense product x H", "copy": "copy"}[name]
             axes.plot(sizes, times, style, color=color, marker=marker, label=f"{label}, {kind}")

@@ -33,7 +33,10 @@ def device_of(document: Document) -> str:
 
 
 def _preface(document: Document, stem: str) -> list[str]:
-    quick = ["**These are `--quick` measurements of tiny shapes: they show that the code runs, no more.**", ""]
+    quick = [
+        "**These are `--quick` measurements of tiny shapes: they show that the code runs, no more.**",
+        "",
+    ]
     return [
         *(quick if document["quick"] else []),
         f"Made by `{_command(document)}`, which also writes `{stem}.json` (settings, and every single round) and the",
@@ -46,17 +49,31 @@ def _preface(document: Document, stem: str) -> list[str]:
 
 
 def _command(document: Document) -> str:
-    words = ["python -m benchmarks", f"--device {document['device']}", *(["--quick"] if document["quick"] else [])]
+    words = [
+        "python -m benchmarks",
+        f"--device {document['device']}",
+        *(["--quick"] if document["quick"] else []),
+    ]
     return " ".join(words)
 
 
 def _environment(sections: Mapping[str, Mapping[str, Any]]) -> list[str]:
     differing = differing_facts(sections)
     first = next(iter(sections.values()))["environment"]
-    rows = [(_label(fact), _told(value)) for fact, value in first.items() if fact not in {*differing, *PER_PART}]
+    rows = [
+        (_label(fact), _told(value))
+        for fact, value in first.items()
+        if fact not in {*differing, *PER_PART}
+    ]
     lines = [*table(("", ""), rows), ""]
     parts = [
-        (f"`{name}`", s["started"], f"{s['seconds']:.0f} s", f"`{s['command']}`", *_own_facts(s["environment"]))
+        (
+            f"`{name}`",
+            s["started"],
+            f"{s['seconds']:.0f} s",
+            f"`{s['command']}`",
+            *_own_facts(s["environment"]),
+        )
         for name, s in sections.items()
     ]
     lines += table(("part", "begun", "took", "command", "commit", "load before"), parts)
@@ -74,7 +91,10 @@ PER_PART = ("git_commit", "git_dirty", "load_average")
 def _own_facts(environment: Mapping[str, Any]) -> Sequence[str]:
     commit = environment["git_commit"]
     changed = " and changes" if environment["git_dirty"] else ""
-    return (f"{commit[:10]}{changed}" if commit else "unknown", f"{environment['load_average']:.2f}")
+    return (
+        f"{commit[:10]}{changed}" if commit else "unknown",
+        f"{environment['load_average']:.2f}",
+    )
 
 
 def _label(fact: str) -> str:

@@ -52,7 +52,17 @@ def steps(result: Result, settings: Result) -> list[str]:
             )
             for name, v in found["variants"].items()
         ]
-        head = ("adapter", "trained", "step", "/ limit", "by rounds", "floor", "saved, MiB", "held, MiB", "peak, MiB")
+        head = (
+            "adapter",
+            "trained",
+            "step",
+            "/ limit",
+            "by rounds",
+            "floor",
+            "saved, MiB",
+            "held, MiB",
+            "peak, MiB",
+        )
         rate = found["flops_per_s"] / 1e9
         adapted = f"Adapted: {label} ({found['layers']} layers). A large product ran at {rate:.0f} GFLOP/s."
         lines += ["", adapted, "", *table(head, rows)]
@@ -93,7 +103,11 @@ def growth(result: Result, settings: Result) -> list[str]:
         fixed = ", ".join(f"{WRITTEN[name]} = {size}" for name, size in found["fixed"].items())
         names = [name for name in next(iter(found["points"].values())) if name != "frozen"]
         rows = [
-            (value, seconds(point["frozen"]["median_s"]), *(ratio(point[name]["ratio"]) for name in names))
+            (
+                value,
+                seconds(point["frozen"]["median_s"]),
+                *(ratio(point[name]["ratio"]) for name in names),
+            )
             for value, point in found["points"].items()
         ]
         head = (WRITTEN[sweep], "frozen", *(f"`{name}`" for name in names))
@@ -115,7 +129,13 @@ def hadamard(result: Result, settings: Result) -> list[str]:
             for n, order in found["orders"].items()
         ]
         fit = found["growth"]
-        head = ("n", *(f"`{name}`" for name in names), "dense / fwht", "fwht, GMA/s", "dense, GMA/s")
+        head = (
+            "n",
+            *(f"`{name}`" for name in names),
+            "dense / fwht",
+            "fwht, GMA/s",
+            "dense, GMA/s",
+        )
         lines += ["", f"{kind}:", "", *table(head, rows), ""]
         lines.append(
             f"Least squares: {fit['constant']:.3g} + {fit['slope']:.3g} log2 n nanoseconds a number (R² = "
@@ -172,7 +192,12 @@ def large(result: Result, settings: Result) -> list[str]:
         again = ", activations recomputed in backward" if model["checkpointing"] else ""
         rows = [(f"`{name}`", *_large_cells(v)) for name, v in found["variants"].items()]
         about = f"{model['name']}: {model['batch']} x {model['length']} tokens, {', '.join(model['targets'])}{again}."
-        lines += ["", about, "", *table(("adapter", "trained", "step", "/ limit", "tokens/s", "peak, MiB"), rows)]
+        lines += [
+            "",
+            about,
+            "",
+            *table(("adapter", "trained", "step", "/ limit", "tokens/s", "peak, MiB"), rows),
+        ]
     return lines
 
 
@@ -199,7 +224,13 @@ def _cell(order: Result, name: str, fact: str, scale: float) -> str:
 
 
 def _ranks(ranks: Result) -> str:
-    names = {"lora": "LoRA", "rlora": "RLoRA", "nola": "NOLA", "vera": "VeRA", "randlora": "RandLoRA"}
+    names = {
+        "lora": "LoRA",
+        "rlora": "RLoRA",
+        "nola": "NOLA",
+        "vera": "VeRA",
+        "randlora": "RandLoRA",
+    }
     told = [f"{names[name]} {ranks[name]}" for name in names]
     return f"{', '.join(told)}; NOLA's k = {ranks['num_bases']}"
 

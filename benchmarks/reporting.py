@@ -27,7 +27,10 @@ def measure(settings: ReportSettings, device: torch.device, say: Say) -> dict[st
         folder, lines = Path(place) / "runs", Path(place) / "records.jsonl"
         say(f"writing {settings.runs} records")
         made = [_record(number) for number in range(settings.runs)]
-        size = sum(write_record(record, folder / str(number)).stat().st_size for number, record in enumerate(made))
+        size = sum(
+            write_record(record, folder / str(number)).stat().st_size
+            for number, record in enumerate(made)
+        )
         lines.write_text("".join(json.dumps(asdict(record)) + "\n" for record in made))
         reading = Reader().read([lines])
         answer = report(reading, Question())

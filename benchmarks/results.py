@@ -29,8 +29,14 @@ def read_document(path: Path) -> Document | None:
         document = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} cannot be read ({error}): move it away") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT or "sections" not in document:
-        raise ValueError(f"{path} is not of format {FORMAT}, the one this version reads: move it away")
+    if (
+        not isinstance(document, dict)
+        or document.get("format") != FORMAT
+        or "sections" not in document
+    ):
+        raise ValueError(
+            f"{path} is not of format {FORMAT}, the one this version reads: move it away"
+        )
     return document
 
 
@@ -45,7 +51,9 @@ def to_continue(path: Path, device: str, quick: bool, environment: Mapping[str, 
         return new_document(device, quick)
     if (document["device"], document["quick"]) != (device, quick):
         kind = "quick" if document["quick"] else "full"
-        raise ValueError(f"{path} holds {kind} measurements of {document['device']}: choose another --out")
+        raise ValueError(
+            f"{path} holds {kind} measurements of {document['device']}: choose another --out"
+        )
     names = {section["environment"]["device"] for section in document["sections"].values()}
     if others := names - {environment["device"]}:
         raise ValueError(
@@ -70,4 +78,8 @@ def differing_facts(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, dict
         for fact in facts
         if fact not in UNSTABLE
     }
-    return {fact: values for fact, values in found.items() if len({json.dumps(v) for v in values.values()}) > 1}
+    return {
+        fact: values
+        for fact, values in found.items()
+        if len({json.dumps(v) for v in values.values()}) > 1
+    }

@@ -147,7 +147,14 @@ ROBERTA_LARGE = LargeModel(
 GPT2_MEDIUM = LargeModel(
     "GPT-2 medium",
     "language",
-    {"model_type": "gpt2", "vocab_size": 50257, "n_embd": 1024, "n_layer": 24, "n_head": 16, "n_positions": 1024},
+    {
+        "model_type": "gpt2",
+        "vocab_size": 50257,
+        "n_embd": 1024,
+        "n_layer": 24,
+        "n_head": 16,
+        "n_positions": 1024,
+    },
     ("c_attn",),  # as one layer, since PEFT does not split it into q, k and v
     ("transformer.h.0.ln_1.bias",),
     batch=16,
@@ -224,12 +231,20 @@ def quick() -> Settings:
     return Settings(
         steps=StepSettings(encoder, batch=2, length=8, **shared),
         files=FileSettings(encoder, **shared),
-        growth=GrowthSettings(16, 8, QUICK_RANKS, (8, 16), (1, 16), (2, 4), (16, 32), rounds=2, at_least=1e-4),
-        hadamard=HadamardSettings((64, 128, 256), log2_numbers=12, largest_dense=128, rounds=2, at_least=1e-4),
+        growth=GrowthSettings(
+            16, 8, QUICK_RANKS, (8, 16), (1, 16), (2, 4), (16, 32), rounds=2, at_least=1e-4
+        ),
+        hadamard=HadamardSettings(
+            (64, 128, 256), log2_numbers=12, largest_dense=128, rounds=2, at_least=1e-4
+        ),
         inject=InjectSettings(encoder, **shared),
         reports=ReportSettings(runs=100, rounds=2),
         decoding=DecodingSettings(
-            {**DecodingSettings().config, "n_embd": 32, "n_layer": 1}, new_tokens=4, every=3, rounds=2, made_up=True
+            {**DecodingSettings().config, "n_embd": 32, "n_layer": 1},
+            new_tokens=4,
+            every=3,
+            rounds=2,
+            made_up=True,
         ),
         large=LargeSettings(tuple(_shrunken()), warm_up=1, **shared),
     )
@@ -237,9 +252,16 @@ def quick() -> Settings:
 
 def _shrunken() -> list[LargeModel]:
     tiny: dict[str, dict[str, Any]] = {
-        "roberta": Encoder(layers=1, hidden=32, heads=2, intermediate=48, vocabulary=60, positions=40).config(),
+        "roberta": Encoder(
+            layers=1, hidden=32, heads=2, intermediate=48, vocabulary=60, positions=40
+        ).config(),
         "gpt2": {"vocab_size": 60, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 40},
-        "llama": {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        "llama": {
+            "vocab_size": 60,
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+        }
         | {"intermediate_size": 48, "max_position_embeddings": 40},
     }
     return [

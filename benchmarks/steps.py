@@ -17,7 +17,10 @@ from benchmarks.timing import Prepare, Say, compare, take_turns
 from benchmarks.variants import LIMIT, Variant, adapted_modules, parameters_beginning_with, variants
 
 PRODUCT = "large product"
-TRAINED = ("classifier.", "roberta.embeddings.LayerNorm.bias")  # the latter, so that gradients reach the bottom
+TRAINED = (
+    "classifier.",
+    "roberta.embeddings.LayerNorm.bias",
+)  # the latter, so that gradients reach the bottom
 
 
 def measure(settings: StepSettings, device: torch.device, say: Say) -> dict[str, Any]:
@@ -54,9 +57,13 @@ def _one_selection(
             "flops": flops_of(forward),
         }
         forwards[variant.name] = forward
-    steps: dict[str, Prepare] = {name: partial(step_of, forward) for name, forward in forwards.items()}
+    steps: dict[str, Prepare] = {
+        name: partial(step_of, forward) for name, forward in forwards.items()
+    }
     encoder = settings.encoder
-    product, flops = large_product(settings.batch * settings.length, encoder.hidden, encoder.intermediate, device)
+    product, flops = large_product(
+        settings.batch * settings.length, encoder.hidden, encoder.intermediate, device
+    )
     product()
     seconds = take_turns(steps | {PRODUCT: lambda: product}, settings.rounds, device, say=say)
     rate = flops / statistics.median(seconds.pop(PRODUCT))

@@ -12,7 +12,9 @@ from benchmarks.results import Document
 from benchmarks.variants import LIMIT
 
 
-def print_summary(document: Document, measured: Sequence[str], path: Path, console: Console) -> None:
+def print_summary(
+    document: Document, measured: Sequence[str], path: Path, console: Console
+) -> None:
     """Print how each part went, and the step times against the limit."""
     parts = Table(title=f"Measured on {document['device']}")
     for column in ("part", "status", "seconds"):

@@ -57,7 +57,9 @@ def take_turns(
         Seconds of each round by name.
     """
     names = list(candidates)
-    repeats = {name: _repeats(candidates[name], device, at_least) if at_least else 1 for name in names}
+    repeats = {
+        name: _repeats(candidates[name], device, at_least) if at_least else 1 for name in names
+    }
     times: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
         if say:
@@ -89,7 +91,9 @@ def compare(times: Mapping[str, Sequence[float]], reference: str) -> dict[str, d
         name: {
             "median_s": statistics.median(seconds),
             "ratio": statistics.median(seconds) / statistics.median(base),
-            "median_of_ratios": statistics.median(a / b for a, b in zip(seconds, base, strict=True)),
+            "median_of_ratios": statistics.median(
+                a / b for a, b in zip(seconds, base, strict=True)
+            ),
             "rounds_s": list(seconds),
         }
         for name, seconds in times.items()

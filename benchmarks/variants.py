@@ -42,7 +42,9 @@ class Variant:
 
 def adapted_modules(model: nn.Module, selection: str | Sequence[str]) -> list[str]:
     """Full names of the layers that a selection of targets means."""
-    return list(dict.fromkeys(target.module for target in find_targets(model, selection, roles_of(model))))
+    return list(
+        dict.fromkeys(target.module for target in find_targets(model, selection, roles_of(model)))
+    )
 
 
 def our_methods(ranks: Ranks, modules: Sequence[str]) -> dict[str, Method]:
@@ -60,16 +62,23 @@ def _randlora(ranks: Ranks, modules: Sequence[str]) -> RandLoRA:
     return RandLoRA(rank=ranks.randlora, alpha=ALPHA, targets=modules)
 
 
-def peft_configs(ranks: Ranks, modules: Sequence[str], *, projection: bool = True) -> dict[str, Any]:
+def peft_configs(
+    ranks: Ranks, modules: Sequence[str], *, projection: bool = True
+) -> dict[str, Any]:
     """PEFT's configs of the same adapters by name; `projection` says whether files hold the random matrices."""
     import peft
 
     names = list(modules)
     return {
         "peft lora": peft.LoraConfig(r=ranks.lora, lora_alpha=int(ALPHA), target_modules=names),
-        "peft vera": peft.VeraConfig(r=ranks.vera, target_modules=names, save_projection=projection),
+        "peft vera": peft.VeraConfig(
+            r=ranks.vera, target_modules=names, save_projection=projection
+        ),
         "peft randlora": peft.RandLoraConfig(
-            r=ranks.randlora, randlora_alpha=int(ALPHA), target_modules=names, save_projection=projection
+            r=ranks.randlora,
+            randlora_alpha=int(ALPHA),
+            target_modules=names,
+            save_projection=projection,
         ),
     }
 
@@ -77,9 +86,15 @@ def peft_configs(ranks: Ranks, modules: Sequence[str], *, projection: bool = Tru
 def variants(ranks: Ranks) -> list[Variant]:
     """Everything that is compared, the limit first: a model of which only what every variant trains does train."""
     found = [Variant(LIMIT, _ours(lambda modules: Head()))]
-    found += [Variant(name, _ours(partial(_our_method, name, ranks))) for name in our_methods(ranks, ())]
-    found += [Variant(KEPT, _ours(lambda modules: replace(_randlora(ranks, modules), keep_delta=True)))]
-    found += [Variant(name, _peft(partial(_peft_config, name, ranks))) for name in peft_configs(ranks, ())]
+    found += [
+        Variant(name, _ours(partial(_our_method, name, ranks))) for name in our_methods(ranks, ())
+    ]
+    found += [
+        Variant(KEPT, _ours(lambda modules: replace(_randlora(ranks, modules), keep_delta=True)))
+    ]
+    found += [
+        Variant(name, _peft(partial(_peft_config, name, ranks))) for name in peft_configs(ranks, ())
+    ]
     return [*found, Variant(REDRAW, _redraw(ranks))]
 
 
@@ -94,12 +109,16 @@ def _peft_config(name: str, ranks: Ranks, modules: Sequence[str]) -> Any:
 def parameters_beginning_with(model: nn.Module, prefixes: Sequence[str]) -> list[str]:
     """Names of the parameters that begin with one of the prefixes, each of which must fit some."""
     names = [name for name, _ in model.named_parameters()]
-    if unknown := [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in names)]:
+    if unknown := [
+        prefix for prefix in prefixes if not any(name.startswith(prefix) for name in names)
+    ]:
         raise ValueError(f"the model has no parameters whose names begin with {', '.join(unknown)}")
     return [name for name in names if name.startswith(tuple(prefixes))]
 
 
-def _ours(method: Callable[[Sequence[str]], Method]) -> Callable[[nn.Module, Sequence[str], Sequence[str]], nn.Module]:
+def _ours(
+    method: Callable[[Sequence[str]], Method],
+) -> Callable[[nn.Module, Sequence[str], Sequence[str]], nn.Module]:
     def put_in(model: nn.Module, modules: Sequence[str], head: Sequence[str]) -> nn.Module:
         inject(model, method(modules), head=head)
         return model
@@ -107,7 +126,9 @@ def _ours(method: Callable[[Sequence[str]], Method]) -> Callable[[nn.Module, Seq
     return put_in
 
 
-def _peft(config: Callable[[Sequence[str]], Any]) -> Callable[[nn.Module, Sequence[str], Sequence[str]], nn.Module]:
+def _peft(
+    config: Callable[[Sequence[str]], Any],
+) -> Callable[[nn.Module, Sequence[str], Sequence[str]], nn.Module]:
     def put_in(model: nn.Module, modules: Sequence[str], head: Sequence[str]) -> nn.Module:
         import peft
 
@@ -130,7 +151,9 @@ def _redraw(ranks: Ranks) -> Callable[[nn.Module, Sequence[str], Sequence[str]],
 
 
 def _owners(model: nn.Module, names: Sequence[str]) -> list[tuple[nn.Module, str]]:
-    return [(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in names]
+    return [
+        (model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in names
+    ]
 
 
 def _train(owners: Sequence[tuple[nn.Module, str]]) -> None:

@@ -63,7 +63,9 @@ def _composed(words, folder):
         resolved = OmegaConf.to_container(config, resolve=True)
     finally:
         hydra.cfg = None
-    choices = {str(k): str(v) for k, v in chosen.items() if v is not None and not k.startswith("hydra/")}
+    choices = {
+        str(k): str(v) for k, v in chosen.items() if v is not None and not k.startswith("hydra/")
+    }
     return SimpleNamespace(config=resolved, choices=choices, words=list(words))
 
 
@@ -157,7 +159,9 @@ def record():
         parameters=Parameters(adapter=96, head=66, backbone=20000, percent=0.48),
         scores={"validation/accuracy": 0.75, "test/accuracy": 1 / 3},
         monitor="validation/accuracy",
-        training=Training(epochs=1, steps=3, best_epoch=0, history=[{"epoch": 0, "train/loss": 0.1}]),
+        training=Training(
+            epochs=1, steps=3, best_epoch=0, history=[{"epoch": 0, "train/loss": 0.1}]
+        ),
         environment=Environment(
             host="here",
             platform="Linux",
@@ -188,10 +192,26 @@ def start(tmp_path, cache):
     """Start train.py with words in a process whose outputs lie in a temporary folder."""
 
     def run(*words: str) -> subprocess.Popen:
-        command = [sys.executable, "train.py", *words, f"paths.outputs={tmp_path}", f"paths.cache={cache}"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
+        command = [
+            sys.executable,
+            "train.py",
+            *words,
+            f"paths.outputs={tmp_path}",
+            f"paths.cache={cache}",
+        ]
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "WANDB_MODE": "offline",
+        }
         return subprocess.Popen(
-            command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command,
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
 
     return run

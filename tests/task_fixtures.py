@@ -23,7 +23,10 @@ def _make_rte(folder, rows=200, newline="\n", bom=""):
     folder.mkdir(parents=True, exist_ok=True)
     names = ("entailment", "not_entailment")
     for file, count in {"train.tsv": rows, "dev.tsv": 20}.items():
-        lines = [f"{i}\t{file} premise number {i // 2} says\t{file} claim {i}\t{names[i % 2]}" for i in range(count)]
+        lines = [
+            f"{i}\t{file} premise number {i // 2} says\t{file} claim {i}\t{names[i % 2]}"
+            for i in range(count)
+        ]
         text = newline.join(["index\tsentence1\tsentence2\tlabel", *lines]) + newline
         (folder / file).write_bytes((bom + text).encode())
     lines = [f"{i}\tunseen premise {i}\tunseen claim {i}" for i in range(7)]

@@ -10,7 +10,17 @@ ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src"
 FILES = [ROOT / "train.py", ROOT / "predict.py", *sorted(SRC.rglob("*.py"))]
 HYDRA = {"hydra", "omegaconf"}
-HEAVY = {"wandb", "wandb_workspaces", "peft", "matplotlib", "altair", "vl_convert", "jinja2", "optuna", "pycocoevalcap"}
+HEAVY = {
+    "wandb",
+    "wandb_workspaces",
+    "peft",
+    "matplotlib",
+    "altair",
+    "vl_convert",
+    "jinja2",
+    "optuna",
+    "pycocoevalcap",
+}
 LONGEST = 325
 LATER = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 ANY = None  # any library but Hydra
@@ -32,7 +42,10 @@ RULES = {
     "rlora.records": ({"rlora.records", "rlora.config", "rlora.io.atomic"}, set()),
     "rlora.records.environment": ({"rlora.records.record"}, ANY),
     "rlora.data": ({"rlora.data", "rlora.integrations", "rlora.io"}, ANY),
-    "rlora.adapters": ({"rlora.adapters", "rlora.ops", "rlora.io"}, {"torch", "numpy", "safetensors"}),
+    "rlora.adapters": (
+        {"rlora.adapters", "rlora.ops", "rlora.io"},
+        {"torch", "numpy", "safetensors"},
+    ),
     "rlora.adapters.peft": ({"rlora.adapters", "rlora.ops", "rlora.io"}, {"torch", "peft"}),
     "rlora.models": ({"rlora.models", "rlora.integrations", "rlora.ops"}, ANY),
     "rlora.regularizers": ({"rlora.regularizers"}, {"torch", "scipy"}),
@@ -67,7 +80,14 @@ RULES = {
     "rlora.runs.experiment": ({"rlora"}, "with hydra"),
     "rlora.runs.multirun": ({"rlora.records"}, "with hydra"),
     "rlora.export": (
-        {"rlora.export", "rlora.runs", "rlora.adapters", "rlora.config", "rlora.models", "rlora.io"},
+        {
+            "rlora.export",
+            "rlora.runs",
+            "rlora.adapters",
+            "rlora.config",
+            "rlora.models",
+            "rlora.io",
+        },
         ANY,
     ),
     "rlora.reports": (
@@ -91,7 +111,9 @@ def within(name, packages):
 
 def rule_of(module):
     """The rule of the longest name that holds the module; the bare package is for its __init__ alone."""
-    fitting = [name for name in RULES if module == name or (name != "rlora" and within(module, {name}))]
+    fitting = [
+        name for name in RULES if module == name or (name != "rlora" and within(module, {name}))
+    ]
     return RULES[max(fitting, key=len)] if fitting else None
 
 
@@ -142,7 +164,9 @@ def told(file, found):
 
 @pytest.mark.parametrize("file", FILES, ids=module_name)
 def test_imports_point_one_way(file):
-    assert rule_of(module_name(file)), f"{file.relative_to(ROOT)} has no rule: say in RULES what it may import"
+    assert rule_of(module_name(file)), (
+        f"{file.relative_to(ROOT)} has no rule: say in RULES what it may import"
+    )
     assert not told(file, breaches(file.read_text(), module_name(file)))
 
 
@@ -193,9 +217,14 @@ def test_the_check_finds_an_arrow_that_runs_back(source, module, line):
 
 
 def test_the_check_tells_modules_from_their_contents():
-    assert imports("from rlora.runs import resume\nfrom rlora.config.build import build", "rlora.runs.experiment") == [
+    assert imports(
+        "from rlora.runs import resume\nfrom rlora.config.build import build",
+        "rlora.runs.experiment",
+    ) == [
         (1, "rlora.runs.resume"),
         (2, "rlora.config.build"),
     ]
     assert imports("def f():\n    import wandb", "rlora.x", inside_functions=False) == []
-    assert imports("try:\n    import wandb\nexcept ImportError:\n    pass", "rlora.x", inside_functions=False)
+    assert imports(
+        "try:\n    import wandb\nexcept ImportError:\n    pass", "rlora.x", inside_functions=False
+    )

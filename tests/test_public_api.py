@@ -21,7 +21,9 @@ def test_names_for_type_checkers_equal_the_names_at_run_time(root):
 def test_every_name_resolves():
     for name in rlora.__all__:
         assert getattr(rlora, name).__name__ == name
-    assert {"inject", "load", "save", "LoRA", "RLoRA", "NOLA", "RandLoRA", "VeRA"} <= set(dir(rlora))
+    assert {"inject", "load", "save", "LoRA", "RLoRA", "NOLA", "RandLoRA", "VeRA"} <= set(
+        dir(rlora)
+    )
 
 
 def test_an_unknown_name_raises_an_attribute_error():

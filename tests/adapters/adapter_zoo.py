@@ -43,7 +43,15 @@ METHODS = {
     for number, scaling in enumerate(SCALINGS)
 }
 # one of each way to compute, for the slower tests
-KINDS = ["lora", "rlora-srht-core", "rlora-fastfood", "nola-dense", "nola-hadamard", "vera", "randlora-uniform-0"]
+KINDS = [
+    "lora",
+    "rlora-srht-core",
+    "rlora-fastfood",
+    "nola-dense",
+    "nola-hadamard",
+    "vera",
+    "randlora-uniform-0",
+]
 SEEDED = [kind for kind in KINDS if kind != "lora"]
 BASELINES = {"full": Full, "head": Head, "bitfit": BitFit}
 
@@ -71,7 +79,9 @@ def _original(name):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = _BUILDERS[name]()
-        for parameter in model.parameters():  # biases and norms away from 0 and 1, logits of order 1
+        for (
+            parameter
+        ) in model.parameters():  # biases and norms away from 0 and 1, logits of order 1
             parameter.data.add_(0.1 * torch.randn_like(parameter))
     return model.eval()
 

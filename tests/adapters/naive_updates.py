@@ -77,15 +77,21 @@ def nola_basis(method, basis, shape):
         unit[j] = 1
         mixed = permutation(array(basis.permutation)).T @ (hadamard(n) @ unit)
         flipped = np.diag(array(basis.signs)) @ mixed
-        matrices.append((hadamard(n) @ flipped)[:size].reshape(shape) / math.sqrt(n) / math.sqrt(3 * k))
+        matrices.append(
+            (hadamard(n) @ flipped)[:size].reshape(shape) / math.sqrt(n) / math.sqrt(3 * k)
+        )
     return matrices
 
 
 def nola(method, layer):
     a, b = array(layer.A0), np.zeros((layer.site.out_features, method.rank))
-    for value, matrix in zip(array(layer.a), nola_basis(method, layer.right.basis, a.shape), strict=True):
+    for value, matrix in zip(
+        array(layer.a), nola_basis(method, layer.right.basis, a.shape), strict=True
+    ):
         a = a + value * matrix
-    for value, matrix in zip(array(layer.b), nola_basis(method, layer.left.basis, b.shape), strict=True):
+    for value, matrix in zip(
+        array(layer.b), nola_basis(method, layer.left.basis, b.shape), strict=True
+    ):
         b = b + value * matrix
     return method.alpha / method.rank * b @ a
 

@@ -51,7 +51,9 @@ def ours(tmp_path_factory):
 def theirs(tmp_path_factory):
     """A directory of PEFT's."""
     folder = tmp_path_factory.mktemp("theirs") / "adapter"
-    model = peft.get_peft_model(fresh(), peft.LoraConfig(r=2, target_modules=["query"], task_type="SEQ_CLS"))
+    model = peft.get_peft_model(
+        fresh(), peft.LoraConfig(r=2, target_modules=["query"], task_type="SEQ_CLS")
+    )
     model.save_pretrained(folder)
     return folder
 
@@ -70,7 +72,22 @@ def damaged(content, kind, draw):
     elif kind == "random":
         content[: draw.randint(1, 200)] = draw.randbytes(draw.randint(0, 200))
     else:  # a header that is JSON, of nonsense
-        values = [0, -1, 2**70, "F32", "I64", "BOOL", None, [], {}, [0, 4], [4, 0], [0, 2**62], 1.5, "../../etc/passwd"]
+        values = [
+            0,
+            -1,
+            2**70,
+            "F32",
+            "I64",
+            "BOOL",
+            None,
+            [],
+            {},
+            [0, 4],
+            [4, 0],
+            [0, 2**62],
+            1.5,
+            "../../etc/passwd",
+        ]
         entry = {key: draw.choice(values) for key in ("dtype", "shape", "data_offsets")}
         header = json.dumps({draw.choice(["a", "../b", "__metadata__"]): entry}).encode()
         content[:] = struct.pack("<Q", len(header)) + header + bytes(draw.randrange(64))
@@ -131,7 +148,9 @@ def test_a_damaged_file_of_pefts_is_read_as_finite_tensors_or_refused(theirs, ki
     for _ in range(CASES):
         with contextlib.suppress(ValueError):
             found = parse_tensors(damaged(content, kind, draw), path)
-            assert all(tensor.isfinite().all() and tensor.is_floating_point() for tensor in found.values())
+            assert all(
+                tensor.isfinite().all() and tensor.is_floating_point() for tensor in found.values()
+            )
             assert len(found) <= len(names) + 1
 
 
@@ -152,7 +171,10 @@ def test_a_directory_of_pefts_is_applied_whole_or_not_at_all(theirs, tmp_path):
         save_file({**tensors, **change}, target / "adapter_model.safetensors")
         with pytest.raises(ValueError, match=r"adapter_model\.safetensors"):
             inject(fresh(), Peft(path=str(target)), head=HEAD)
-    save_file({name: t for name, t in tensors.items() if name != key}, target / "adapter_model.safetensors")
+    save_file(
+        {name: t for name, t in tensors.items() if name != key},
+        target / "adapter_model.safetensors",
+    )
     with pytest.raises(ValueError, match="it lacks"):
         inject(fresh(), Peft(path=str(target)), head=HEAD)
 

@@ -75,7 +75,9 @@ def test_a_cast_model_runs_and_trains(name, dtype, adapt):
         assert parameter.grad.dtype == dtype
         assert parameter.grad.isfinite().all()
     with adapted.adapters.merged():
-        torch.testing.assert_close(zoo.logits(adapted.model).float(), found.float(), rtol=0.15, atol=0.15)
+        torch.testing.assert_close(
+            zoo.logits(adapted.model).float(), found.float(), rtol=0.15, atol=0.15
+        )
 
 
 @pytest.mark.parametrize("name", zoo.KINDS)
@@ -89,17 +91,30 @@ def test_integer_structure_survives_a_cast(name, adapt):
 
 def test_parameters_have_stable_names(adapt):
     adapted = adapt("gpt2", "rlora-srht-core", targets=["q", "fc2"])
-    expected = {f"h.{i}.{site}.{p}" for i in (0, 1) for site in ("attn.c_attn[q]", "mlp.c_proj") for p in "abg"}
+    expected = {
+        f"h.{i}.{site}.{p}"
+        for i in (0, 1)
+        for site in ("attn.c_attn[q]", "mlp.c_proj")
+        for p in "abg"
+    }
     assert set(adapted.adapters.adapter_parameters()) == expected
 
 
 @pytest.mark.parametrize("name", [*zoo.METHODS, *zoo.BASELINES])
 def test_a_half_precision_backbone_trains_in_float32_under_autocast(name):
     net = zoo.build("bert").to(torch.bfloat16)
-    adapters = inject(net, zoo.BASELINES[name]() if name in zoo.BASELINES else zoo.make(name), head=zoo.HEADS["bert"])
+    adapters = inject(
+        net,
+        zoo.BASELINES[name]() if name in zoo.BASELINES else zoo.make(name),
+        head=zoo.HEADS["bert"],
+    )
     trained = {**adapters.adapter_parameters(), **adapters.head_parameters()}
     assert all(parameter.dtype == torch.float32 for parameter in trained.values())
-    frozen = [m.weight for m in net.modules() if isinstance(m, torch.nn.Linear) and not m.weight.requires_grad]
+    frozen = [
+        m.weight
+        for m in net.modules()
+        if isinstance(m, torch.nn.Linear) and not m.weight.requires_grad
+    ]
     assert all(weight.dtype == torch.bfloat16 for weight in frozen)
     zoo.perturb(adapters.adapter_parameters(), 0.01)
     with torch.autocast("cpu", torch.bfloat16):

@@ -13,7 +13,13 @@ from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from rlora.adapters import inject, vera
 from rlora.adapters.base import Site
-from rlora.adapters.dispatch import ComputePath, cheapest_path, force_path, low_rank_costs, transform_cost
+from rlora.adapters.dispatch import (
+    ComputePath,
+    cheapest_path,
+    force_path,
+    low_rank_costs,
+    transform_cost,
+)
 from rlora.adapters.linear import AdaptedLinear
 from rlora.adapters.lora import LoRA
 from rlora.adapters.randlora import RandLoRA
@@ -62,7 +68,9 @@ def test_all_paths_agree(model, name, path, adapt):
 @pytest.mark.parametrize("model", list(zoo.TARGETS))
 def test_randlora_agrees_kept_and_computed_again(model, keep, adapt):
     own = perturbed(adapt, model, "randlora-uniform-0", keep_delta=keep)
-    torch.testing.assert_close(results(own), results(plain(copy.deepcopy(own))), rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(
+        results(own), results(plain(copy.deepcopy(own))), rtol=1e-8, atol=1e-10
+    )
 
 
 def crossovers(limit=4096, **shape):
@@ -83,7 +91,13 @@ CROSSOVERS = [  # rank, in, out, and the paths in the order in which they are ch
     (LoRA, 8, 64, 64, [ComputePath.FACTORED, ComputePath.MERGED]),
     (LoRA, 40, 48, 80, [ComputePath.FACTORED, ComputePath.MERGED_FORWARD, ComputePath.FULL]),
     (VeRA, 8, 48, 80, [ComputePath.FACTORED, ComputePath.MERGED_BACKWARD, ComputePath.MERGED]),
-    (VeRA, 40, 64, 64, [ComputePath.FACTORED, ComputePath.MERGED_BACKWARD, ComputePath.MERGED, ComputePath.FULL]),
+    (
+        VeRA,
+        40,
+        64,
+        64,
+        [ComputePath.FACTORED, ComputePath.MERGED_BACKWARD, ComputePath.MERGED, ComputePath.FULL],
+    ),
     (
         VeRA,
         24,
@@ -111,7 +125,9 @@ def test_both_paths_agree_at_every_crossover(method, rank, size, out, expected):
             for path in (before, after):
                 with force_path(path):
                     y = layer.linear(x, w, c)
-                outcomes.append((y, *torch.autograd.grad(y.square().mean(), (x, *layer.parameters()))))
+                outcomes.append(
+                    (y, *torch.autograd.grad(y.square().mean(), (x, *layer.parameters())))
+                )
             torch.testing.assert_close(outcomes[0], outcomes[1], rtol=1e-4, atol=1e-4)
 
 
@@ -119,7 +135,11 @@ def test_both_paths_agree_at_every_crossover(method, rank, size, out, expected):
 @pytest.mark.parametrize(("out", "size"), [(48, 100), (64, 64), (100, 30)])
 @pytest.mark.parametrize("rank", [1, 7, 30])
 def test_transforms_of_activations_equal_the_factors(rank, out, size, transform):
-    layer = RLoRA(rank=rank, transform=transform, core=True).build([Site("x", out, size)], RandomSource(3))[0].double()
+    layer = (
+        RLoRA(rank=rank, transform=transform, core=True)
+        .build([Site("x", out, size)], RandomSource(3))[0]
+        .double()
+    )
     nn.init.normal_(layer.b)
     nn.init.normal_(layer.g)
     x = torch.randn(2, 5, size, dtype=torch.float64, requires_grad=True)
@@ -127,7 +147,9 @@ def test_transforms_of_activations_equal_the_factors(rank, out, size, transform)
     torch.testing.assert_close(found, expected)
     inputs = (x, layer.a, layer.b, layer.g)
     g = torch.randn_like(found)
-    torch.testing.assert_close(torch.autograd.grad(found, inputs, g), torch.autograd.grad(expected, inputs, g))
+    torch.testing.assert_close(
+        torch.autograd.grad(found, inputs, g), torch.autograd.grad(expected, inputs, g)
+    )
 
 
 def test_large_ranks_of_few_tokens_go_through_transforms():
@@ -156,7 +178,9 @@ class Counter(TorchDispatchMode):
         self.calls = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.calls.setdefault(str(func), []).append([tuple(a.shape) for a in args if isinstance(a, torch.Tensor)])
+        self.calls.setdefault(str(func), []).append(
+            [tuple(a.shape) for a in args if isinstance(a, torch.Tensor)]
+        )
         return func(*args, **(kwargs or {}))
 
 
@@ -164,7 +188,9 @@ def test_vera_projects_an_input_once_for_the_layers_that_read_it(monkeypatch):
     model = zoo.build("bert")
     inject(model, VeRA(rank=5, targets=("q", "k", "v")))
     projections = []
-    monkeypatch.setattr(vera, "project", lambda a, x: projections.append(1) or fused_linear.project(a, x))
+    monkeypatch.setattr(
+        vera, "project", lambda a, x: projections.append(1) or fused_linear.project(a, x)
+    )
     zoo.logits(model).sum().backward()
     assert len(projections) == len(model.bert.encoder.layer)
     bases = next(module for module in model.modules() if type(module).__name__ == "VeRABases")
@@ -189,7 +215,11 @@ def test_nothing_random_is_drawn_in_forward(adapt):
         model = adapt("bert", name).model
         with Counter() as counter:
             zoo.logits(model, ids).sum().backward()
-        assert not [call for call in counter.calls if "rand" in call or "bernoulli" in call or "normal_" in call]
+        assert not [
+            call
+            for call in counter.calls
+            if "rand" in call or "bernoulli" in call or "normal_" in call
+        ]
 
 
 # what is kept for backward, against PEFT
@@ -217,7 +247,9 @@ PAIRS = {
 
 def roberta():
     torch.manual_seed(0)
-    return RobertaForSequenceClassification(RobertaConfig(**ROBERTA, max_position_embeddings=66)).train()
+    return RobertaForSequenceClassification(
+        RobertaConfig(**ROBERTA, max_position_embeddings=66)
+    ).train()
 
 
 def bytes_kept(model, tokens):
@@ -242,7 +274,10 @@ def bytes_kept(model, tokens):
 def test_no_adapter_keeps_more_for_backward_than_peft(name, targets, shape, precision):
     method, config, options = PAIRS[name]
     roles, suffixes = SUFFIXES[targets]
-    ours, theirs = roberta(), peft.get_peft_model(roberta(), config(target_modules=suffixes, **options))
+    ours, theirs = (
+        roberta(),
+        peft.get_peft_model(roberta(), config(target_modules=suffixes, **options)),
+    )
     inject(ours, type(method)(**{**method.__dict__, "targets": roles}))
     tokens = torch.randint(5, 50, shape, generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):

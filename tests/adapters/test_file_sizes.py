@@ -8,7 +8,9 @@ from rlora.adapters.lora import LoRA
 from rlora.adapters.randlora import RandLoRA
 from rlora.adapters.rlora import RLoRA
 
-BASE = RobertaConfig(vocab_size=100, num_labels=2)  # the vocabulary is not adapted; the blocks have their true shapes
+BASE = RobertaConfig(
+    vocab_size=100, num_labels=2
+)  # the vocabulary is not adapted; the blocks have their true shapes
 
 
 @pytest.mark.parametrize(
@@ -24,6 +26,8 @@ def test_adapter_file_of_roberta_base(tmp_path, method, parameters, megabytes):
     head = [name for name, _ in net.named_parameters() if name.startswith("classifier.")]
     adapters = inject(net, method, head=head)
     assert adapters.report().adapter == parameters
-    size = checkpoint.save(adapters, tmp_path / "adapter", backbone={"source": "none", "fingerprint": ""}, extra={})
+    size = checkpoint.save(
+        adapters, tmp_path / "adapter", backbone={"source": "none", "fingerprint": ""}, extra={}
+    )
     assert size == (tmp_path / "adapter" / checkpoint.ADAPTER_FILE).stat().st_size
     assert 4 * parameters < size < 1e6 * megabytes

@@ -11,7 +11,13 @@ from rlora.adapters import Site
 from rlora.ops.philox import RandomSource
 
 # square, tall and wide, powers of two and not, all of one build so that shared bases are cut
-SITES = [Site("a", 16, 16), Site("b", 24, 16), Site("c", 16, 24), Site("d", 7, 11), Site("e", 13, 6)]
+SITES = [
+    Site("a", 16, 16),
+    Site("b", 24, 16),
+    Site("c", 16, 24),
+    Site("d", 7, 11),
+    Site("e", 13, 6),
+]
 SMALL = [Site("tall", 6, 4), Site("wide", 4, 5)]
 
 
@@ -74,7 +80,9 @@ def test_gradients_of_input_and_parameters(name, number):
     names, values = zip(*layer.named_parameters(), strict=True)
 
     def apply(x, *parameters):
-        return functional_call(layer, dict(zip(names, map(torch.clone, parameters), strict=True)), (x,))
+        return functional_call(
+            layer, dict(zip(names, map(torch.clone, parameters), strict=True)), (x,)
+        )
 
     def delta(*parameters):
         replaced = {f"layer.{n}": p.clone() for n, p in zip(names, parameters, strict=True)}
@@ -99,7 +107,9 @@ def test_layers_of_one_shape_differ_or_share_as_the_method_says(name):
     first, second = zoo.make(name).build(sites, RandomSource(0))
     for layer in (first, second):
         zoo.perturb(layer, 0.5, seed=4)  # the same step for both
-    own = {"lora": True, "lora-rs": True, "vera": False, "vera-wide": False}.get(name, not name.startswith("randlora"))
+    own = {"lora": True, "lora-rs": True, "vera": False, "vera-wide": False}.get(
+        name, not name.startswith("randlora")
+    )
     assert torch.equal(first.delta(), second.delta()) != own
 
 

@@ -17,7 +17,11 @@ MODELS = list(zoo.TARGETS)
 
 
 def any_method(name, model):
-    return zoo.BASELINES[name]() if name in zoo.BASELINES else zoo.make(name, targets=zoo.TARGETS[model])
+    return (
+        zoo.BASELINES[name]()
+        if name in zoo.BASELINES
+        else zoo.make(name, targets=zoo.TARGETS[model])
+    )
 
 
 def fits(name, model):
@@ -44,10 +48,14 @@ def test_exactly_the_declared_parameters_train(name, model):
     declared = [*adapters.adapter_parameters().values(), *adapters.head_parameters().values()]
     assert training == {id(p) for p in declared}
     assert len(declared) == len(training)
-    assert {n: id(p) for n, p in adapters.head_parameters().items()} == {n: id(originals[n]) for n in zoo.HEADS[model]}
+    assert {n: id(p) for n, p in adapters.head_parameters().items()} == {
+        n: id(originals[n]) for n in zoo.HEADS[model]
+    }
     backbone = {n for n in originals if n not in zoo.HEADS[model]}
     trained_in_place = {n for n, p in originals.items() if p.requires_grad} - set(zoo.HEADS[model])
-    expected = {"full": backbone, "bitfit": {n for n in backbone if n.endswith("bias")}}.get(name, set())
+    expected = {"full": backbone, "bitfit": {n for n in backbone if n.endswith("bias")}}.get(
+        name, set()
+    )
     assert trained_in_place == expected
 
 
@@ -79,7 +87,9 @@ def test_parameter_count(name, model, adapt):
     adapters = adapt(model, name).adapters
     kv = 16 if model == "llama" else 32
     shapes = [(32, 32), (kv, 32), (48, 32), (32, 48)] * 2
-    assert sorted((a.site.out_features, a.site.in_features) for a in adapters.adapters.values()) == sorted(shapes)
+    assert sorted(
+        (a.site.out_features, a.site.in_features) for a in adapters.adapters.values()
+    ) == sorted(shapes)
     report = adapters.report()
     assert report.adapter == sum(count(name, *shape) for shape in shapes)
     fresh = zoo.build(model)
@@ -150,7 +160,9 @@ def test_only_the_adapted_rows_of_a_fused_projection_change(adapt):
     before, after = layer.base(x), layer(x)
     assert torch.equal(before[:, 32:64], after[:, 32:64])
     for rows, adapter in zip((slice(0, 32), slice(64, 96)), layer.adapters(), strict=True):
-        torch.testing.assert_close(after[:, rows] - before[:, rows], x @ adapter.delta().T, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            after[:, rows] - before[:, rows], x @ adapter.delta().T, rtol=1e-4, atol=1e-5
+        )
         assert (after[:, rows] != before[:, rows]).all()
     names = [name for name in adapted.adapters.adapters if ".0." in name]
     assert names == ["h.0.attn.c_attn[q]", "h.0.attn.c_attn[v]"]
@@ -158,7 +170,10 @@ def test_only_the_adapted_rows_of_a_fused_projection_change(adapt):
 
 def test_an_adapted_layer_reads_like_a_linear_one(adapt):
     bert, gpt2 = adapt("bert", "lora"), adapt("gpt2", "lora")
-    for layer in (bert.model.bert.encoder.layer[0].intermediate.dense, gpt2.model.transformer.h[0].mlp.c_fc):
+    for layer in (
+        bert.model.bert.encoder.layer[0].intermediate.dense,
+        gpt2.model.transformer.h[0].mlp.c_fc,
+    ):
         assert (layer.out_features, layer.in_features) == (48, 32)
         assert layer.weight is layer.base.weight
         assert layer.bias is layer.base.bias

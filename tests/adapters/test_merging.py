@@ -44,7 +44,9 @@ def test_merged_weights_are_w_plus_delta_in_the_layout_of_the_layer(model, adapt
 def test_unmerging_restores_every_bit_in_the_same_storage(name, dtype, adapt):
     adapted = adapt("gpt2", name)
     adapted.model.to(dtype)
-    weights = {n: (p, p.data_ptr(), p.detach().clone()) for n, p in adapted.model.named_parameters()}
+    weights = {
+        n: (p, p.data_ptr(), p.detach().clone()) for n, p in adapted.model.named_parameters()
+    }
     for _ in range(3):
         adapted.adapters.merge()
         adapted.adapters.unmerge()
@@ -107,17 +109,23 @@ def test_wrong_order_is_refused(adapt):
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_merging_for_evaluation_does_not_disturb_training(mode, adapt):
     adapted = adapt("bert", "nola-dense")
-    expected = zoo.gradients(zoo.logits(adapted.model).square().sum(), adapted.adapters.adapter_parameters())
+    expected = zoo.gradients(
+        zoo.logits(adapted.model).square().sum(), adapted.adapters.adapter_parameters()
+    )
     with mode(), adapted.adapters.merged():
         zoo.logits(adapted.model)
-    found = zoo.gradients(zoo.logits(adapted.model).square().sum(), adapted.adapters.adapter_parameters())
+    found = zoo.gradients(
+        zoo.logits(adapted.model).square().sum(), adapted.adapters.adapter_parameters()
+    )
     assert all(torch.equal(found[n], expected[n]) for n in expected)
 
 
 def test_embeddings_stay_tied():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        config = GPT2Config(vocab_size=50, n_positions=16, n_embd=32, n_layer=2, n_head=2, resid_pdrop=0.0)
+        config = GPT2Config(
+            vocab_size=50, n_positions=16, n_embd=32, n_layer=2, n_head=2, resid_pdrop=0.0
+        )
         model = GPT2LMHeadModel(config).eval()
     adapters = inject(model, LoRA(targets=["q", "fc1"]))
     zoo.perturb(adapters.adapter_parameters())
@@ -157,5 +165,7 @@ def test_a_merged_layer_costs_only_its_base(adapt, monkeypatch):
     with adapted.adapters.merged():
         for wrapper in adapted.adapters.wrappers:
             assert isinstance(wrapper, AdaptedLinear)
-            monkeypatch.setattr(wrapper.adapters()[0], "forward", lambda _: pytest.fail("computed the update"))
+            monkeypatch.setattr(
+                wrapper.adapters()[0], "forward", lambda _: pytest.fail("computed the update")
+            )
         zoo.logits(adapted.model)

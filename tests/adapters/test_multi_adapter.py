@@ -9,7 +9,11 @@ from rlora.adapters.lora import LoRA
 from rlora.adapters.multi_adapter import MultiAdapterModel
 
 TOKENS = torch.arange(20).reshape(2, 10) + 5
-CHOSEN = {"one": ("lora", ("q", "v")), "two": ("rlora", "all-linear"), "three": ("randlora", ("q",))}
+CHOSEN = {
+    "one": ("lora", ("q", "v")),
+    "two": ("rlora", "all-linear"),
+    "three": ("randlora", ("q",)),
+}
 
 
 @pytest.fixture(params=["bert", "gpt2", "llama"])
@@ -23,7 +27,9 @@ def filled(request, trained, fresh, tmp_path):
             for parameter in made.adapters.head_parameters().values():
                 parameter += number  # so that heads differ
             answers[name] = made.net(TOKENS).logits
-        checkpoint.save(made.adapters, tmp_path / name, backbone={"source": "", "fingerprint": "x"}, extra={})
+        checkpoint.save(
+            made.adapters, tmp_path / name, backbone={"source": "", "fingerprint": "x"}, extra={}
+        )
         bank.add(name, made.adapters.method, tmp_path / name, seed=0)
     return bank, answers
 
@@ -51,15 +57,25 @@ def test_merging_is_undone_to_the_bit(filled):
     before = {name: parameter.clone() for name, parameter in bank.model.named_parameters()}
     with torch.no_grad(), bank.merged("two") as model:
         torch.testing.assert_close(model(TOKENS).logits, answers["two"], rtol=1e-4, atol=1e-5)
-    assert all(torch.equal(parameter, before[name]) for name, parameter in bank.model.named_parameters())
+    assert all(
+        torch.equal(parameter, before[name]) for name, parameter in bank.model.named_parameters()
+    )
 
 
 def test_texts_are_generated_row_by_row_and_beam_by_beam(trained, fresh, tmp_path):
     bank, alone = MultiAdapterModel(fresh("llama", "text"), "x"), {}
-    words = {"do_sample": False, "num_beams": 3, "max_new_tokens": 6, "use_cache": True, "pad_token_id": 0}
+    words = {
+        "do_sample": False,
+        "num_beams": 3,
+        "max_new_tokens": 6,
+        "use_cache": True,
+        "pad_token_id": 0,
+    }
     for name, (method, targets) in CHOSEN.items():
         made = trained("llama", method, targets, kind="text")
-        checkpoint.save(made.adapters, tmp_path / name, backbone={"source": "", "fingerprint": "x"}, extra={})
+        checkpoint.save(
+            made.adapters, tmp_path / name, backbone={"source": "", "fingerprint": "x"}, extra={}
+        )
         bank.add(name, made.adapters.method, tmp_path / name, seed=0)
         alone[name] = made.net.generate(TOKENS, **words)
     with bank.using(["three", "two"]) as model:
@@ -72,7 +88,9 @@ def test_what_does_not_fit_is_refused_and_leaves_the_bank_as_it_was(filled, trai
     bank, answers = filled
     names = set(dict(bank.model.named_modules()))
     made = trained("bert", "lora")
-    checkpoint.save(made.adapters, tmp_path / "foreign", backbone={"source": "", "fingerprint": "y"}, extra={})
+    checkpoint.save(
+        made.adapters, tmp_path / "foreign", backbone={"source": "", "fingerprint": "y"}, extra={}
+    )
     for name, method, told in [
         ("one", made.adapters.method, "there is an adapter one already"),
         ("new", Full(), "is no update of linear layers"),
@@ -82,7 +100,10 @@ def test_what_does_not_fit_is_refused_and_leaves_the_bank_as_it_was(filled, trai
         with pytest.raises(ValueError, match=told):
             bank.add(name, method, tmp_path / "foreign", seed=0)
     assert set(dict(bank.model.named_modules())) == names
-    with pytest.raises(ValueError, match="there is no adapter four: choose among one, two, three"), bank.using("four"):
+    with (
+        pytest.raises(ValueError, match="there is no adapter four: choose among one, two, three"),
+        bank.using("four"),
+    ):
         pass
     with (
         pytest.raises(ValueError, match="3 adapters were chosen for a batch of 2 rows"),

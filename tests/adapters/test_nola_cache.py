@@ -35,7 +35,9 @@ def test_one_product_a_step_for_all_layers_of_a_shape(nola, monkeypatch):
     calls = []
     for kind in (DenseBasis, HadamardBasis):
         original = kind.forward
-        monkeypatch.setattr(kind, "forward", lambda self, c, f=original: (calls.append(len(c)), f(self, c))[1])
+        monkeypatch.setattr(
+            kind, "forward", lambda self, c, f=original: (calls.append(len(c)), f(self, c))[1]
+        )
     zoo.logits(nola.model).sum().backward()
     # in: 32 (q, v, fc1) and 48 (fc2); out: 32 (q, v, fc2) and 48 (fc1); two blocks
     assert sorted(calls) == [2, 2, 6, 6]
@@ -100,7 +102,9 @@ def test_draws_made_inside_the_mode(nola, mode):
     with mode():
         for _ in range(2):
             drawn = {n: p + 0.5 for n, p in coefficients(nola).items()}
-            assert torch.equal(functional_call(nola.model, drawn, (zoo.token_ids(),)).logits, expected)
+            assert torch.equal(
+                functional_call(nola.model, drawn, (zoo.token_ids(),)).logits, expected
+            )
 
 
 @pytest.mark.parametrize("number", [0, -1])

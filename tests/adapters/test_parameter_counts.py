@@ -32,7 +32,9 @@ def roberta(layers, hidden, inner, heads):
 
 
 def gpt2(layers, hidden, heads):
-    return GPT2Config(vocab_size=50257, n_positions=1024, n_embd=hidden, n_layer=layers, n_head=heads)
+    return GPT2Config(
+        vocab_size=50257, n_positions=1024, n_embd=hidden, n_layer=layers, n_head=heads
+    )
 
 
 def llama(inner, vocabulary, kv_heads):
@@ -54,7 +56,12 @@ CONFIGS = {
     "llama-2-7b": llama(11008, 32000, 32),
     "llama-3-8b": llama(14336, 128256, 8),
 }
-HEADS = ["classifier.dense.weight", "classifier.dense.bias", "classifier.out_proj.weight", "classifier.out_proj.bias"]
+HEADS = [
+    "classifier.dense.weight",
+    "classifier.dense.bias",
+    "classifier.out_proj.weight",
+    "classifier.out_proj.bias",
+]
 FIVE = ["q", "k", "v", "up", "down"]
 SIX = ["q", "k", "v", "o", "fc1", "fc2"]
 # LLaMA-3-8B, r = 30: n = ceil(4096/30) = 137 for q, up and down, 137 (30 + 4096) = 565,262 each; k and v have 1,024
@@ -100,7 +107,11 @@ BACKBONES = {
 )
 def test_count(backbone, method, matrices, expected):
     config = CONFIGS[backbone]
-    kind = AutoModelForSequenceClassification if backbone.startswith("roberta") else AutoModelForCausalLM
+    kind = (
+        AutoModelForSequenceClassification
+        if backbone.startswith("roberta")
+        else AutoModelForCausalLM
+    )
     with torch.device("meta"):
         model = kind.from_config(config)
     adapters = inject(model, method, head=HEADS if backbone.startswith("roberta") else [])

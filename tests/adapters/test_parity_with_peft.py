@@ -56,7 +56,11 @@ def check(ours, theirs, gradients):
 def test_lora(layers, stabilized):
     method = LoRA(rank=6, alpha=9.0, targets=expression(layers), rank_stabilized=stabilized)
     config = peft.LoraConfig(
-        r=6, lora_alpha=9.0, target_modules=expression(layers), use_rslora=stabilized, lora_dropout=0.0
+        r=6,
+        lora_alpha=9.0,
+        target_modules=expression(layers),
+        use_rslora=stabilized,
+        lora_dropout=0.0,
     )
 
     def copy(our, their):
@@ -111,12 +115,16 @@ def test_vera_draws_its_pair_from_the_law_of_peft(shape):
 @pytest.mark.parametrize("layers", LAYERS)
 def test_randlora(layers, rank):
     method = RandLoRA(rank=rank, alpha=3.0, targets=expression(layers))
-    config = peft.RandLoraConfig(r=rank, randlora_alpha=3, target_modules=expression(layers), randlora_dropout=0.0)
+    config = peft.RandLoraConfig(
+        r=rank, randlora_alpha=3, target_modules=expression(layers), randlora_dropout=0.0
+    )
 
     def copy(our, their):
         products = len(our.lambda_)
         assert their.scaling["default"] == method.scale
-        torch.testing.assert_close(their.randlora_gamma["default"], torch.full((products, 32), 1 / 32))
+        torch.testing.assert_close(
+            their.randlora_gamma["default"], torch.full((products, 32), 1 / 32)
+        )
         # PEFT flattens A's rows with the product index fastest and B's columns with the rank index fastest, and pairs
         # them by position: so B's columns are re-ordered for column r n + j to be ours of product j, rank r
         paired = our.bases.B.transpose(1, 2).reshape(our.bases.B.shape)

@@ -48,7 +48,9 @@ def encoder():
 
 def adapted(kind, net=None, seed=0, **options):
     net = net or encoder()
-    return net, inject(net, Peft({"peft_type": kind, **TYPES.get(kind, {}), **options}), seed=seed, head=HEAD)
+    return net, inject(
+        net, Peft({"peft_type": kind, **TYPES.get(kind, {}), **options}), seed=seed, head=HEAD
+    )
 
 
 def moved(adapters, amount=0.05):
@@ -65,10 +67,15 @@ def test_every_type_trains_saves_loads_and_merges(kind, tmp_path):
     unmerged = net(TOKENS).logits
     torch.nn.functional.cross_entropy(unmerged, torch.tensor([0, 1])).backward()
     assert any(p.grad is not None and p.grad.any() for p in adapters.adapter_parameters().values())
-    trained = {id(p) for p in (*adapters.adapter_parameters().values(), *adapters.head_parameters().values())}
+    trained = {
+        id(p)
+        for p in (*adapters.adapter_parameters().values(), *adapters.head_parameters().values())
+    }
     assert all(p.grad is None for p in net.parameters() if id(p) not in trained)
 
-    checkpoint.save(adapters, tmp_path / "adapter", backbone={"source": "", "fingerprint": "x"}, extra={})
+    checkpoint.save(
+        adapters, tmp_path / "adapter", backbone={"source": "", "fingerprint": "x"}, extra={}
+    )
     other, fresh = adapted(kind)
     checkpoint.load(fresh, tmp_path / "adapter", fingerprint="x")
     torch.testing.assert_close(other(TOKENS).logits, unmerged, rtol=1e-5, atol=1e-6)
@@ -90,7 +97,10 @@ def test_the_seed_decides_and_the_global_generator_stays(kind):
         assert torch.equal(parameter, two.adapter_parameters()[name])
     assert one.digest == two.digest
     if kind == "LORA":
-        assert any(not torch.equal(p, other.adapter_parameters()[n]) for n, p in one.adapter_parameters().items())
+        assert any(
+            not torch.equal(p, other.adapter_parameters()[n])
+            for n, p in one.adapter_parameters().items()
+        )
 
 
 def test_a_lora_of_peft_counts_as_ours_does():
@@ -116,7 +126,9 @@ def test_conv1d_is_adapted_whole():
     with adapters.merged():
         torch.testing.assert_close(net(TOKENS).logits, unmerged, rtol=1e-4, atol=1e-5)
     net = random_model(GPT2, kind="text", num_labels=0, seed=0).net
-    with pytest.raises(ValueError, match=r"means a part of .*c_attn, and PEFT adapts whole layers: name it c_attn"):
+    with pytest.raises(
+        ValueError, match=r"means a part of .*c_attn, and PEFT adapts whole layers: name it c_attn"
+    ):
         inject(net, Peft({"peft_type": "LORA"}, targets=["q", "v"]))
 
 
@@ -129,7 +141,10 @@ def test_conv1d_is_adapted_whole():
         ),
         ({"peft_type": "PROMPT_TUNING"}, "PROMPT_TUNING is none that goes to linear layers"),
         ({"peft_type": "LORA", "rank": 3}, r"adapter\.config does not fit LORA: .*rank"),
-        ({"peft_type": "LORA", "target_modules": ["q"]}, r"adapter\.config\.target_modules is not set here"),
+        (
+            {"peft_type": "LORA", "target_modules": ["q"]},
+            r"adapter\.config\.target_modules is not set here",
+        ),
         ({"peft_type": "LORA", "r": 0}, "PEFT refuses LORA here"),
     ],
 )
@@ -162,7 +177,9 @@ QV = {"target_modules": ["query", "value"], "task_type": "SEQ_CLS"}
     "config",
     [
         peft.LoraConfig(r=3, lora_alpha=5, **QV),
-        peft.LoraConfig(r=3, use_rslora=True, rank_pattern={"query": 2}, modules_to_save=["classifier"], **QV),
+        peft.LoraConfig(
+            r=3, use_rslora=True, rank_pattern={"query": 2}, modules_to_save=["classifier"], **QV
+        ),
         peft.VeraConfig(r=8, **QV),
         peft.VeraConfig(r=8, save_projection=False, projection_prng_key=5, **QV),
         peft.RandLoraConfig(r=8, **QV),

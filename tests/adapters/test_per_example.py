@@ -34,7 +34,10 @@ def test_every_row_is_computed_with_its_own_parameters(name, out, size, lead):
     adapted = AdaptedLinear(base, [(0, out, layer)])
     assert layer.per_example
     rest = dict(layer.named_parameters())
-    own = {k: torch.randn(lead[0], *p.shape, dtype=torch.float64).requires_grad_() for k, p in rest.items()}
+    own = {
+        k: torch.randn(lead[0], *p.shape, dtype=torch.float64).requires_grad_()
+        for k, p in rest.items()
+    }
     x = torch.randn(*lead, size, dtype=torch.float64, requires_grad=True)
     put(layer, own)
     assert layer.batched
@@ -49,7 +52,9 @@ def test_every_row_is_computed_with_its_own_parameters(name, out, size, lead):
     torch.testing.assert_close(y, expected)
     inputs = (x, *own.values())
     g = torch.randn_like(y)
-    torch.testing.assert_close(torch.autograd.grad(y, inputs, g), torch.autograd.grad(expected, inputs, g))
+    torch.testing.assert_close(
+        torch.autograd.grad(y, inputs, g), torch.autograd.grad(expected, inputs, g)
+    )
 
 
 def test_other_adapters_do_not_claim_it():

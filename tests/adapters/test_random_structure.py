@@ -128,7 +128,11 @@ def test_two_processes_agree():
     for number in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": number, "OMP_NUM_THREADS": number}
         command = [sys.executable, "-c", SCRIPT, number]
-        outputs.append(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+        outputs.append(
+            subprocess.run(
+                command, env=environment, capture_output=True, text=True, check=True
+            ).stdout
+        )
     assert outputs[0] == outputs[1]
     assert len(set(outputs[0].split())) == 5
 
@@ -138,4 +142,6 @@ def test_the_meta_device_has_no_digest():
         model = BertModel(zoo.build("bert").config)
     adapters = inject(model, zoo.make("rlora-srht"))
     assert adapters.digest == ""
-    assert all(t.is_meta for a in adapters.adapters.values() for t in (*a.parameters(), *a.buffers()))
+    assert all(
+        t.is_meta for a in adapters.adapters.values() for t in (*a.parameters(), *a.buffers())
+    )

@@ -32,7 +32,9 @@ def test_every_role_of_bert(role):
     assert [t.module for t in found("bert", [role])] == bert(role)
 
 
-@pytest.mark.parametrize("order", [["q", "v", "fc2"], ["fc2", "v", "q"], ["v", "q", "v", "fc2", "query", "q"]])
+@pytest.mark.parametrize(
+    "order", [["q", "v", "fc2"], ["fc2", "v", "q"], ["v", "q", "v", "fc2", "query", "q"]]
+)
 def test_targets_come_in_the_order_of_the_model_and_once(order):
     assert found("bert", order) == [Target(name) for name in bert("q", "v", "fc2")]
 
@@ -69,7 +71,9 @@ def test_all_linear_leaves_pooler_and_head_alone(model):
     names = [t.module for t in found(model, "all-linear")]
     per_block = {"bert": 6, "gpt2": 4, "llama": 7}[model]
     assert len(names) == 2 * per_block
-    assert not any(word in name for name in names for word in ("pooler", "classifier", "score", "lm_head"))
+    assert not any(
+        word in name for name in names for word in ("pooler", "classifier", "score", "lm_head")
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,11 +92,18 @@ def test_poolers_heads_and_embeddings_cannot_be_chosen(model, entry):
             found(model, targets)
 
 
-@pytest.mark.parametrize("targets", [["q", "nope"], "nope", ["nope"], [""], "", ["all-linear", "nope"]])
+@pytest.mark.parametrize(
+    "targets", [["q", "nope"], "nope", ["nope"], [""], "", ["all-linear", "nope"]]
+)
 def test_what_matches_nothing_is_refused_with_the_candidates(targets):
     with pytest.raises(ValueError, match=r"adapter\.targets") as error:
         found("bert", targets)
-    for word in ("q, k, v, o, fc1, fc2", "attention.self.query", "intermediate.dense", "all-linear"):
+    for word in (
+        "q, k, v, o, fc1, fc2",
+        "attention.self.query",
+        "intermediate.dense",
+        "all-linear",
+    ):
         assert word in str(error.value)
     assert "pooler" not in str(error.value)
 
@@ -109,13 +120,19 @@ def test_no_targets_are_refused_by_name(targets):
 
 
 def test_an_invalid_expression_is_refused():
-    with pytest.raises(ValueError, match=r"adapter\.targets='\(query' is not a valid regular expression"):
+    with pytest.raises(
+        ValueError, match=r"adapter\.targets='\(query' is not a valid regular expression"
+    ):
         found("bert", "(query")
 
 
 def test_row_blocks():
     targets = found("gpt2", ["v", "q"], BLOCKS)
-    expected = [Target(f"transformer.h.{i}.attn.c_attn", r, (b, 3)) for i in (0, 1) for r, b in (("q", 0), ("v", 2))]
+    expected = [
+        Target(f"transformer.h.{i}.attn.c_attn", r, (b, 3))
+        for i in (0, 1)
+        for r, b in (("q", 0), ("v", 2))
+    ]
     assert targets == expected
     assert all(FAMILIES["gpt2"][role] == BLOCKS[role] for role in BLOCKS)
 
@@ -129,15 +146,23 @@ def test_a_whole_module_swallows_its_blocks():
 
 
 def test_gpt2_roles_tell_the_two_projections_apart():
-    assert [t.module for t in found("gpt2", ["o"])] == [f"transformer.h.{i}.attn.c_proj" for i in (0, 1)]
-    assert [t.module for t in found("gpt2", ["fc2"])] == [f"transformer.h.{i}.mlp.c_proj" for i in (0, 1)]
+    assert [t.module for t in found("gpt2", ["o"])] == [
+        f"transformer.h.{i}.attn.c_proj" for i in (0, 1)
+    ]
+    assert [t.module for t in found("gpt2", ["fc2"])] == [
+        f"transformer.h.{i}.mlp.c_proj" for i in (0, 1)
+    ]
 
 
 def test_every_role_of_llama():
     for role in ("q", "k", "v", "o"):
-        assert [t.module for t in found("llama", [role])] == [f"model.layers.{i}.self_attn.{role}_proj" for i in (0, 1)]
+        assert [t.module for t in found("llama", [role])] == [
+            f"model.layers.{i}.self_attn.{role}_proj" for i in (0, 1)
+        ]
     for role in ("gate", "up", "down"):
-        assert [t.module for t in found("llama", [role])] == [f"model.layers.{i}.mlp.{role}_proj" for i in (0, 1)]
+        assert [t.module for t in found("llama", [role])] == [
+            f"model.layers.{i}.mlp.{role}_proj" for i in (0, 1)
+        ]
 
 
 def test_rows_that_do_not_split_are_refused(monkeypatch):

@@ -19,7 +19,9 @@ def trained(adapted):
 def assert_same(found, expected, rtol=1e-4, atol=1e-6):
     assert found.keys() == expected.keys()
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=rtol, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            found[name], expected[name], rtol=rtol, atol=atol, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -67,7 +69,10 @@ def test_gradients_point_along_the_loss(name, adapt):
 def test_functional_call_sees_the_replaced_parameters(name, adapt):
     adapted, other = adapt("bert", name), adapt("bert", name)
     zoo.perturb(trained(other), 0.2, seed=5)
-    own, replaced = zoo.logits(adapted.model), {n: p.detach().clone() for n, p in trained(other).items()}
+    own, replaced = (
+        zoo.logits(adapted.model),
+        {n: p.detach().clone() for n, p in trained(other).items()},
+    )
     expected = zoo.logits(other.model)
     assert not torch.allclose(own, expected)
     for _ in range(2):
@@ -130,7 +135,9 @@ def test_evaluation_before_training(name, mode, adapt):
         evaluated = zoo.logits(adapted.model)
     loss = loss_of(adapted.model)
     with mode():
-        assert torch.equal(zoo.logits(adapted.model), evaluated)  # between a forward and its backward too
+        assert torch.equal(
+            zoo.logits(adapted.model), evaluated
+        )  # between a forward and its backward too
     assert_same(zoo.gradients(loss, trained(adapted)), expected)
 
 
@@ -147,7 +154,9 @@ def test_training_uses_the_new_values_after_every_step(name, foreach, optimizer,
         loss.backward()
         steps.step()
         losses.append(loss.item())
-        other = adapt("bert", name, moved=False)  # never ran, so it holds nothing of an earlier step
+        other = adapt(
+            "bert", name, moved=False
+        )  # never ran, so it holds nothing of an earlier step
         other.model.load_state_dict(adapted.model.state_dict())
         assert torch.equal(zoo.logits(other.model), zoo.logits(adapted.model))
     assert losses[-1] < losses[0]
@@ -159,7 +168,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(name, model, adapt):
     adapted = adapt(model, name)
     adapted.model.train()
     expected = zoo.gradients(loss_of(adapted.model), trained(adapted))
-    adapted.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    adapted.model.gradient_checkpointing_enable(
+        gradient_checkpointing_kwargs={"use_reentrant": False}
+    )
     for _ in range(2):
         adapted.model.zero_grad()
         loss_of(adapted.model).backward()

@@ -35,7 +35,9 @@ def test_entries_of_rlora_have_the_variance_of_lora(transform, shape):
 
 @pytest.mark.parametrize("name", ["lora", "nola-dense", "nola-hadamard"])
 def test_first_factor_is_uniform_within_one_over_root_in(name):
-    values = torch.stack([layer.factors()[1] for layer in many(zoo.make(name))]).double() * math.sqrt(SHAPE[1])
+    values = torch.stack(
+        [layer.factors()[1] for layer in many(zoo.make(name))]
+    ).double() * math.sqrt(SHAPE[1])
     assert 0.99 < values.abs().max() <= 1
     assert abs(values.square().mean() - 1 / 3) < 5 * math.sqrt(4 / 45 / values.numel())
     assert abs(values.mean()) < 5 * math.sqrt(1 / 3 / values.numel())
@@ -46,7 +48,9 @@ def test_entries_of_nola_bases_have_variance_one_over_3k(basis):
     k, rank = 40, 5
     squares = []
     for seed in range(12):
-        layer = NOLA(rank=rank, num_bases=k, basis=basis).build([Site("a", *SHAPE)], RandomSource(seed))[0]
+        layer = NOLA(rank=rank, num_bases=k, basis=basis).build(
+            [Site("a", *SHAPE)], RandomSource(seed)
+        )[0]
         for mixer in (layer.right, layer.left):
             squares.append(mixer.basis(torch.eye(k)).double().square().flatten() * 3 * k)
     values = torch.cat(squares)
@@ -58,7 +62,9 @@ def test_entries_of_nola_bases_have_variance_one_over_3k(basis):
 @pytest.mark.parametrize(("rank", "width", "exact"), [(4, 64, True), (5, 100, False)])
 def test_hadamard_basis_is_orthogonal(rank, width, exact):
     k = 32
-    layer = NOLA(rank=rank, num_bases=k, basis="hadamard").build([Site("a", 64, width)], RandomSource(0))[0]
+    layer = NOLA(rank=rank, num_bases=k, basis="hadamard").build(
+        [Site("a", 64, width)], RandomSource(0)
+    )[0]
     vectors = layer.right.basis.double()(torch.eye(k, dtype=torch.float64))
     gram = vectors @ vectors.T * (3 * k) / (rank * width)
     if exact:
@@ -81,9 +87,13 @@ def test_nola_bases_are_shared_by_layers_of_a_shape(basis):
     assert one.right is two.right
     assert one.left is two.left
     assert one.right is not three.right
-    same_size = NOLA(rank=4, num_bases=8, basis=basis).build([Site("a", 24, 24)], RandomSource(0))[0]
+    same_size = NOLA(rank=4, num_bases=8, basis=basis).build([Site("a", 24, 24)], RandomSource(0))[
+        0
+    ]
     a, b = (mixer.basis(torch.eye(8)) for mixer in (same_size.right, same_size.left))
-    assert abs(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) < 0.2  # A and B have their own
+    assert (
+        abs(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) < 0.2
+    )  # A and B have their own
 
 
 def test_hadamard_basis_refuses_more_vectors_than_it_has():
@@ -105,7 +115,9 @@ def test_laws_of_randlora_have_mean_zero_and_unit_deviation(law):
 
 
 @pytest.mark.parametrize("scaling", ["alpha/r", "alpha/(r sqrt(n))"])
-@pytest.mark.parametrize(("law", "rank"), [("uniform", 5), ("normal", 5), ("binary", 5), ("sparse", 16)])
+@pytest.mark.parametrize(
+    ("law", "rank"), [("uniform", 5), ("normal", 5), ("binary", 5), ("sparse", 16)]
+)
 @pytest.mark.parametrize("shape", [(24, 24), (36, 24), (24, 36)])
 def test_randlora_reaches_full_rank(shape, law, rank, scaling):
     method = RandLoRA(rank=rank, basis=law, scaling=scaling)
@@ -115,9 +127,15 @@ def test_randlora_reaches_full_rank(shape, law, rank, scaling):
 
 
 def test_the_rank_of_a_very_sparse_randlora_is_that_of_its_columns():
-    layer = RandLoRA(rank=8, basis="very_sparse").build([Site("a", 60, 36)], RandomSource(0))[0].double()
+    layer = (
+        RandLoRA(rank=8, basis="very_sparse")
+        .build([Site("a", 60, 36)], RandomSource(0))[0]
+        .double()
+    )
     zoo.perturb(layer, 1.0)
-    empty = (layer.bases.A == 0).all(0)  # an empty column of A is one of dW, whatever the coefficients
+    empty = (layer.bases.A == 0).all(
+        0
+    )  # an empty column of A is one of dW, whatever the coefficients
     assert 0 < empty.sum() < 18
     assert torch.equal((layer.delta() == 0).all(0), empty)
     assert torch.linalg.matrix_rank(layer.delta()) == 36 - empty.sum()
@@ -133,17 +151,25 @@ def test_randlora_starts_gamma_at_one_over_m_and_shares_one_pair():
 
 
 def test_vera_starts_at_d_start_and_shares_one_kaiming_pair():
-    one, two = zoo.make("vera-wide").build([Site("a", 400, 300), Site("b", 200, 500)], RandomSource(0))
+    one, two = zoo.make("vera-wide").build(
+        [Site("a", 400, 300), Site("b", 200, 500)], RandomSource(0)
+    )
     assert one.bases is two.bases
     assert torch.equal(one.d, torch.full((40,), 0.3))
     for values, fan_in in [(one.bases.A, 500), (one.bases.B, 40)]:
         bound = math.sqrt(6 / fan_in)
         assert 0.99 * bound < values.abs().max() < bound
-        assert abs(values.double().square().mean() / (bound**2 / 3) - 1) < 5 * math.sqrt(0.8 / values.numel())
+        assert abs(values.double().square().mean() / (bound**2 / 3) - 1) < 5 * math.sqrt(
+            0.8 / values.numel()
+        )
 
 
 def test_the_hadamard_basis_written_out_is_the_fast_one():
     method = NOLA(rank=3, num_bases=7, basis="hadamard")
     basis = method.build([Site("a", 9, 5)], RandomSource(0))[0].right.basis
-    slow = torch.stack([torch.from_numpy(m).flatten() for m in naive_updates.nola_basis(method, basis, (3, 5))])
-    torch.testing.assert_close(basis.double()(torch.eye(7, dtype=torch.float64)), slow, rtol=1e-12, atol=1e-14)
+    slow = torch.stack(
+        [torch.from_numpy(m).flatten() for m in naive_updates.nola_basis(method, basis, (3, 5))]
+    )
+    torch.testing.assert_close(
+        basis.double()(torch.eye(7, dtype=torch.float64)), slow, rtol=1e-12, atol=1e-14
+    )

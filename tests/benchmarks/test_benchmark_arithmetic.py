@@ -20,13 +20,23 @@ CPU = torch.device("cpu")
 
 def test_ratios():
     found = compare({"base": [1.0, 2.0, 4.0], "other": [3.0, 3.0, 20.0]}, "base")
-    assert found["base"] == {"median_s": 2.0, "ratio": 1.0, "median_of_ratios": 1.0, "rounds_s": [1.0, 2.0, 4.0]}
+    assert found["base"] == {
+        "median_s": 2.0,
+        "ratio": 1.0,
+        "median_of_ratios": 1.0,
+        "rounds_s": [1.0, 2.0, 4.0],
+    }
     assert found["other"]["ratio"] == 1.5  # 3 / 2
     assert found["other"]["median_of_ratios"] == 3.0  # of 3, 1.5 and 5
 
 
 def test_turns_go_round():
-    assert [rotated("abc", turn) for turn in range(4)] == [list("abc"), list("bca"), list("cab"), list("abc")]
+    assert [rotated("abc", turn) for turn in range(4)] == [
+        list("abc"),
+        list("bca"),
+        list("cab"),
+        list("abc"),
+    ]
     order = []
     candidates = {name: lambda name=name: lambda: order.append(name) for name in "abc"}
     times = take_turns(candidates, 2, CPU)
@@ -35,11 +45,20 @@ def test_turns_go_round():
 
 
 def test_what_failed_has_no_ratio():
-    found = with_ratios({"limit": {"error": "no room"}, "lora": {"rounds_s": [2.0, 2.0], "tokens": 10}})
+    found = with_ratios(
+        {"limit": {"error": "no room"}, "lora": {"rounds_s": [2.0, 2.0], "tokens": 10}}
+    )
     assert found["limit"] == {"error": "no room"}
-    assert found["lora"] == {"rounds_s": [2.0, 2.0], "tokens": 10, "median_s": 2.0, "tokens_per_s": 5.0}
+    assert found["lora"] == {
+        "rounds_s": [2.0, 2.0],
+        "tokens": 10,
+        "median_s": 2.0,
+        "tokens_per_s": 5.0,
+    }
     assert with_ratios({"limit": {"error": "no room"}}) == {"limit": {"error": "no room"}}
-    both = with_ratios({"limit": {"rounds_s": [1.0], "tokens": 1}, "lora": {"rounds_s": [2.0], "tokens": 1}})
+    both = with_ratios(
+        {"limit": {"rounds_s": [1.0], "tokens": 1}, "lora": {"rounds_s": [2.0], "tokens": 1}}
+    )
     assert both["lora"]["ratio"] == 2.0
     assert cli._failures({"model": {"variants": {"limit": {"error": "no room"}}}})
 
@@ -53,7 +72,9 @@ def test_products_are_counted_forward_and_backward():
     x, w = torch.ones(5, 7, requires_grad=True), torch.ones(3, 7)
     assert flops_of(lambda: torch.nn.functional.linear(x, w).sum()) == 2 * (2 * 5 * 7 * 3)
     total = torch.zeros(5, 3)
-    assert flops_of(lambda: total.clone().addmm_(x.detach(), w.t()).sum() + x.sum()) == 2 * 5 * 7 * 3
+    assert (
+        flops_of(lambda: total.clone().addmm_(x.detach(), w.t()).sum() + x.sum()) == 2 * 5 * 7 * 3
+    )
     product, flops = large_product(5, 7, 3, CPU)
     assert product().shape == (5, 3)
     assert flops == 2 * 5 * 7 * 3
@@ -94,7 +115,9 @@ def test_counting_bytes_lets_go_of_them():
 @pytest.mark.parametrize("shape", [(5, 3), (3, 5)])
 def test_naive_nola_is_the_explicit_formula(shape, monkeypatch):
     drawn = []
-    monkeypatch.setattr(naive_nola, "draw_basis", lambda *given: drawn.append(given) or draw_basis(*given))
+    monkeypatch.setattr(
+        naive_nola, "draw_basis", lambda *given: drawn.append(given) or draw_basis(*given)
+    )
     torch.manual_seed(0)
     base = torch.nn.Linear(*shape)
     layer = NaiveNOLALinear(base.requires_grad_(False), rank=2, num_bases=4, seed=6, scale=0.5)

@@ -19,7 +19,15 @@ from benchmarks.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 OURS = ["lora", "rlora", "nola", "vera", "randlora"]
-COMPARED = ["limit", *OURS, "randlora (kept)", "peft lora", "peft vera", "peft randlora", "nola (redraw)"]
+COMPARED = [
+    "limit",
+    *OURS,
+    "randlora (kept)",
+    "peft lora",
+    "peft vera",
+    "peft randlora",
+    "nola (redraw)",
+]
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +78,16 @@ def test_steps_compare_the_same_number_of_trained_parameters(sections):
         assert list(variants) == COMPARED
         for facts in variants.values():
             check_times(facts, 2)
-            assert 0 < facts["saved_bytes"] <= facts["held_bytes"] + 1024  # the batch, which was there before
+            assert (
+                0 < facts["saved_bytes"] <= facts["held_bytes"] + 1024
+            )  # the batch, which was there before
             assert facts["held_bytes"] <= facts["peak_bytes"]
             assert (facts["floor"] == 1) == (facts["flops"] == variants["limit"]["flops"])
-        for ours, other in (("lora", "peft lora"), ("vera", "peft vera"), ("nola", "nola (redraw)")):
+        for ours, other in (
+            ("lora", "peft lora"),
+            ("vera", "peft vera"),
+            ("nola", "nola (redraw)"),
+        ):
             assert variants[ours]["trained"] == variants[other]["trained"], label
         head = variants["limit"]["trained"]
         assert head == 32 * 32 + 32 + 32 * 2 + 2 + 32  # the head, and the bias of a LayerNorm
@@ -96,7 +110,9 @@ def test_the_other_parts_are_complete(sections):
     for facts in growth["tokens"]["points"]["8"].values():
         check_times(facts, 2)
     orders = sections["hadamard"]["result"]["float32"]["orders"]
-    assert [list(order) for order in orders.values()] == [["copy", "fwht", "dense"]] * 2 + [["copy", "fwht"]]
+    assert [list(order) for order in orders.values()] == [["copy", "fwht", "dense"]] * 2 + [
+        ["copy", "fwht"]
+    ]
     assert set(sections["inject"]["result"]) == set(COMPARED) - {"limit"}
 
 
@@ -142,7 +158,9 @@ def in_process(monkeypatch):
     return cli.main
 
 
-def test_only_replaces_one_section_and_a_failure_keeps_the_others(quick, in_process, monkeypatch, tmp_path, sections):
+def test_only_replaces_one_section_and_a_failure_keeps_the_others(
+    quick, in_process, monkeypatch, tmp_path, sections
+):
     for file in quick.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
 
@@ -163,7 +181,14 @@ def test_only_replaces_one_section_and_a_failure_keeps_the_others(quick, in_proc
 
 
 @pytest.mark.parametrize(
-    "words", [["--only", "speed"], ["--only", "large"], ["--device", "tpu"], ["--rounds", "0"], ["--threads", "-1"]]
+    "words",
+    [
+        ["--only", "speed"],
+        ["--only", "large"],
+        ["--device", "tpu"],
+        ["--rounds", "0"],
+        ["--threads", "-1"],
+    ],
 )
 def test_wrong_words_are_refused(words, capsys):
     with pytest.raises(SystemExit) as caught:
@@ -191,7 +216,9 @@ def test_devices_and_settings_are_not_mixed(tmp_path):
 def test_the_same_command_without_only_begins_anew(in_process, tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "PARTS", {"hadamard": cli.PARTS["hadamard"]})
     section = {"environment": {"device": "another chip"}}
-    write_document(new_document("cpu", False) | {"sections": {"steps": section}}, tmp_path / "cpu.json")
+    write_document(
+        new_document("cpu", False) | {"sections": {"steps": section}}, tmp_path / "cpu.json"
+    )
     assert in_process(["--quick", "--only", "hadamard", "--out", str(tmp_path)]) == 2
     assert in_process(["--quick", "--out", str(tmp_path)]) == 0
     assert list(json.loads((tmp_path / "cpu.json").read_text())["sections"]) == ["hadamard"]

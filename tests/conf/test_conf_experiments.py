@@ -16,7 +16,9 @@ FEW_SHOT = ["experiment=few_shot", "trainer.max_epochs=-1", "task.shots=4", "tas
 
 @pytest.mark.parametrize("name", ["few_shot", "compare_adapters"])
 def test_what_a_multirun_sweeps_by_itself_composes(compose, name):
-    params = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())["hydra"]["sweeper"]["params"]
+    params = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())["hydra"]["sweeper"][
+        "params"
+    ]
     swept = {key: str(options).split(",") for key, options in params.items()}
     groups = [key for key in swept if "." not in key]
     for options in itertools.product(*(swept[key] for key in groups)):
@@ -30,14 +32,22 @@ def test_adapters_are_compared_on_as_many_examples_of_each_task(compose, task):
     for adapter in [*ADAPTERS, "vera"]:
         found = compose("experiment=compare_adapters", f"task={task}", f"adapter={adapter}")
         assert found.choices["model"] == "minilm"
-        assert (found.config["task"]["train_examples"], found.config["trainer"]["max_epochs"]) == (512, 10)
+        assert (found.config["task"]["train_examples"], found.config["trainer"]["max_epochs"]) == (
+            512,
+            10,
+        )
 
 
 @pytest.mark.parametrize("regularizer", ["none", "pac_bayes"])
 @pytest.mark.parametrize("task", ["sst2", "mrpc", "cola", "lexicon"])
 def test_few_shot_composes_with_minilm(compose, task, regularizer):
     for adapter in ADAPTERS:
-        found = compose("experiment=few_shot", f"task={task}", f"adapter={adapter}", f"regularizer={regularizer}")
+        found = compose(
+            "experiment=few_shot",
+            f"task={task}",
+            f"adapter={adapter}",
+            f"regularizer={regularizer}",
+        )
         assert found.choices["model"] == "minilm"
         assert (found.config["task"]["name"], found.config["task"]["shots"]) == (task, 16)
         assert found.config["trainer"]["val_check_interval"] == found.config["trainer"]["max_steps"]
@@ -45,7 +55,12 @@ def test_few_shot_composes_with_minilm(compose, task, regularizer):
 
 @pytest.mark.parametrize("regularizer", ["none", "pac_bayes"])
 def test_few_shot_scores_its_last_step_and_keeps_the_record(regularizer, tiny_run, tmp_path):
-    words = [*FEW_SHOT, f"regularizer={regularizer}", f"paths.studies='{tmp_path}'", "trainer.max_steps=5"]
+    words = [
+        *FEW_SHOT,
+        f"regularizer={regularizer}",
+        f"paths.studies='{tmp_path}'",
+        "trainer.max_steps=5",
+    ]
     tiny_run(*words, folder=tmp_path / "run")
     record = read_record(tmp_path / "run")
     assert record.data["rows"]["train"] == record.data["rows"]["validation"] == 8

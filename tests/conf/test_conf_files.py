@@ -13,7 +13,11 @@ from rlora.adapters import Method
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "conf").rglob("*.yaml"))
 ADAPTERS = sorted((ROOT / "conf" / "adapter").glob("*.yaml"))
-MODULES = sorted(file.stem for file in (ROOT / "src" / "rlora" / "adapters").iterdir() if not file.stem.startswith("_"))
+MODULES = sorted(
+    file.stem
+    for file in (ROOT / "src" / "rlora" / "adapters").iterdir()
+    if not file.stem.startswith("_")
+)
 FIRST = ["rank", "alpha", "dropout", "targets"]
 
 
@@ -26,13 +30,19 @@ def methods_of(stem):
     module = importlib.import_module(f"rlora.adapters.{stem}")
     classes = [m for _, m in inspect.getmembers(module, inspect.isclass)]
     members = [m for m in classes if f"{m.__module__}.".startswith(f"{module.__name__}.")]
-    return [member for member in members if issubclass(member, Method) and not inspect.isabstract(member)]
+    return [
+        member
+        for member in members
+        if issubclass(member, Method) and not inspect.isabstract(member)
+    ]
 
 
 @pytest.mark.parametrize("file", FILES, ids=short)
 def test_a_file_starts_with_a_header_and_is_short(file):
     lines = file.read_text().splitlines()
-    header = [line for line in lines[:2] if line.startswith("# ") and not line.startswith("# @package")]
+    header = [
+        line for line in lines[:2] if line.startswith("# ") and not line.startswith("# @package")
+    ]
     told = " ".join(lines[:5]) if file.name == "train.yaml" else " ".join(header)
     assert lines[0].startswith("# ") or file.name == "train.yaml"
     assert len(re.findall(r"\w+", told)) >= 2

@@ -26,7 +26,13 @@ TAKERS = {
     "rlora.models.packaged.package": "rlora.models.pretrained.pretrained",
     "lightning.pytorch.loggers.WandbLogger": "wandb.init",
 }
-SHOWS_ALL = ("adapter", "model", "optimizer", "scheduler", "regularizer")  # groups whose YAML lists every option
+SHOWS_ALL = (
+    "adapter",
+    "model",
+    "optimizer",
+    "scheduler",
+    "regularizer",
+)  # groups whose YAML lists every option
 
 
 def named(pairs):
@@ -75,7 +81,17 @@ def misfit(path, node):
 
 def test_no_group_is_overlooked():
     groups = {group for group, _ in OPTIONS}
-    assert {"model", "adapter", "task", "optimizer", "scheduler", "trainer", "callbacks", "logger", "debug"} <= groups
+    assert {
+        "model",
+        "adapter",
+        "task",
+        "optimizer",
+        "scheduler",
+        "trainer",
+        "callbacks",
+        "logger",
+        "debug",
+    } <= groups
     assert len(OPTIONS) > 40
 
 
@@ -84,17 +100,28 @@ def test_every_option_composes_and_fits(compose, group, option):
     found = compose(f"{group}={option}")
     assert found.choices[group] == option
     nodes = list(targets(found.config))
-    assert {path[0] for path, _ in nodes} >= {"task", "model", "adapter", "optimizer", "scheduler", "trainer"}
+    assert {path[0] for path, _ in nodes} >= {
+        "task",
+        "model",
+        "adapter",
+        "optimizer",
+        "scheduler",
+        "trainer",
+    }
     wrong = {".".join(map(str, path)): told for path, node in nodes if (told := misfit(path, node))}
     assert not wrong
 
 
-@pytest.mark.parametrize(("group", "option"), named(pair for pair in OPTIONS if pair[0] in SHOWS_ALL))
+@pytest.mark.parametrize(
+    ("group", "option"), named(pair for pair in OPTIONS if pair[0] in SHOWS_ALL)
+)
 def test_the_yaml_shows_every_option(compose, group, option):
     node = compose(f"{group}={option}").config[group]
     count, keywords = RUNTIME.get(group, (0, set()))
     options = list(parameters_of(node["_target_"]))[count:]
-    if node["_target_"] in TAKERS:  # path and revision are settled by the function that passes the rest on
+    if (
+        node["_target_"] in TAKERS
+    ):  # path and revision are settled by the function that passes the rest on
         options = [key for key in options if key not in ("path", "revision")]
     assert set(options) - keywords == set(node) - {"_target_"}
 

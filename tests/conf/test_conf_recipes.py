@@ -9,14 +9,19 @@ import yaml
 from rlora.config.flatten import flatten
 
 CONF = Path(__file__).parents[2] / "conf"
-RECIPES = sorted(file.relative_to(CONF / "recipe").with_suffix("") for file in (CONF / "recipe").rglob("*.yaml"))
+RECIPES = sorted(
+    file.relative_to(CONF / "recipe").with_suffix("") for file in (CONF / "recipe").rglob("*.yaml")
+)
 pytestmark = pytest.mark.parametrize("recipe", RECIPES, ids=str)
 
 
 def settings(recipe):
     """Dotted keys to values of a recipe's file, numbers as Hydra reads them."""
     read = flatten(yaml.safe_load((CONF / "recipe" / f"{recipe}.yaml").read_text()))
-    return {key: float(value) if isinstance(value, str) and "e-" in value else value for key, value in read.items()}
+    return {
+        key: float(value) if isinstance(value, str) and "e-" in value else value
+        for key, value in read.items()
+    }
 
 
 def group_of(name):
@@ -43,7 +48,9 @@ def test_its_header_names_its_source(recipe):
     lines = (CONF / "recipe" / f"{recipe}.yaml").read_text().splitlines()
     assert lines[0] == "# @package _global_"
     header = " ".join(line for line in lines[1:5] if line.startswith("#"))
-    assert re.search(r"(Published|Source|Measured): .*\b(19|20)\d\d\b.*\b(table|appendix|section|@)", header)
+    assert re.search(
+        r"(Published|Source|Measured): .*\b(19|20)\d\d\b.*\b(table|appendix|section|@)", header
+    )
 
 
 def test_it_is_loaded_and_changes_only_keys_that_exist(compose, recipe):
@@ -67,7 +74,11 @@ def test_it_is_not_loaded_for_another_adapter(compose, recipe):
 
 
 def test_an_explicit_word_wins(compose, recipe):
-    other = {key: value * 2 + 1 for key, value in settings(recipe).items() if isinstance(value, int | float)}
+    other = {
+        key: value * 2 + 1
+        for key, value in settings(recipe).items()
+        if isinstance(value, int | float)
+    }
     found = compose(*words_of(recipe), *(f"{key}={value}" for key, value in other.items()))
     assert found.choices["recipe"] == recipe.as_posix()
     assert other

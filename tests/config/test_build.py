@@ -9,7 +9,14 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from transformers import BertConfig
 
-from rlora.config.build import build, config_keys, explain_config_error, is_config_error, print_config, to_plain
+from rlora.config.build import (
+    build,
+    config_keys,
+    explain_config_error,
+    is_config_error,
+    print_config,
+    to_plain,
+)
 from rlora.config.flatten import flatten
 
 
@@ -17,7 +24,13 @@ class Part:
     """Holds what it was given."""
 
     def __init__(self, first=None, *, size=1, options=None, inner=None, runtime=None):
-        self.first, self.size, self.options, self.inner, self.runtime = first, size, options, inner, runtime
+        self.first, self.size, self.options, self.inner, self.runtime = (
+            first,
+            size,
+            options,
+            inner,
+            runtime,
+        )
 
 
 def add(a, b, *, c=0):
@@ -51,7 +64,9 @@ def test_runtime_objects_arrive_untouched(given):
 
 
 def test_a_configs_containers_become_plain():
-    node = OmegaConf.create({"_target_": PART, "options": {"targets": ["q", "v"], "deep": [{"a": 1}]}})
+    node = OmegaConf.create(
+        {"_target_": PART, "options": {"targets": ["q", "v"], "deep": [{"a": 1}]}}
+    )
     built = build(node)
     assert type(built.options) is dict
     assert type(built.options["targets"]) is list
@@ -59,7 +74,13 @@ def test_a_configs_containers_become_plain():
 
 
 def test_nested_nodes_are_built():
-    built = build({"_target_": PART, "inner": {"_target_": PART, "size": 7}, "options": {"a": {"_target_": PART}}})
+    built = build(
+        {
+            "_target_": PART,
+            "inner": {"_target_": PART, "size": 7},
+            "options": {"a": {"_target_": PART}},
+        }
+    )
     assert isinstance(built.inner, Part)
     assert built.inner.size == 7
     assert isinstance(built.options["a"], Part)
@@ -69,7 +90,9 @@ def test_a_function_is_called():
     assert build({"_target_": f"{__name__}.add", "b": 2}, 1, c=4) == 7
 
 
-@pytest.mark.parametrize("node", [{"sise": 3}, {"sise": None, "size": 2}, {"rank": 1, "sise": {"a": 1}}])
+@pytest.mark.parametrize(
+    "node", [{"sise": 3}, {"sise": None, "size": 2}, {"rank": 1, "sise": {"a": 1}}]
+)
 def test_an_unknown_option_is_refused(node):
     with pytest.raises(ValueError, match=rf"{__name__}\.Part has no option .*sise") as caught:
         build({"_target_": PART, **node}, runtime=1)
@@ -80,7 +103,10 @@ def test_an_unknown_option_is_refused(node):
 
 
 def test_a_function_with_open_options_takes_any():
-    assert build({"_target_": f"{__name__}.collect", "surplus": 1}, other=2) == {"surplus": 1, "other": 2}
+    assert build({"_target_": f"{__name__}.collect", "surplus": 1}, other=2) == {
+        "surplus": 1,
+        "other": 2,
+    }
 
 
 def test_errors_of_the_constructor_pass_through(monkeypatch):
@@ -100,7 +126,11 @@ def test_plain_resolves():
 
 
 def test_flat():
-    assert flatten({"a": {"b": 1, "c": {"d": [1, 2]}}, "e": None}) == {"a.b": 1, "a.c.d": [1, 2], "e": None}
+    assert flatten({"a": {"b": 1, "c": {"d": [1, 2]}}, "e": None}) == {
+        "a.b": 1,
+        "a.c.d": [1, 2],
+        "e": None,
+    }
     assert flatten({"a": {}}) == {"a": {}}
     assert flatten({"a": 1}, "x/") == {"x/a": 1}
 
@@ -111,7 +141,11 @@ def test_key_names_need_no_values():
 
 def test_show_names_groups_and_values():
     console = Console(record=True, width=100, file=open("/dev/null", "w"))  # noqa: SIM115
-    print_config({"adapter": {"rank": 8, "targets": ["q"]}, "seed": 5, "logger": {}}, console, {"adapter": "lora"})
+    print_config(
+        {"adapter": {"rank": 8, "targets": ["q"]}, "seed": 5, "logger": {}},
+        console,
+        {"adapter": "lora"},
+    )
     told = console.export_text()
     for text in ("adapter = lora", "rank: 8", "targets: ['q']", "seed: 5"):
         assert text in told
@@ -119,7 +153,14 @@ def test_show_names_groups_and_values():
 
 # explain
 
-KEYS = ["adapter.rank", "adapter.alpha", "optimizer.lr", "optimizer.head_lr", "task.batch_size", "seed"]
+KEYS = [
+    "adapter.rank",
+    "adapter.alpha",
+    "optimizer.lr",
+    "optimizer.head_lr",
+    "task.batch_size",
+    "seed",
+]
 
 
 @pytest.fixture

@@ -50,7 +50,9 @@ def logits():
     def of(backbone):
         batch = backbone.tokenizer(SENTENCES, padding=True, return_tensors="pt")
         with torch.no_grad():
-            return backbone.net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+            return backbone.net(
+                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+            ).logits
 
     return of
 

@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 from rlora.adapters import checkpoint
 from rlora.records.record import read_record
 
-ADAPTERS = sorted(file.stem for file in (Path(__file__).parents[2] / "conf" / "adapter").glob("*.yaml"))
+ADAPTERS = sorted(
+    file.stem for file in (Path(__file__).parents[2] / "conf" / "adapter").glob("*.yaml")
+)
 MODELS = ("tiny_encoder", "tiny_decoder")
 PAIRS = [pytest.param(pair, id="-".join(pair)) for pair in itertools.product(ADAPTERS, MODELS)]
 HEAD = {"tiny_encoder": {"classifier.weight", "classifier.bias"}, "tiny_decoder": {"score.weight"}}
@@ -63,7 +65,9 @@ def test_only_what_is_declared_trains(pair, adapted, logits, move):
 def test_merged_gives_the_same(pair, adapted, logits, move):
     adapter, model = pair
     made = adapted(model, adapter)
-    move(dict(made.net.named_parameters()), 0.2)  # as they start, the layers hardly change the logits
+    move(
+        dict(made.net.named_parameters()), 0.2
+    )  # as they start, the layers hardly change the logits
     start, weights = logits(made.backbone), values(dict(made.net.named_parameters()))
     move(made.adapters.adapter_parameters(), 0.3)
     unmerged = logits(made.backbone)
@@ -71,11 +75,17 @@ def test_merged_gives_the_same(pair, adapted, logits, move):
         merged = logits(made.backbone)
     assert torch.equal(logits(made.backbone), unmerged)
     torch.testing.assert_close(merged, unmerged, atol=2e-5, rtol=1e-5)
-    assert adapter == "head" or (unmerged - start).abs().max() > 0.02  # there was something to merge
+    assert (
+        adapter == "head" or (unmerged - start).abs().max() > 0.02
+    )  # there was something to merge
     if adapter not in TRAIN_IN_PLACE:
         trained = {id(p) for p in made.adapters.adapter_parameters().values()}
         after = dict(made.net.named_parameters())
-        assert all(torch.equal(after[name], weights[name]) for name in after if id(after[name]) not in trained)
+        assert all(
+            torch.equal(after[name], weights[name])
+            for name in after
+            if id(after[name]) not in trained
+        )
 
 
 # a run
@@ -90,7 +100,12 @@ def run(pair, tiny_experiment, tmp_path_factory):
         adapter, model = pair
         folder = tmp_path_factory.mktemp("-".join(pair))
         # the default rates are MiniLM's: on a random head this small they could overshoot in a dozen steps
-        words = [f"model={model}", f"adapter={adapter}", "trainer.max_epochs=3", "optimizer.head_lr=5e-3"]
+        words = [
+            f"model={model}",
+            f"adapter={adapter}",
+            "trainer.max_epochs=3",
+            "optimizer.head_lr=5e-3",
+        ]
         experiment = tiny_experiment(*words, folder=folder)
         record = experiment.run()
         experiment.module.net.eval()
@@ -103,7 +118,9 @@ def mean_loss(experiment, backbone):
     total = 0.0
     with torch.no_grad():
         for batch in experiment.task.train_loader():
-            out = backbone.net(**{key: value for key, value in batch.items() if key not in ("labels", "index")})
+            out = backbone.net(
+                **{key: value for key, value in batch.items() if key not in ("labels", "index")}
+            )
             total += float(experiment.task.loss(out, batch)) * len(batch["labels"])
     return total / experiment.task.num_train_examples
 
@@ -111,18 +128,27 @@ def mean_loss(experiment, backbone):
 def test_a_run_lowers_the_loss_and_keeps_the_rest(pair, run, adapted):
     adapter, model = pair
     fresh = adapted(model, adapter)
-    before, after = mean_loss(run.experiment, fresh.backbone), mean_loss(run.experiment, run.experiment.backbone)
+    before, after = (
+        mean_loss(run.experiment, fresh.backbone),
+        mean_loss(run.experiment, run.experiment.backbone),
+    )
     assert after < before
-    trained = run.experiment.adapters.adapter_parameters() | run.experiment.adapters.head_parameters()
+    trained = (
+        run.experiment.adapters.adapter_parameters() | run.experiment.adapters.head_parameters()
+    )
     start = fresh.adapters.adapter_parameters() | fresh.adapters.head_parameters()
     assert set(trained) == set(start)
     assert any(not torch.equal(trained[name], start[name]) for name in trained)
     moved = {id(parameter) for parameter in trained.values()}
-    frozen = {n: p for n, p in run.experiment.adapters.model.named_parameters() if id(p) not in moved}
+    frozen = {
+        n: p for n, p in run.experiment.adapters.model.named_parameters() if id(p) not in moved
+    }
     original = dict(fresh.net.named_parameters())
     assert all(torch.equal(parameter, original[name]) for name, parameter in frozen.items())
     buffers = dict(fresh.net.named_buffers())
-    assert all(torch.equal(b, buffers[name]) for name, b in run.experiment.adapters.model.named_buffers())
+    assert all(
+        torch.equal(b, buffers[name]) for name, b in run.experiment.adapters.model.named_buffers()
+    )
 
 
 def test_a_run_leaves_the_full_record(pair, run):
@@ -130,14 +156,23 @@ def test_a_run_leaves_the_full_record(pair, run):
     record, report = read_record(run.folder), run.experiment.adapters.report()
     assert record == run.record
     chosen = record.run
-    assert (chosen.adapter, chosen.model, chosen.task, chosen.trained) == (adapter, model, "lexicon", True)
+    assert (chosen.adapter, chosen.model, chosen.task, chosen.trained) == (
+        adapter,
+        model,
+        "lexicon",
+        True,
+    )
     assert (record.parameters.adapter, record.parameters.head) == (report.adapter, report.head)
-    assert set(record.scores) == {f"{s}/{m}" for s in ("validation", "test") for m in ("loss", "accuracy")}
+    assert set(record.scores) == {
+        f"{s}/{m}" for s in ("validation", "test") for m in ("loss", "accuracy")
+    }
     assert record.monitor == "validation/accuracy"
     assert (record.training.epochs, record.training.steps) == (3, 9)
     best = record.training.history[record.training.best_epoch]
     assert record.scores["validation/accuracy"] == best["validation/accuracy"]
-    assert best["validation/accuracy"] == max(row["validation/accuracy"] for row in record.training.history)
+    assert best["validation/accuracy"] == max(
+        row["validation/accuracy"] for row in record.training.history
+    )
 
     config = yaml.safe_load((run.folder / "config.yaml").read_text())
     assert config == record.config
@@ -150,8 +185,15 @@ def test_a_run_leaves_the_full_record(pair, run):
 
 def test_the_files_hold_exactly_what_trained(run):
     folder, adapters = run.folder / "adapter", run.experiment.adapters
-    assert sorted(file.name for file in folder.iterdir()) == ["adapter.json", "adapter.safetensors", "head.safetensors"]
-    held = {"adapter.safetensors": adapters.adapter_parameters(), "head.safetensors": adapters.head_parameters()}
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "adapter.json",
+        "adapter.safetensors",
+        "head.safetensors",
+    ]
+    held = {
+        "adapter.safetensors": adapters.adapter_parameters(),
+        "head.safetensors": adapters.head_parameters(),
+    }
     for name, parameters in held.items():
         tensors = load_file(folder / name)
         assert set(tensors) == set(parameters)
@@ -177,7 +219,11 @@ def test_the_head_can_stay_out_of_a_load(pair, run, adapted):
     adapter, model = pair
     fresh = adapted(model, adapter)
     head = values(fresh.adapters.head_parameters())
-    checkpoint.load(fresh.adapters, run.folder / "adapter", fingerprint=fresh.backbone.fingerprint, head=False)
+    checkpoint.load(
+        fresh.adapters, run.folder / "adapter", fingerprint=fresh.backbone.fingerprint, head=False
+    )
     assert all(torch.equal(head[name], p) for name, p in fresh.adapters.head_parameters().items())
     trained = run.experiment.adapters.adapter_parameters()
-    assert all(torch.equal(trained[name], p) for name, p in fresh.adapters.adapter_parameters().items())
+    assert all(
+        torch.equal(trained[name], p) for name, p in fresh.adapters.adapter_parameters().items()
+    )

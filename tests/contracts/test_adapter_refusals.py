@@ -13,9 +13,15 @@ from safetensors.torch import load_file, save_file
 from rlora.adapters import checkpoint
 from rlora.adapters.base import Regenerated
 
-ADAPTERS = sorted(file.stem for file in (Path(__file__).parents[2] / "conf" / "adapter").glob("*.yaml"))
+ADAPTERS = sorted(
+    file.stem for file in (Path(__file__).parents[2] / "conf" / "adapter").glob("*.yaml")
+)
 MODEL = "tiny_encoder"
-OTHER_WORDS = {"basis": ("hadamard", "normal"), "transform": ("fastfood",), "scaling": ("alpha/(r sqrt(n))",)}
+OTHER_WORDS = {
+    "basis": ("hadamard", "normal"),
+    "transform": ("fastfood",),
+    "scaling": ("alpha/(r sqrt(n))",),
+}
 OTHER_WORDS["config"] = ({"peft_type": "LORA", "r": 4},)
 
 
@@ -87,7 +93,10 @@ def altered(made):
         elif isinstance(value, int | float):
             yield option.name, value // 2 if isinstance(value, int) else value / 2
         else:
-            yield option.name, next(word for word in OTHER_WORDS[option.name] if takes(method, option.name, word))
+            yield (
+                option.name,
+                next(word for word in OTHER_WORDS[option.name] if takes(method, option.name, word)),
+            )
 
 
 def takes(method, option, word):
@@ -99,13 +108,17 @@ def takes(method, option, word):
 
 
 def regenerates(made):
-    return any(isinstance(module, Regenerated) and module.regenerated for module in made.net.modules())
+    return any(
+        isinstance(module, Regenerated) and module.regenerated for module in made.net.modules()
+    )
 
 
 def test_the_right_one_loads(adapter, adapted, saved):
     made = adapted(MODEL, adapter)
     checkpoint.load(made.adapters, saved(adapter), fingerprint=made.backbone.fingerprint)
-    held = load_file(saved(adapter) / checkpoint.ADAPTER_FILE) | load_file(saved(adapter) / checkpoint.HEAD_FILE)
+    held = load_file(saved(adapter) / checkpoint.ADAPTER_FILE) | load_file(
+        saved(adapter) / checkpoint.HEAD_FILE
+    )
     trained = made.adapters.adapter_parameters() | made.adapters.head_parameters()
     assert all(torch.equal(held[name], trained[name]) for name in held)
     assert len(held) == len(trained)
@@ -221,7 +234,9 @@ def test_other_names_and_shapes(adapter, adapted, copied):
     assert "shape" in refused(made, copied)
 
 
-@pytest.mark.parametrize("name", [checkpoint.ADAPTER_FILE, checkpoint.HEAD_FILE, checkpoint.MANIFEST])
+@pytest.mark.parametrize(
+    "name", [checkpoint.ADAPTER_FILE, checkpoint.HEAD_FILE, checkpoint.MANIFEST]
+)
 def test_a_missing_file(adapter, adapted, copied, name):
     (copied / name).unlink()
     assert name in refused(adapted(MODEL, adapter), copied)
@@ -238,7 +253,9 @@ only_lora = pytest.mark.parametrize("adapter", ["lora"], indirect=True)
 
 @only_lora
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", "{}", '{"format": 2}', '{"format": "1"}'], ids=["empty", "cut", *"abcde"]
+    "text",
+    ["", "{", "[]", "null", "{}", '{"format": 2}', '{"format": "1"}'],
+    ids=["empty", "cut", *"abcde"],
 )
 def test_a_card_that_is_none(adapter, adapted, copied, text):
     (copied / checkpoint.MANIFEST).write_text(text)
@@ -247,7 +264,8 @@ def test_a_card_that_is_none(adapter, adapted, copied, text):
 
 @only_lora
 @pytest.mark.parametrize(
-    ("key", "value"), [("backbone", None), ("backbone", "bert"), ("method", None), ("method", [1]), ("method", {})]
+    ("key", "value"),
+    [("backbone", None), ("backbone", "bert"), ("method", None), ("method", [1]), ("method", {})],
 )
 def test_a_card_with_a_wrong_entry(adapter, adapted, copied, key, value):
     card = json.loads((copied / checkpoint.MANIFEST).read_text())
@@ -266,5 +284,7 @@ def test_a_card_of_a_later_format(adapter, adapted, copied):
 def test_a_card_without_an_entry(adapter, adapted, copied):
     card = json.loads((copied / checkpoint.MANIFEST).read_text())
     for key in ("backbone", "method", "random_structure"):
-        (copied / checkpoint.MANIFEST).write_text(json.dumps({k: value for k, value in card.items() if k != key}))
+        (copied / checkpoint.MANIFEST).write_text(
+            json.dumps({k: value for k, value in card.items() if k != key})
+        )
         refused(adapted(MODEL, adapter), copied)

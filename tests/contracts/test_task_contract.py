@@ -52,7 +52,9 @@ def perfect(task):
     if task.head()["kind"] == "regression":
         return SimpleNamespace(logits=labels(task)[:, None])
     classes = WORDS if writes(task) else task.head()["num_labels"]
-    return SimpleNamespace(logits=20.0 * torch.nn.functional.one_hot(labels(task).clamp_min(0), classes).float())
+    return SimpleNamespace(
+        logits=20.0 * torch.nn.functional.one_hot(labels(task).clamp_min(0), classes).float()
+    )
 
 
 def test_it_is_a_task_with_its_name(task, name):
@@ -85,7 +87,9 @@ def test_loss_decode_and_metrics_fit(task):
     assert (loss.shape, loss.dtype) == ((), torch.float32)
     assert loss.isfinite()
     assert predicted.shape == ((ROWS, TOKENS, WORDS) if writes(task) else (ROWS,))
-    assert predicted.dtype == (torch.int64 if task.head()["kind"] == "classification" else torch.float32)
+    assert predicted.dtype == (
+        torch.int64 if task.head()["kind"] == "classification" else torch.float32
+    )
     metrics = task.new_metrics()
     metrics.update(predicted, batch["labels"])
     assert all(score.isfinite() for score in metrics.compute().values())
@@ -98,7 +102,9 @@ def test_a_perfect_answer_scores_best(task):
     assert float(metrics.compute()[task.monitor]) == pytest.approx(1.0)
     assert task.mode == ("min" if writes(task) else "max")
     smoothing = getattr(task, "label_smoothing", 0.0)
-    smallest = smoothing * 20.0 * (WORDS - 1) / WORDS  # the smoothed share of the other words, each e^-20
+    smallest = (
+        smoothing * 20.0 * (WORDS - 1) / WORDS
+    )  # the smoothed share of the other words, each e^-20
     assert float(task.loss(perfect(task), batch)) == pytest.approx(smallest, abs=1e-6)
     if not smoothing:
         assert float(task.loss(outputs(task), batch)) > 0.1

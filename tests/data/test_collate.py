@@ -16,7 +16,9 @@ from rlora.data.tokenize import Tokens
 def split():
     lengths = np.random.default_rng(0).integers(1, 12, size=50)
     ids = np.arange(lengths.sum(), dtype=np.int32) % 97
-    return EncodedSplit(Tokens(ids, np.concatenate([[0], lengths.cumsum()]), None), np.arange(50) % 2)
+    return EncodedSplit(
+        Tokens(ids, np.concatenate([[0], lengths.cumsum()]), None), np.arange(50) % 2
+    )
 
 
 @pytest.fixture
@@ -27,7 +29,9 @@ def machine(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
         monkeypatch.setattr(os, "cpu_count", lambda: 64 if affinity else processors)
         if affinity:
-            monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(processors)), raising=False)
+            monkeypatch.setattr(
+                os, "sched_getaffinity", lambda _: set(range(processors)), raising=False
+            )
         else:
             monkeypatch.delattr(os, "sched_getaffinity", raising=False)
 
@@ -82,5 +86,7 @@ def test_every_task_leaves_the_number_to_the_machine(compose, root):
 
 
 def test_the_module_asks_once(split, monkeypatch):
-    monkeypatch.setattr(module, "default_workers", lambda: pytest.fail("asked in spite of a number"))
+    monkeypatch.setattr(
+        module, "default_workers", lambda: pytest.fail("asked in spite of a number")
+    )
     make_loader(split, EvalBatchSampler(split.tokens.lengths, 8), Padding(0), num_workers=0, seed=0)

@@ -41,7 +41,10 @@ def test_rows_go_with_the_sentences_that_hold_them():
 
 
 def test_without_containment_rows_that_share_a_text_are_one_group():
-    found = [own.tolist() for own in owners([("a", "b"), ("c", "a"), ("d", "e")], [0, 1], contained=False)]
+    found = [
+        own.tolist()
+        for own in owners([("a", "b"), ("c", "a"), ("d", "e")], [0, 1], contained=False)
+    ]
     assert found[0] == found[1] != found[2]
 
 
@@ -55,7 +58,10 @@ def test_parts_share_no_group_and_leave_out_only_what_lies_between(seed):
     rng = np.random.default_rng(seed)
     groups = [np.unique(rng.integers(0, 60, size=rng.integers(1, 3))) for _ in range(400)]
     parts = deal(groups, {"prior": 0.5, "rest": 0.4, "validation": 0.1}, seed)
-    held = {name: set(np.concatenate([groups[row] for row in rows]).tolist()) for name, rows in parts.items()}
+    held = {
+        name: set(np.concatenate([groups[row] for row in rows]).tolist())
+        for name, rows in parts.items()
+    }
     for one, other in itertools.combinations(held, 2):
         assert held[one].isdisjoint(held[other])
     taken = set(np.concatenate(list(parts.values())).tolist())
@@ -68,7 +74,10 @@ def test_shares_are_kept_and_the_seed_decides():
     groups = [np.array([row // 2]) for row in range(1000)]
     parts = deal(groups, {"prior": 0.5, "rest": 0.25, "validation": 0.25}, 0)
     assert [len(rows) for rows in parts.values()] == pytest.approx([500, 250, 250], abs=4)
-    again, other = deal(groups, {"prior": 0.5, "rest": 0.5}, 0), deal(groups, {"prior": 0.5, "rest": 0.5}, 1)
+    again, other = (
+        deal(groups, {"prior": 0.5, "rest": 0.5}, 0),
+        deal(groups, {"prior": 0.5, "rest": 0.5}, 1),
+    )
     assert not np.array_equal(again["prior"], other["prior"])
     assert np.array_equal(again["prior"], deal(groups, {"prior": 0.5, "rest": 0.5}, 0)["prior"])
 
@@ -90,7 +99,10 @@ def test_one_row_of_each_group():
 @pytest.mark.parametrize("part", ["prior", "rest"])
 def test_a_task_trains_on_its_part_alone(compose, part):
     texts = [(f"word{row} and more",) for row in range(300)]
-    read = {"train": Examples(texts, [row % 2 for row in range(300)]), "test": Examples([("x",)], [0])}
+    read = {
+        "train": Examples(texts, [row % 2 for row in range(300)]),
+        "test": Examples([("x",)], [0]),
+    }
     whole = division(compose, "sst2").of(read)
     assert whole.parts == {}
     divided = division(compose, "sst2", part=part).of(read)
@@ -105,7 +117,10 @@ def test_a_task_trains_on_its_part_alone(compose, part):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"part": "posterior"}, r"task\.part=posterior is unknown; set task\.part to prior, rest or null"),
+        (
+            {"part": "posterior"},
+            r"task\.part=posterior is unknown; set task\.part to prior, rest or null",
+        ),
         ({"part": "rest", "prior_fraction": 1.0}, r"task\.prior_fraction=1\.0 must lie strictly"),
         ({"part": "rest", "shots": 16}, r"task\.part=rest and task\.shots=16 each choose"),
     ],
@@ -118,7 +133,9 @@ def test_settings_that_do_not_fit_are_refused(compose, changes, told):
 @pytest.mark.data
 def test_no_row_of_sst2_lies_inside_a_row_of_another_part(compose):
     task = build(compose("task=sst2").config["task"], part="rest")
-    divided = {part: build(compose("task=sst2").config["task"], part=part) for part in ("prior", "rest")}
+    divided = {
+        part: build(compose("task=sst2").config["task"], part=part) for part in ("prior", "rest")
+    }
     read = task.read()
     splits = {part: one.division().of(read).splits for part, one in divided.items()}
     parts = {name: [words(text) for (text,) in splits[name]["train"].texts] for name in splits}
@@ -127,6 +144,8 @@ def test_no_row_of_sst2_lies_inside_a_row_of_another_part(compose):
     assert total > 0.9 * len(read["train"])
     assert len(parts["rest"]) > 25_000
     for name, rows in parts.items():
-        inside = {row[i:j] for row in rows for i in range(len(row)) for j in range(i + 1, len(row) + 1)}
+        inside = {
+            row[i:j] for row in rows for i in range(len(row)) for j in range(i + 1, len(row) + 1)
+        }
         for other in parts:
             assert other == name or not any(row in inside for row in parts[other])

@@ -21,7 +21,9 @@ def tokens(*rows):
 
 @pytest.fixture
 def sequences():
-    return Sequences(tokens([1, 2, 3], [4], []), tokens([5, 6], [7], [8, 8, 8]), Layout((0,), (END,), END), 8)
+    return Sequences(
+        tokens([1, 2, 3], [4], []), tokens([5, 6], [7], [8, 8, 8]), Layout((0,), (END,), END), 8
+    )
 
 
 def test_each_input_has_the_token_that_follows_and_the_prompt_none(sequences):
@@ -30,7 +32,11 @@ def test_each_input_has_the_token_that_follows_and_the_prompt_none(sequences):
     assert row["labels"].tolist() == [IGNORED] * 4 + [5, 6, END]
     assert sequences[2]["input_ids"].tolist() == [0, END, 8, 8, 8]
     assert sequences[2]["labels"].tolist() == [IGNORED, 8, 8, 8, END]
-    assert sequences.lengths.tolist() == [len(sequences[i]["input_ids"]) for i in range(3)] == [7, 4, 5]
+    assert (
+        sequences.lengths.tolist()
+        == [len(sequences[i]["input_ids"]) for i in range(3)]
+        == [7, 4, 5]
+    )
 
 
 def test_a_long_text_is_cut_and_its_end_token_with_it():
@@ -59,7 +65,9 @@ def test_packing_loses_no_token(sequences):
     assert batch["input_ids"].shape == (2, 12)  # 7 + 5, and 4
     assert int(batch["tokens"]) == 16
     padded = Padded(token=77)(rows)
-    assert sorted(batch["labels"][batch["labels"] >= 0]) == sorted(padded["labels"][padded["labels"] >= 0])
+    assert sorted(batch["labels"][batch["labels"] >= 0]) == sorted(
+        padded["labels"][padded["labels"] >= 0]
+    )
     assert batch["position_ids"].tolist() == [[*range(7), *range(5)], [*range(4), *range(8)]]
 
 
@@ -77,7 +85,13 @@ def test_bins_hold_each_item_once_and_no_more_than_fits(seed):
     "config",
     [
         GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=64, vocab_size=50),
-        LlamaConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=50),
+        LlamaConfig(
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=32,
+            vocab_size=50,
+        ),
     ],
     ids=["gpt2", "llama"],
 )
@@ -105,5 +119,11 @@ def test_packed_examples_do_not_see_each_other(config, attention):
 
 def test_the_layout_is_read_off_the_tokenizer():
     tokenizer = byte_tokenizer()  # puts [CLS] before a text, and has [SEP] to end it
-    assert Layout.of(tokenizer, parted=False) == Layout((tokenizer.cls_token_id,), (), tokenizer.sep_token_id)
-    assert Layout.of(tokenizer, parted=True).before([7]) == [tokenizer.cls_token_id, 7, tokenizer.sep_token_id]
+    assert Layout.of(tokenizer, parted=False) == Layout(
+        (tokenizer.cls_token_id,), (), tokenizer.sep_token_id
+    )
+    assert Layout.of(tokenizer, parted=True).before([7]) == [
+        tokenizer.cls_token_id,
+        7,
+        tokenizer.sep_token_id,
+    ]

@@ -60,13 +60,21 @@ def test_skip_starts_later_once():
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_share_an_epoch(world):
-    samplers = [TrainBatchSampler(LENGTHS, 16, seed=0, rank=rank, world_size=world) for rank in range(world)]
+    samplers = [
+        TrainBatchSampler(LENGTHS, 16, seed=0, rank=rank, world_size=world) for rank in range(world)
+    ]
     ranks = [epoch(sampler, 1) for sampler in samplers]
-    assert {len(batches) for batches in ranks} == {62 // world} == {len(sampler) for sampler in samplers}
+    assert (
+        {len(batches) for batches in ranks}
+        == {62 // world}
+        == {len(sampler) for sampler in samplers}
+    )
     rows = [row for batches in ranks for batch in batches for row in batch]
     assert len(rows) == len(set(rows)) == 62 // world * world * 16
     one = epoch(TrainBatchSampler(LENGTHS, 16, seed=0), 1)
-    assert [batch for step in zip(*ranks, strict=True) for batch in step] == one[: 62 // world * world]
+    assert [batch for step in zip(*ranks, strict=True) for batch in step] == one[
+        : 62 // world * world
+    ]
 
 
 def test_errors():

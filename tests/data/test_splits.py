@@ -38,9 +38,14 @@ def test_few_shot_is_balanced_disjoint_and_seeded():
     labels = [row % 3 for row in range(99)]
     train, validation = few_shot_rows(labels, 8, 13)
     assert not set(train) & set(validation)
-    assert [sorted(labels[row] for row in rows) for rows in (train, validation)] == [sorted([0, 1, 2] * 8)] * 2
+    assert [sorted(labels[row] for row in rows) for rows in (train, validation)] == [
+        sorted([0, 1, 2] * 8)
+    ] * 2
     assert few_shot_rows(labels, 8, 13) == (train, validation) != few_shot_rows(labels, 8, 21)
-    with pytest.raises(ValueError, match=r"task\.shots=17 needs 34 .* class \d has 33; set task\.shots to at most 16"):
+    with pytest.raises(
+        ValueError,
+        match=r"task\.shots=17 needs 34 .* class \d has 33; set task\.shots to at most 16",
+    ):
         few_shot_rows(labels, 17, 13)
 
 
@@ -50,7 +55,9 @@ def test_a_sample_is_seeded_sorted_and_nested():
     assert set(small) < set(large)
     assert list(sample(100, 10, 21)) != list(small)
     assert list(sample(5, 5, 0)) == [0, 1, 2, 3, 4]
-    with pytest.raises(ValueError, match=r"task\.train_examples=6 is more than the 5 training rows"):
+    with pytest.raises(
+        ValueError, match=r"task\.train_examples=6 is more than the 5 training rows"
+    ):
         sample(5, 6, 0)
 
 
@@ -58,4 +65,8 @@ def test_digests_tell_fields_and_labels_apart():
     assert Examples([("ab", "c")]).text_digest != Examples([("a", "bc")]).text_digest
     first, second = Examples([("a",)], [0]), Examples([("a",)], [1])
     assert first.text_digest == second.text_digest
-    assert fingerprint({"train": first}) != fingerprint({"train": second}) != fingerprint({"test": second})
+    assert (
+        fingerprint({"train": first})
+        != fingerprint({"train": second})
+        != fingerprint({"test": second})
+    )

@@ -12,12 +12,16 @@ from rlora.data.collate import EncodedSplit, Padding
 from rlora.data.examples import Examples
 from rlora.data.tokenize import cached_tokens, tokenizer_identity
 
-PAIRS = Examples([(f"the cat number {i} sat " + "down " * (i % 7), f"on mat {i}") for i in range(50)], [0] * 50)
+PAIRS = Examples(
+    [(f"the cat number {i} sat " + "down " * (i % 7), f"on mat {i}") for i in range(50)], [0] * 50
+)
 
 
 def cached(examples, tokenizer, folder, max_length=32):
     identity = tokenizer_identity(tokenizer)
-    return cached_tokens(examples, tokenizer, identity=identity, max_length=max_length, label="t", cache_dir=folder)
+    return cached_tokens(
+        examples, tokenizer, identity=identity, max_length=max_length, label="t", cache_dir=folder
+    )
 
 
 @pytest.fixture
@@ -52,7 +56,9 @@ def test_a_damaged_file_is_rebuilt(tokenizer, tmp_path, count, caplog, damage):
     (path,) = tmp_path.iterdir()
     data = bytearray(path.read_bytes())
     flipped = bytes(data[:-3]) + bytes([data[-3] ^ 1]) + bytes(data[-2:])
-    path.write_bytes({"truncated": bytes(data[:-9]), "flipped": flipped, "empty": b"", "junk": b"x" * 99}[damage])
+    path.write_bytes(
+        {"truncated": bytes(data[:-9]), "flipped": flipped, "empty": b"", "junk": b"x" * 99}[damage]
+    )
     with caplog.at_level(logging.WARNING):
         again = cached(PAIRS, tokenizer, tmp_path)
     assert len(count) == 2
@@ -81,7 +87,9 @@ def test_a_full_disk_does_not_stop_the_run(tokenizer, tmp_path, monkeypatch, cap
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("examples", [PAIRS, Examples([(f"word {'long ' * (i % 9)}",) for i in range(20)])])
+@pytest.mark.parametrize(
+    "examples", [PAIRS, Examples([(f"word {'long ' * (i % 9)}",) for i in range(20)])]
+)
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_batches_equal_direct_tokenizing(tokenizer, tmp_path, examples, side):
     split = EncodedSplit(cached(examples, tokenizer, tmp_path, 14), examples.label_array(2))
@@ -90,7 +98,12 @@ def test_batches_equal_direct_tokenizing(tokenizer, tmp_path, examples, side):
     batch = padding([split[row] for row in rows])
     fields = [list(column) for column in zip(*(examples.texts[row] for row in rows), strict=True)]
     wanted = tokenizer(
-        *fields, truncation=True, max_length=14, padding="longest", padding_side=side, return_tensors="pt"
+        *fields,
+        truncation=True,
+        max_length=14,
+        padding="longest",
+        padding_side=side,
+        return_tensors="pt",
     )
     for name, tensor in wanted.items():
         assert batch[name].dtype == torch.int64

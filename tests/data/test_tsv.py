@@ -7,11 +7,15 @@ from rlora.data.tsv import class_label, read_tsv, score_label
 HEADER = "index\ttext\tlabel\n"
 
 
-def read(tmp_path, content, *, text=("text",), label="label", header=True, parse=None, incomplete="error"):
+def read(
+    tmp_path, content, *, text=("text",), label="label", header=True, parse=None, incomplete="error"
+):
     path = tmp_path / "rows.tsv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     parse = parse or class_label(["no", "yes"])
-    return read_tsv(path, text=text, label=label, header=header, parse_label=parse, incomplete_rows=incomplete)
+    return read_tsv(
+        path, text=text, label=label, header=header, parse_label=parse, incomplete_rows=incomplete
+    )
 
 
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
@@ -36,7 +40,10 @@ def test_positions_without_header(tmp_path):
         (HEADER + "0\ta\tb\tyes\n", "line 2: 4 columns, expected 3"),
         (HEADER + "0\ta\tmaybe\n", "line 2: label 'maybe', expected one of ['no', 'yes']"),
         (HEADER + "0\ta\tyes\n1\t \tno\n", "line 3: an empty text column"),
-        ("index\tsentence\tlabel\n0\ta\tyes\n", "line 1: has the columns ['index', 'sentence', 'label'], expected"),
+        (
+            "index\tsentence\tlabel\n0\ta\tyes\n",
+            "line 1: has the columns ['index', 'sentence', 'label'], expected",
+        ),
         (HEADER, "holds no rows"),
         ("", "line 1: has the columns"),
     ],
@@ -49,7 +56,9 @@ def test_malformed_rows_are_named(tmp_path, content, message):
 
 @pytest.mark.parametrize("score", ["5.1", "-0.1", "nan", "five", ""])
 def test_score_out_of_range(tmp_path, score):
-    with pytest.raises(ValueError, match=re.escape(f"line 3: score {score!r}, expected a number from 0 to 5")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"line 3: score {score!r}, expected a number from 0 to 5")
+    ):
         read(tmp_path, f"text\tlabel\na\t5.000\nb\t{score}\n", parse=score_label(0.0, 5.0))
 
 
@@ -57,4 +66,9 @@ def test_incomplete_rows_can_be_skipped_but_not_in_unlabeled_files(tmp_path, cap
     content = HEADER + "0\ta\tyes\n1\tb\n2\t\tno\n3\tc\tno\n"
     assert read(tmp_path, content, incomplete="skip").texts == [("a",), ("c",)]
     assert "2 incomplete rows are left out" in caplog.text
-    assert read(tmp_path, content, label=None, incomplete="skip").texts == [("a",), ("b",), ("",), ("c",)]
+    assert read(tmp_path, content, label=None, incomplete="skip").texts == [
+        ("a",),
+        ("b",),
+        ("",),
+        ("c",),
+    ]

@@ -9,7 +9,9 @@ import torch
 @pytest.mark.cli  # a long one: it begins early
 @pytest.mark.filterwarnings("ignore")
 def test_every_block_runs_in_order(root):
-    blocks = re.findall(r"```python\n(.*?)```", (root / "docs" / "python.md").read_text(), flags=re.DOTALL)
+    blocks = re.findall(
+        r"```python\n(.*?)```", (root / "docs" / "python.md").read_text(), flags=re.DOTALL
+    )
     assert len(blocks) >= 9
     names: dict = {}
     losses = []
@@ -22,5 +24,9 @@ def test_every_block_runs_in_order(root):
     assert not any("lora" in name for name in merged.state_dict())
     with torch.no_grad():
         found = merged(**names["batch"]).logits
-        reread = type(merged).from_pretrained(names["folder"].with_name("merged"))(**names["batch"]).logits
+        reread = (
+            type(merged)
+            .from_pretrained(names["folder"].with_name("merged"))(**names["batch"])
+            .logits
+        )
     torch.testing.assert_close(found, reread, rtol=1e-4, atol=1e-5)

@@ -14,7 +14,9 @@ PLACEHOLDERS = {"OPTIONS"}  # of a table below the command
 def commands(file):
     lines = file.read_text().replace("\\\n", " ").splitlines()
     return [
-        shlex.split(line, comments=True)[2:] for line in map(str.strip, lines) if line.startswith("python train.py")
+        shlex.split(line, comments=True)[2:]
+        for line in map(str.strip, lines)
+        if line.startswith("python train.py")
     ]
 
 
@@ -34,7 +36,11 @@ def test_every_command_composes(root, compose):
 def test_the_python_example_runs(root):
     (block,) = re.findall(r"```python\n(.*?)```", (root / README).read_text(), flags=re.DOTALL)
     config = transformers.BertConfig(
-        vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48
+        vocab_size=50,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=48,
     )
     names = {
         "model": transformers.BertForSequenceClassification(config),

@@ -14,7 +14,9 @@ FEW = ["certificate.draws=200", "certificate.rows_per_draw=7", "certify=true"]
 POSTERIOR = ["adapter.rank=2", "regularizer=pac_bayes"]
 SPLIT = [*POSTERIOR, "regularizer.prior=split", "task.batch_size=10"]
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:The number of training batches", "ignore:The dirpath has changed", "ignore:Total length of `list`"
+    "ignore:The number of training batches",
+    "ignore:The dirpath has changed",
+    "ignore:Total length of `list`",
 )
 
 
@@ -38,7 +40,9 @@ def test_the_report_is_complete_and_consistent(certified):
     assert found["rival"]["error"] < found["rival"]["bound"]
     assert found["gap"] == found["bound"] - found["rival"]["bound"]
     assert set(found["test"]["test"]) == {"mean", "posterior"}
-    assert found["test"]["test"]["mean"] == pytest.approx(1 - read_record(certified).scores["test/accuracy"])
+    assert found["test"]["test"]["mean"] == pytest.approx(
+        1 - read_record(certified).scores["test/accuracy"]
+    )
     assert found["kl"] > 0
     assert found["prior"]["kind"] == "learned"
 
@@ -52,7 +56,9 @@ def test_the_prior_is_a_run_of_its_own_on_the_other_part(certified):
     assert (certified / "prior" / "adapter").is_dir()
 
 
-def test_a_finished_run_is_certified_afterwards_with_the_same_numbers(certified, tiny_run, tmp_path):
+def test_a_finished_run_is_certified_afterwards_with_the_same_numbers(
+    certified, tiny_run, tmp_path
+):
     tiny_run("train=false", f"ckpt_path='{certified}'", *FEW, folder=tmp_path)
     assert read_record(tmp_path).certificate == read_record(certified).certificate
 
@@ -69,7 +75,13 @@ def test_a_prior_without_data_certifies_all_rows_and_names_no_rival(tiny_run, tm
 
 
 def test_a_prior_of_another_run_is_taken(certified, tiny_run, tmp_path):
-    tiny_run(*POSTERIOR, f"regularizer.prior='{certified / 'prior'}'", "task.batch_size=10", *FEW, folder=tmp_path)
+    tiny_run(
+        *POSTERIOR,
+        f"regularizer.prior='{certified / 'prior'}'",
+        "task.batch_size=10",
+        *FEW,
+        folder=tmp_path,
+    )
     assert read_record(tmp_path).certificate["rival"] == read_record(certified).certificate["rival"]
     assert not (tmp_path / "prior").exists()
 
@@ -81,12 +93,18 @@ def test_a_finished_prior_is_not_learned_again(certified, tiny_run):
 
 
 def test_the_risk_is_the_mean_error_of_its_draws(tiny_experiment, tmp_path):
-    experiment = tiny_experiment(*POSTERIOR, "adapter=lora", "regularizer.sigma_head=0.5", folder=tmp_path)
+    experiment = tiny_experiment(
+        *POSTERIOR, "adapter=lora", "regularizer.sigma_head=0.5", folder=tmp_path
+    )
     experiment.run()
     module, options = experiment.module, CertificateOptions(draws=8, rows_per_draw=15)
     trainer = experiment.trainer
     certification = Certification(
-        module, options, device=torch.device("cpu"), precision=trainer.precision_plugin, console=experiment.console
+        module,
+        options,
+        device=torch.device("cpu"),
+        precision=trainer.precision_plugin,
+        console=experiment.console,
     )
     seeds = []
     drawn = certification._drawn
@@ -113,13 +131,21 @@ def certification_rows(module, rows):
 
 def test_a_prior_that_saw_the_examples_is_refused(tiny_run, tmp_path):
     tiny_run("adapter.rank=2", folder=tmp_path / "whole")
-    with pytest.raises(ValueError, match=r"overlap those to be certified, .* \(there part=None, here part=rest"):
+    with pytest.raises(
+        ValueError, match=r"overlap those to be certified, .* \(there part=None, here part=rest"
+    ):
         tiny_run(*POSTERIOR, f"regularizer.prior='{tmp_path / 'whole'}'", folder=tmp_path / "run")
     assert not (tmp_path / "run" / "results.json").exists()
 
 
 def test_a_rival_of_another_run_stands_in(certified, tiny_experiment, tmp_path):
-    words = [*POSTERIOR, "task.part=rest", "task.batch_size=10", *FEW, f"certificate.rival='{certified / 'prior'}'"]
+    words = [
+        *POSTERIOR,
+        "task.part=rest",
+        "task.batch_size=10",
+        *FEW,
+        f"certificate.rival='{certified / 'prior'}'",
+    ]
     experiment = tiny_experiment(*words, folder=tmp_path)
     experiment.run()
     found, learned = read_record(tmp_path).certificate, read_record(certified).certificate
@@ -128,14 +154,22 @@ def test_a_rival_of_another_run_stands_in(certified, tiny_experiment, tmp_path):
     assert found["gap"] == found["bound"] - found["rival"]["bound"]
     own = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     state = experiment.module.state_dict()
-    assert all(torch.equal(state[key], value) for key, value in own.items()), "the run's own numbers are back"
+    assert all(torch.equal(state[key], value) for key, value in own.items()), (
+        "the run's own numbers are back"
+    )
 
 
 def test_a_rival_that_saw_the_examples_is_refused(tiny_run, tmp_path):
     tiny_run("adapter.rank=2", folder=tmp_path / "whole")
-    with pytest.raises(ValueError, match="the rival was learned on examples that overlap those to be certified"):
-        tiny_run(*POSTERIOR, *FEW, f"certificate.rival='{tmp_path / 'whole'}'", folder=tmp_path / "run")
-    with pytest.raises(ValueError, match=r"certificate\.rival=nowhere is not the folder of a finished run"):
+    with pytest.raises(
+        ValueError, match="the rival was learned on examples that overlap those to be certified"
+    ):
+        tiny_run(
+            *POSTERIOR, *FEW, f"certificate.rival='{tmp_path / 'whole'}'", folder=tmp_path / "run"
+        )
+    with pytest.raises(
+        ValueError, match=r"certificate\.rival=nowhere is not the folder of a finished run"
+    ):
         tiny_run(*POSTERIOR, *FEW, "certificate.rival=nowhere", folder=tmp_path / "run")
     assert not (tmp_path / "run" / "results.json").exists()
 
@@ -159,7 +193,9 @@ def test_a_prior_must_come_from_the_same_division_and_be_chosen_elsewhere():
     check_prior(Rows(part=None, shared=9), {"kind": "start"})
     with pytest.raises(ValueError, match="another division"):
         check_prior(Rows(rest="c"), learned)
-    with pytest.raises(ValueError, match="3 of the rows to be certified are rows of the validation set too"):
+    with pytest.raises(
+        ValueError, match="3 of the rows to be certified are rows of the validation set too"
+    ):
         check_prior(Rows(shared=3), learned)
 
 

@@ -44,7 +44,9 @@ def adapters():
 @pytest.fixture
 def prompts():
     draw = torch.Generator().manual_seed(0)
-    return [torch.randint(4, 200, (length,), generator=draw).tolist() for length in (7, 2, 5, 11, 3)]
+    return [
+        torch.randint(4, 200, (length,), generator=draw).tolist() for length in (7, 2, 5, 11, 3)
+    ]
 
 
 def generator(adapters, **options):
@@ -97,7 +99,9 @@ def test_greedy_texts_are_those_of_one_prompt_at_a_time(adapters, prompts, tmp_p
 
 @pytest.mark.parametrize("size", [1, 16])
 def test_beams_find_what_a_textbook_finds(adapters, prompts, tmp_path, size):
-    written = generator(adapters, batch_size=size, beams=3, length_penalty=0.9).write("test", prompts, tmp_path / "t")
+    written = generator(adapters, batch_size=size, beams=3, length_penalty=0.9).write(
+        "test", prompts, tmp_path / "t"
+    )
     assert written == [beam(adapters.model, prompt, 3, 0.9) for prompt in prompts]
 
 
@@ -114,7 +118,9 @@ def test_the_model_is_left_as_it_was(adapters, prompts, tmp_path):
     generator(adapters).write("test", prompts, tmp_path / "t")
     assert adapters.model.training
     assert not any(wrapper.merged for wrapper in adapters.wrappers)
-    assert all(torch.equal(value, before[name]) for name, value in adapters.model.state_dict().items())
+    assert all(
+        torch.equal(value, before[name]) for name, value in adapters.model.state_dict().items()
+    )
 
 
 def test_a_broken_off_file_is_gone_on_with(adapters, prompts, tmp_path, monkeypatch):
@@ -129,7 +135,9 @@ def test_a_broken_off_file_is_gone_on_with(adapters, prompts, tmp_path, monkeypa
     monkeypatch.setattr(maker, "batch", lambda some: asked.extend(some) or batch(some))
     assert maker.write("test", prompts, file) == whole
     assert len(asked) == len(prompts) - 2
-    assert sorted(json.loads(line)["row"] for line in file.read_text().splitlines()[1:]) == list(range(len(prompts)))
+    assert sorted(json.loads(line)["row"] for line in file.read_text().splitlines()[1:]) == list(
+        range(len(prompts))
+    )
     asked.clear()
     assert maker.write("test", prompts, file) == whole
     assert asked == []
@@ -147,7 +155,9 @@ def test_texts_of_something_else_are_written_anew(adapters, prompts, tmp_path, c
             next(iter(adapters.adapter_parameters().values())).mul_(2)
     options = {"no_repeat_ngram_size": 3} if change == "options" else {}
     asked = prompts[::-1] if change == "prompts" else prompts
-    assert not any("old" in text for text in generator(adapters, **options).write("test", asked, file))
+    assert not any(
+        "old" in text for text in generator(adapters, **options).write("test", asked, file)
+    )
 
 
 def test_what_cannot_be_merged_writes_the_same(adapters, prompts, tmp_path, monkeypatch):

@@ -35,7 +35,11 @@ def corpus(tmp_path_factory):
     folder.mkdir()
     names, foods = ("Aromi", "Bibimbap House", "Cotto", "Eagle"), ("pie", "rice", "pasta")
     rows = [f'"name[{n}], food[{f}]",{n} serves {f}.' for n in names for f in foods]
-    for file, some in {"trainset.csv": rows[:8], "devset.csv": rows[8:10], "testset_w_refs.csv": rows[10:]}.items():
+    for file, some in {
+        "trainset.csv": rows[:8],
+        "devset.csv": rows[8:10],
+        "testset_w_refs.csv": rows[10:],
+    }.items():
         (folder / file).write_text("\n".join(["mr,ref", *some, ""]))
     return folder
 
@@ -44,7 +48,9 @@ def corpus(tmp_path_factory):
 def start(compose, corpus, tmp_path, cache, monkeypatch):
     """Function of words: run them in a folder of their own; gives the score for a sweeper, and the record."""
     monkeypatch.setenv("RLORA_DATA", str(corpus.parent))
-    monkeypatch.setattr(captions, "installed", lambda: False)  # METEOR's Java takes seconds, and has its own tests
+    monkeypatch.setattr(
+        captions, "installed", lambda: False
+    )  # METEOR's Java takes seconds, and has its own tests
 
     def started(*words, name="run"):
         folder = tmp_path / name
@@ -57,13 +63,17 @@ def start(compose, corpus, tmp_path, cache, monkeypatch):
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_every_adapter_learns_to_write(start, tmp_path, adapter):
-    score, record = start("task=e2e", "model=tiny_decoder", f"adapter={adapter}", "task.decoding.max_new_tokens=4")
+    score, record = start(
+        "task=e2e", "model=tiny_decoder", f"adapter={adapter}", "task.decoding.max_new_tokens=4"
+    )
     assert score == -record.scores["validation/perplexity"]
     assert 0 <= record.scores["test/BLEU"] <= 1
     assert record.reported == "BLEU"
     assert set(record.missing) == {"test/METEOR", "test/ROUGE_L", "test/CIDEr"}
     assert record.parameters.head == 0
-    texts = [json.loads(line) for line in (tmp_path / "run/texts/test.jsonl").read_text().splitlines()]
+    texts = [
+        json.loads(line) for line in (tmp_path / "run/texts/test.jsonl").read_text().splitlines()
+    ]
     assert [line["row"] for line in texts[1:]] in ([0, 1], [1, 0])
     assert (tmp_path / "run/texts/test.tsv").read_text().startswith('"MR"\t"output"\n')
     assert (tmp_path / "run/texts/test-references.txt").is_file()
@@ -81,8 +91,20 @@ def test_packing_trains_alike(start):
 
 
 def test_a_model_is_pretrained_exported_and_adapted(start, tmp_path):
-    small = ("model=gpt2_mini", "model.config.n_embd=32", "model.config.n_layer=1", "model.vocabulary=300")
-    _, first = start("task=e2e_text", *small, "adapter=full", "optimizer.lr=1e-2", "trainer.max_epochs=5", name="lm")
+    small = (
+        "model=gpt2_mini",
+        "model.config.n_embd=32",
+        "model.config.n_layer=1",
+        "model.vocabulary=300",
+    )
+    _, first = start(
+        "task=e2e_text",
+        *small,
+        "adapter=full",
+        "optimizer.lr=1e-2",
+        "trainer.max_epochs=5",
+        name="lm",
+    )
     assert first.scores["test/perplexity"] < 300
     assert "test/BLEU" not in first.scores
     out = tmp_path / "model"
@@ -91,8 +113,12 @@ def test_a_model_is_pretrained_exported_and_adapted(start, tmp_path):
     assert model.transformer.wte.weight.data_ptr() == model.lm_head.weight.data_ptr()
     assert 257 < len(tokenizer) <= 300
     _, again = start("task=e2e_text", *small, f"model.path='{out}'", "train=false", name="again")
-    assert again.scores["test/perplexity"] == pytest.approx(first.scores["test/perplexity"], rel=1e-5)
-    _, adapted = start("task=e2e", *small, f"model.path='{out}'", "adapter=lora", "task.max_length=200", name="e2e")
+    assert again.scores["test/perplexity"] == pytest.approx(
+        first.scores["test/perplexity"], rel=1e-5
+    )
+    _, adapted = start(
+        "task=e2e", *small, f"model.path='{out}'", "adapter=lora", "task.max_length=200", name="e2e"
+    )
     assert adapted.backbone["source"] == f"directory {out}"
 
 
@@ -112,7 +138,9 @@ def test_an_exported_model_answers_as_the_adapted_one(start, compose, tmp_path, 
     adapters = inject(backbone.net, build(config["adapter"]), seed=0)
     checkpoint.load(adapters, tmp_path / "run" / "adapter", fingerprint=backbone.fingerprint)
     found = exported(torch.arange(10)[None]).logits
-    torch.testing.assert_close(found, backbone.net.eval()(torch.arange(10)[None]).logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        found, backbone.net.eval()(torch.arange(10)[None]).logits, rtol=1e-4, atol=1e-5
+    )
     assert (found - plain).abs().max() > 1e-3
 
 
@@ -131,8 +159,16 @@ def test_an_encoder_is_refused(start):
 
 
 @pytest.mark.parametrize("how", ["int8", "nf4"])
-def test_a_quantized_backbone_is_adapted_written_with_resumed_and_exported(start, tmp_path, caplog, how):
-    words = ("task=e2e", "model=tiny_llama", "adapter=rlora", "optimizer.lr=0.05", "task.decoding.max_new_tokens=4")
+def test_a_quantized_backbone_is_adapted_written_with_resumed_and_exported(
+    start, tmp_path, caplog, how
+):
+    words = (
+        "task=e2e",
+        "model=tiny_llama",
+        "adapter=rlora",
+        "optimizer.lr=0.05",
+        "task.decoding.max_new_tokens=4",
+    )
     _, record = start(*words, f"model.quantize={how}")
     _, again = start("train=false", f"ckpt_path='{tmp_path / 'run'}'", name="again")
     assert again.scores["test/BLEU"] == record.scores["test/BLEU"]
@@ -168,7 +204,13 @@ def test_what_cannot_be_is_told(start, words, told):
 
 
 def test_without_training_the_validation_is_scored_too(start):
-    _, record = start("task=e2e", "model=tiny_decoder", "adapter=head", "train=false", "task.decoding.max_new_tokens=4")
+    _, record = start(
+        "task=e2e",
+        "model=tiny_decoder",
+        "adapter=head",
+        "train=false",
+        "task.decoding.max_new_tokens=4",
+    )
     assert record.scores["validation/perplexity"] > 1
     assert record.parameters.adapter == 0
     assert "test/BLEU" in record.scores
@@ -177,11 +219,16 @@ def test_without_training_the_validation_is_scored_too(start):
 def test_a_trained_run_writes_for_rows_from_anywhere(start, tmp_path, capsys):
     start("task=e2e", "model=tiny_decoder", "adapter=vera", "task.decoding.max_new_tokens=6")
     place, out = tmp_path / "mrs.txt", tmp_path / "out.jsonl"
-    mrs = [p["MR"] for p in csv.DictReader((tmp_path / "run/texts/test.tsv").open(), delimiter="\t")]
+    mrs = [
+        p["MR"] for p in csv.DictReader((tmp_path / "run/texts/test.tsv").open(), delimiter="\t")
+    ]
     place.write_text("\n".join(mrs))
     assert predict([f"run={tmp_path / 'run'}", f"input={place}", f"output={out}"]) == 0
     written = [json.loads(line) for line in out.read_text().splitlines()]
-    kept = [json.loads(line) for line in (tmp_path / "run/texts/test.jsonl").read_text().splitlines()[1:]]
+    kept = [
+        json.loads(line)
+        for line in (tmp_path / "run/texts/test.jsonl").read_text().splitlines()[1:]
+    ]
     assert {row["text"] for row in written} == {row["text"] for row in kept}
     place.write_text("no slots here")
     assert predict([f"run={tmp_path / 'run'}", f"input={place}", f"output={out}"]) == 1

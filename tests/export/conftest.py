@@ -13,13 +13,27 @@ from rlora.adapters.rlora import RLoRA
 from rlora.adapters.vera import VeRA
 from rlora.models.random_init import random_model
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+}
 FAMILIES = {
     "bert": {"model_type": "bert", "max_position_embeddings": 64, **SMALL},
     "gpt2": {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64},
-    "llama": {"model_type": "llama", "max_position_embeddings": 64, "num_key_value_heads": 1, **SMALL},
+    "llama": {
+        "model_type": "llama",
+        "max_position_embeddings": 64,
+        "num_key_value_heads": 1,
+        **SMALL,
+    },
 }
-HEADS = {"bert": ["classifier.weight", "classifier.bias"], "gpt2": ["score.weight"], "llama": ["score.weight"]}
+HEADS = {
+    "bert": ["classifier.weight", "classifier.bias"],
+    "gpt2": ["score.weight"],
+    "llama": ["score.weight"],
+}
 METHODS = {
     "lora": LoRA(rank=3, alpha=5),
     "rslora": LoRA(rank=4, alpha=5, rank_stabilized=True),
@@ -56,7 +70,10 @@ def trained(fresh):
         adapters = inject(net, chosen, head=HEADS[family] if kind == "classification" else [])
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
-            for parameter in (*adapters.adapter_parameters().values(), *adapters.head_parameters().values()):
+            for parameter in (
+                *adapters.adapter_parameters().values(),
+                *adapters.head_parameters().values(),
+            ):
                 parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
             logits = net(TOKENS).logits
         return SimpleNamespace(net=net, adapters=adapters, logits=logits)

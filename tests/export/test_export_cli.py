@@ -24,7 +24,12 @@ def runs(tiny_run, tmp_path_factory):
     def folder_of(adapter):
         if adapter not in found:
             found[adapter] = tmp_path_factory.mktemp(adapter) / "run"
-            words = [f"adapter={adapter}", "optimizer.lr=0.02", "trainer.max_epochs=1", *ADAPTERS[adapter]]
+            words = [
+                f"adapter={adapter}",
+                "optimizer.lr=0.02",
+                "trainer.max_epochs=1",
+                *ADAPTERS[adapter],
+            ]
             tiny_run(*words, folder=found[adapter])
         return found[adapter]
 
@@ -34,7 +39,9 @@ def runs(tiny_run, tmp_path_factory):
 def logits(run):
     batch = run.backbone.tokenizer(["good", "so and so"], padding=True, return_tensors="pt")
     with torch.no_grad():
-        return run.backbone.net(**{k: batch[k] for k in ("input_ids", "attention_mask")}).logits, batch
+        return run.backbone.net(
+            **{k: batch[k] for k in ("input_ids", "attention_mask")}
+        ).logits, batch
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
@@ -46,7 +53,9 @@ def test_peft_answers_as_the_run(runs, tmp_path, capsys, adapter):
     sought, batch = logits(run)
     from rlora.config.build import build
 
-    base = build(run.config["model"], kind="classification", num_labels=2, seed=run.config["seed"]).net.eval()
+    base = build(
+        run.config["model"], kind="classification", num_labels=2, seed=run.config["seed"]
+    ).net.eval()
     there = PeftModel.from_pretrained(base, out).eval()
     with torch.no_grad():
         found = there(**{k: batch[k] for k in ("input_ids", "attention_mask")}).logits
@@ -54,7 +63,9 @@ def test_peft_answers_as_the_run(runs, tmp_path, capsys, adapter):
     card = (out / "README.md").read_text()
     assert card.startswith("---\nbase_model:")
     assert f"| test/accuracy | {run.record.scores['test/accuracy']:.4f} |" in card
-    assert json.loads((out / "adapter_config.json").read_text())["modules_to_save"] == ["classifier"]
+    assert json.loads((out / "adapter_config.json").read_text())["modules_to_save"] == [
+        "classifier"
+    ]
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
@@ -103,7 +114,9 @@ def test_what_cannot_be_is_told_and_nothing_is_left(runs, tmp_path, capsys, word
 def test_a_folder_goes_to_the_hub(tmp_path):
     calls = []
     api = SimpleNamespace(
-        create_repo=lambda name, **options: calls.append((name, options)) or SimpleNamespace(repo_id=f"me/{name}"),
+        create_repo=lambda name, **options: (
+            calls.append((name, options)) or SimpleNamespace(repo_id=f"me/{name}")
+        ),
         upload_folder=lambda **options: calls.append(options),
     )
     push(tmp_path, "mine", api=api)
@@ -113,11 +126,15 @@ def test_a_folder_goes_to_the_hub(tmp_path):
     def refuse(*_, **__):
         raise OSError("no route to the hub")
 
-    with pytest.raises(ValueError, match=r"--push-to-hub mine: the hub did not take it \(no route to the hub\)"):
+    with pytest.raises(
+        ValueError, match=r"--push-to-hub mine: the hub did not take it \(no route to the hub\)"
+    ):
         push(tmp_path, "mine", api=SimpleNamespace(create_repo=refuse))
 
 
-def test_a_directory_of_pefts_is_scored_and_trained_on_by_a_run(runs, tiny_experiment, tmp_path, caplog):
+def test_a_directory_of_pefts_is_scored_and_trained_on_by_a_run(
+    runs, tiny_experiment, tmp_path, caplog
+):
     out = tmp_path / "out"
     assert main([str(runs("lora")), "--out", str(out)]) == 0
     words = ("adapter=peft", f"adapter.path='{out}'")

@@ -15,7 +15,11 @@ from rlora.export.peft_randlora import peft_randlora
 
 TOKENS = torch.arange(20).reshape(2, 10) + 5
 FACTORED = ("lora", "rslora", "rlora", "fastfood", "core", "nola", "hadamard", "vera")
-HEADS = {"bert": ["classifier.weight", "classifier.bias"], "gpt2": ["score.weight"], "llama": ["score.weight"]}
+HEADS = {
+    "bert": ["classifier.weight", "classifier.bias"],
+    "gpt2": ["score.weight"],
+    "llama": ["score.weight"],
+}
 TARGETS = [("q", "v"), "all-linear", ("q", "o", "fc1"), ("v", "up", "down")]
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -28,11 +32,19 @@ def written(folder, config, tensors):
 
 
 def fits(family, targets):
-    return {"bert": {"fc1"}, "gpt2": {"fc1"}, "llama": {"up", "down"}}[family] >= set(targets) - {"q", "v", "o"}
+    return {"bert": {"fc1"}, "gpt2": {"fc1"}, "llama": {"up", "down"}}[family] >= set(targets) - {
+        "q",
+        "v",
+        "o",
+    }
 
 
 CASES = [
-    pytest.param(family, targets, id=f"{family}-{'+'.join(targets) if isinstance(targets, tuple) else targets}")
+    pytest.param(
+        family,
+        targets,
+        id=f"{family}-{'+'.join(targets) if isinstance(targets, tuple) else targets}",
+    )
     for family in HEADS
     for targets in TARGETS
     if targets == "all-linear" or fits(family, targets)
@@ -41,7 +53,9 @@ CASES = [
 
 @pytest.mark.parametrize("method", FACTORED)
 @pytest.mark.parametrize(("family", "targets"), CASES)
-def test_peft_loads_it_as_a_lora_with_equal_logits_and_it_comes_back(trained, fresh, tmp_path, family, targets, method):
+def test_peft_loads_it_as_a_lora_with_equal_logits_and_it_comes_back(
+    trained, fresh, tmp_path, family, targets, method
+):
     made = trained(family, method, targets)
     config, tensors = peft_lora(made.adapters, kind="classification", base="")
     assert config["peft_type"] == "LORA"
@@ -55,11 +69,16 @@ def test_peft_loads_it_as_a_lora_with_equal_logits_and_it_comes_back(trained, fr
 
 
 @pytest.mark.parametrize(
-    ("family", "targets"), [("bert", ("q", "v")), ("bert", "all-linear"), ("llama", ("q", "o")), ("gpt2", ["c_attn"])]
+    ("family", "targets"),
+    [("bert", ("q", "v")), ("bert", "all-linear"), ("llama", ("q", "o")), ("gpt2", ["c_attn"])],
 )
-def test_peft_loads_a_randlora_as_its_own_and_it_comes_back(trained, fresh, tmp_path, family, targets):
+def test_peft_loads_a_randlora_as_its_own_and_it_comes_back(
+    trained, fresh, tmp_path, family, targets
+):
     made = trained(family, "randlora", targets)
-    folder = written(tmp_path / "out", *peft_randlora(made.adapters, kind="classification", base=""))
+    folder = written(
+        tmp_path / "out", *peft_randlora(made.adapters, kind="classification", base="")
+    )
     there = PeftModel.from_pretrained(fresh(family), folder).eval()
     torch.testing.assert_close(there(TOKENS).logits, made.logits, rtol=1e-4, atol=1e-5)
     back = fresh(family)
@@ -72,7 +91,9 @@ def test_a_language_model_has_no_head(trained, fresh, tmp_path):
     config, tensors = peft_lora(made.adapters, kind="text", base="gpt2")
     assert config["modules_to_save"] is None
     assert config["task_type"] == "CAUSAL_LM"
-    there = PeftModel.from_pretrained(fresh("gpt2", "text"), written(tmp_path / "out", config, tensors)).eval()
+    there = PeftModel.from_pretrained(
+        fresh("gpt2", "text"), written(tmp_path / "out", config, tensors)
+    ).eval()
     torch.testing.assert_close(there(TOKENS).logits, made.logits, rtol=1e-4, atol=1e-5)
 
 
@@ -128,7 +149,9 @@ def test_full_rank_has_no_factors(trained):
         peft_lora(trained("bert", "randlora").adapters, kind="classification", base="")
 
 
-@pytest.mark.parametrize("kind", ["LORA", "VERA", "RANDLORA", "FOURIERFT", "IA3", "OFT", "LOHA", "C3A", "VBLORA"])
+@pytest.mark.parametrize(
+    "kind", ["LORA", "VERA", "RANDLORA", "FOURIERFT", "IA3", "OFT", "LOHA", "C3A", "VBLORA"]
+)
 def test_what_peft_has_trained_here_peft_loads_elsewhere(fresh, tmp_path, kind):
     options = {
         "VERA": {"r": 4},
@@ -139,9 +162,16 @@ def test_what_peft_has_trained_here_peft_loads_elsewhere(fresh, tmp_path, kind):
         "VBLORA": {"r": 2, "num_vectors": 16, "vector_length": 16},
     }
     net = fresh("bert")
-    adapters = inject(net, Peft({"peft_type": kind, **options.get(kind, {})}, targets=["query"]), head=HEADS["bert"])
+    adapters = inject(
+        net,
+        Peft({"peft_type": kind, **options.get(kind, {})}, targets=["query"]),
+        head=HEADS["bert"],
+    )
     generator = torch.Generator().manual_seed(1)
-    for parameter in (*adapters.adapter_parameters().values(), *adapters.head_parameters().values()):
+    for parameter in (
+        *adapters.adapter_parameters().values(),
+        *adapters.head_parameters().values(),
+    ):
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
     folder = written(tmp_path / "out", *peft_native(adapters, kind="classification", base=""))
     there = PeftModel.from_pretrained(fresh("bert"), folder).eval()

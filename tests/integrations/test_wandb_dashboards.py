@@ -14,7 +14,10 @@ def sections(tmp_path):
     wandb_dashboards.main(["team/rlora", "--out", str(tmp_path / "made.json")])
     made = json.loads((tmp_path / "made.json").read_text())
     assert (made["entity"], made["project"]) == ("team", "rlora")
-    return {each["name"]: each["panels"] for each in made["spec"]["section"]["panel_bank_config"]["sections"]}
+    return {
+        each["name"]: each["panels"]
+        for each in made["spec"]["section"]["panel_bank_config"]["sections"]
+    }
 
 
 def test_there_is_a_section_for_each_question(sections):
@@ -54,8 +57,13 @@ def test_every_number_shown_is_one_that_runs_log(sections, record, compose):
 def test_the_report_holds_the_same_panels():
     blocks = wandb_dashboards.report("team", "rlora").blocks
     grids = [block for block in blocks if type(block).__name__ == "PanelGrid"]
-    ours = [[panel.title for panel in own if hasattr(panel, "title")] for own in wandb_dashboards.panels().values()]
-    assert [[panel.title for panel in grid.panels if hasattr(panel, "title")] for grid in grids] == ours
+    ours = [
+        [panel.title for panel in own if hasattr(panel, "title")]
+        for own in wandb_dashboards.panels().values()
+    ]
+    assert [
+        [panel.title for panel in grid.panels if hasattr(panel, "title")] for grid in grids
+    ] == ours
     assert all(grid.runsets[0].groupby == ["config.adapter"] for grid in grids)
 
 
@@ -69,5 +77,7 @@ def test_wrong_words_and_no_login_end_in_a_sentence(monkeypatch):
 
     monkeypatch.setattr(wandb_dashboards, "workspace", lambda *_: NotLoggedIn())
     monkeypatch.setattr(wandb_dashboards, "report", lambda *_: NotLoggedIn())
-    with pytest.raises(SystemExit, match=r"could not be saved to W&B \(No API key configured.\): see wandb login"):
+    with pytest.raises(
+        SystemExit, match=r"could not be saved to W&B \(No API key configured.\): see wandb login"
+    ):
         wandb_dashboards.main(["team/rlora"])

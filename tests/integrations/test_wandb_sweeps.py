@@ -17,7 +17,13 @@ with warnings.catch_warnings():
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "sweeps").glob("*.yaml"))
 TINY = {"model": "tiny_encoder", "trainer": "cpu", "callbacks": "progress"}
-SMALL = ["trainer.max_epochs=1", "task.train_size=60", "task.batch_size=20", "print_config=false", "task=lexicon"]
+SMALL = [
+    "trainer.max_epochs=1",
+    "task.train_size=60",
+    "task.batch_size=20",
+    "print_config=false",
+    "task=lexicon",
+]
 
 pytestmark = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 
@@ -28,13 +34,18 @@ def read(file):
 
 def first_trial(file):
     """What W&B's engine proposes first, by parameter."""
-    return {name: item["value"] for name, item in sweeps.next_run(sweeps.SweepConfig(read(file)), []).config.items()}
+    return {
+        name: item["value"]
+        for name, item in sweeps.next_run(sweeps.SweepConfig(read(file)), []).config.items()
+    }
 
 
 def words_of(file, trial):
     """The words an agent would run train.py with."""
     command = create_sweep_command(read(file)["command"])
-    args = create_sweep_command_args({"args": {name: {"value": value} for name, value in trial.items()}})
+    args = create_sweep_command_args(
+        {"args": {name: {"value": value} for name, value in trial.items()}}
+    )
     words = []
     for word in command:
         words += args["args_no_hyphens"] if word == "${args_no_hyphens}" else [word]
@@ -53,14 +64,19 @@ def test_every_trial_composes(file, compose):
     """A grid's every option with every other, a search's first trials; keys that a group's options share alone."""
     content = read(file)
     grid = {
-        name: item.get("values", [item.get("value", item.get("min"))]) for name, item in content["parameters"].items()
+        name: item.get("values", [item.get("value", item.get("min"))])
+        for name, item in content["parameters"].items()
     }
-    groups = [name for name in grid if len(grid[name]) > 1 and name in ("task", "adapter", "regularizer")]
+    groups = [
+        name for name in grid if len(grid[name]) > 1 and name in ("task", "adapter", "regularizer")
+    ]
     rest = {name: values[0] for name, values in grid.items() if name not in groups}
     for options in itertools.product(*(grid[name] for name in groups)):
         trial = {**rest, **dict(zip(groups, options, strict=True))}
         found = compose(*words_of(file, trial))
-        assert {name: found.choices[name] for name in groups} == dict(zip(groups, options, strict=True))
+        assert {name: found.choices[name] for name in groups} == dict(
+            zip(groups, options, strict=True)
+        )
         assert found.config["logger"]["wandb"]["mode"] == "online"
 
 
@@ -70,7 +86,10 @@ def test_parameters_never_clash_with_the_logged_config(file, compose):
 
     trial = first_trial(file)
     found = compose(*words_of(file, trial))
-    logged = {**flatten(found.config), **{group: found.choices[group] for group in ("task", "adapter", "regularizer")}}
+    logged = {
+        **flatten(found.config),
+        **{group: found.choices[group] for group in ("task", "adapter", "regularizer")},
+    }
     for name, value in trial.items():
         if name != "experiment":
             assert logged[name] == (pytest.approx(value) if isinstance(value, float) else value)
@@ -79,12 +98,22 @@ def test_parameters_never_clash_with_the_logged_config(file, compose):
 
 @pytest.mark.cli
 def test_the_first_trial_runs_and_scores_its_metric(file, train, tmp_path):
-    trial = {name: value for name, value in first_trial(file).items() if name not in ("task", "experiment")}
+    trial = {
+        name: value
+        for name, value in first_trial(file).items()
+        if name not in ("task", "experiment")
+    }
     words = [f"{name}={value}" for name, value in TINY.items()]
     if any(name.startswith("task.s") for name in trial):
         words += ["task.shots=4"]
         trial = {name: value for name, value in trial.items() if name != "task.shots"}
-    train(*words_of(file, trial), *words, *SMALL, "logger.wandb.mode=offline", f"hydra.run.dir={tmp_path / 'run'}")
+    train(
+        *words_of(file, trial),
+        *words,
+        *SMALL,
+        "logger.wandb.mode=offline",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    )
     record = read_record(tmp_path / "run")
     metric = read(file)["metric"]["name"]
     assert metric in ("final/validation_score", record.monitor)

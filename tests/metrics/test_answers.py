@@ -92,7 +92,9 @@ def test_the_answers_of_gsm8k_are_found_in_their_own_solutions():
     final = [number(row["answer"].rpartition("####")[2]) for row in rows]
     assert len(rows) == 1319
     assert None not in final
-    assert all(is_right(number(row["answer"]), value) for row, value in zip(rows, final, strict=True))
+    assert all(
+        is_right(number(row["answer"]), value) for row, value in zip(rows, final, strict=True)
+    )
 
 
 @pytest.mark.data
@@ -109,5 +111,9 @@ def test_the_answers_of_gsm8k_are_found_in_their_own_solutions():
     ],
 )
 def test_the_written_answers_are_found_in_their_outputs(folder, choices):
-    rows = json.loads((Path(os.environ["RLORA_DATA"]) / "commonsense/llm_adapters" / folder / "test.json").read_text())
+    rows = json.loads(
+        (
+            Path(os.environ["RLORA_DATA"]) / "commonsense/llm_adapters" / folder / "test.json"
+        ).read_text()
+    )
     assert all(choice(row["output"], choices) == row["answer"] for row in rows)

@@ -42,7 +42,10 @@ def test_the_order_is_the_outputs(write):
 
 
 def test_plain_text(write):
-    outputs, references = write("out.txt", "A.\n\nC.\n"), write("refs.txt", "a1\na2\n\nb1\n\nc1\nc2\n")
+    outputs, references = (
+        write("out.txt", "A.\n\nC.\n"),
+        write("refs.txt", "a1\na2\n\nb1\n\nc1\nc2\n"),
+    )
     found, sought = read_pairs(outputs, references)
     assert [row.text for row in found] == ["A.", "", "C."]
     assert sought == [["a1", "a2"], ["b1"], ["c1", "c2"]]
@@ -63,13 +66,21 @@ def test_badly_decoded_characters_are_mended(write):
     ("name", "outputs", "said"),
     [
         ("o.txt", "A.\n", "1 outputs and .* references for 2 segments"),
-        ("o.tsv", "mr\tout\nname[A], area[x]\tA.\n", "no output for 1 of the 2 sources .*name\\[B\\]"),
+        (
+            "o.tsv",
+            "mr\tout\nname[A], area[x]\tA.\n",
+            "no output for 1 of the 2 sources .*name\\[B\\]",
+        ),
         (
             "o.tsv",
             "mr\tout\nname[A], area[x]\tA.\nname[C]\tC.\n",
             "line 3: .* no reference for its source 'name\\[C\\]'",
         ),
-        ("o.tsv", "mr\tout\nname[A], area[x]\tA.\textra\n", "line 2: 3 columns, where the first line has 2"),
+        (
+            "o.tsv",
+            "mr\tout\nname[A], area[x]\tA.\textra\n",
+            "line 2: 3 columns, where the first line has 2",
+        ),
         ("o.tsv", "id\ttext\tmore\n1\t2\t3\n", "one column of sources"),
         ("o.tsv", "", "is empty"),
     ],

@@ -37,7 +37,9 @@ def test_bleu_by_hand():
 
 def test_an_order_without_a_match_counts_half_and_the_next_a_quarter():
     scores = score(["a b c d e"], [["a b x d e"]])
-    assert scores.bleu == pytest.approx((4 / 5 * 2 / 4 * (1 / 2) / 3 * (1 / 4) / 2) ** 0.25, rel=1e-12)
+    assert scores.bleu == pytest.approx(
+        (4 / 5 * 2 / 4 * (1 / 2) / 3 * (1 / 4) / 2) ** 0.25, rel=1e-12
+    )
 
 
 def test_an_output_shorter_than_four_words_is_averaged_over_four_all_the_same():
@@ -65,7 +67,9 @@ def _information_of_all():
     words, histories = 12, 2
     unigrams = 4 * math.log2(words / histories)
     penalty = math.exp(-math.log(2) / math.log(1.5) ** 2 * math.log(4 / 6) ** 2)
-    return penalty * unigrams / 4  # every longer n-gram is certain given its history: no information
+    return (
+        penalty * unigrams / 4
+    )  # every longer n-gram is certain given its history: no information
 
 
 def test_the_history_0_is_none_as_in_perl():

@@ -60,7 +60,9 @@ def test_without_java_only_meteor_is_missing(e2e, official, monkeypatch):
 @pytest.mark.parametrize("name", ["Primary-Sys1", "Sys1-Model1"])
 def test_each_sentence_has_its_published_score(e2e, name):
     path = e2e / "system_outputs" / "segscores" / f"{name}.segscores.tsv"
-    rows = list(csv.DictReader(path.read_text().splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
+    rows = list(
+        csv.DictReader(path.read_text().splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+    )
     found, sought = read_pairs(path, e2e / "testset_w_refs.csv")
     assert [row.text for row in found] == [row["sys_out"] for row in rows]
     each = captions.score([row.text for row in found], sought).each
@@ -81,7 +83,12 @@ def test_without_the_extra_the_reason_is_told(monkeypatch):
 def test_files_are_scored_from_the_command_line(e2e, tmp_path, capsys):
     missing = tmp_path / "none.tsv"
     code = main(
-        [str(missing), str(e2e / "system_outputs/primary/tgen.tsv"), "--references", str(e2e / "testset_w_refs.csv")]
+        [
+            str(missing),
+            str(e2e / "system_outputs/primary/tgen.tsv"),
+            "--references",
+            str(e2e / "testset_w_refs.csv"),
+        ]
     )
     shown = capsys.readouterr()
     assert code == 1

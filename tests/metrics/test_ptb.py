@@ -18,7 +18,10 @@ from rlora.metrics.ptb import tokens
         ("It's £20-25 (5 out of 5)!", "it 's # 20-25 -lrb- 5 out of 5 -rrb-"),
         ("a price range of £20-£25", "a price range of # 20 # 25"),
         ("near 20 -25 and 20£-25", "near 20 -25 and 20 # -25"),
-        ("family-friendly,cheap and cheap,kid-friendly", "family-friendly cheap and cheap,kid-friendly"),
+        (
+            "family-friendly,cheap and cheap,kid-friendly",
+            "family-friendly cheap and cheap,kid-friendly",
+        ),
         ("The Rice Boat.It is 5.It is", "the rice boat.it is 5 it is"),
         ("city center., near Dr. Who's St. John", "city center. near dr. who 's st. john"),
         ("10.50 1,000 2.30pm 30lb 3rd", "10.50 1,000 2.30 pm 30lb 3rd"),
@@ -46,7 +49,9 @@ def stanford(texts):
 
 
 def differing(texts):
-    return [text for text, sought in zip(texts, stanford(texts), strict=True) if tokens(text) != sought]
+    return [
+        text for text, sought in zip(texts, stanford(texts), strict=True) if tokens(text) != sought
+    ]
 
 
 @pytest.fixture
@@ -72,7 +77,11 @@ def test_it_equals_the_stanford_tokenizer_on_all_of_e2e(utf8):
 @java
 @library
 def test_elsewhere_it_differs_in_less_than_a_text_in_a_hundred(utf8):
-    rows = (Path(os.environ["RLORA_DATA"]) / "glue" / "QNLI" / "dev.tsv").read_text(encoding="utf-8").split("\n")[1:-1]
+    rows = (
+        (Path(os.environ["RLORA_DATA"]) / "glue" / "QNLI" / "dev.tsv")
+        .read_text(encoding="utf-8")
+        .split("\n")[1:-1]
+    )
     texts = [field for row in rows for field in row.split("\t")[1:3] if field.isprintable()]
     assert len(texts) > 10_000
     assert len(differing(texts)) < 0.01 * len(texts)

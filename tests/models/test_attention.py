@@ -8,7 +8,9 @@ from rlora.config.build import build
 
 @pytest.mark.parametrize("model", ["minilm", "tiny_encoder", "tiny_decoder"])
 def test_a_model_attends_by_the_fused_function(compose, model, monkeypatch):
-    backbone = build(compose(f"model={model}").config["model"], kind="classification", num_labels=2, seed=0)
+    backbone = build(
+        compose(f"model={model}").config["model"], kind="classification", num_labels=2, seed=0
+    )
     assert backbone.net.config._attn_implementation == "sdpa"
     calls, fused = [], functional.scaled_dot_product_attention
 

@@ -34,7 +34,9 @@ def minilm(compose):
         if key not in loaded:
             node = compose("model=minilm").config["model"]
             runtime = {name: changes.get(name, HEAD[name]) for name in HEAD}
-            loaded[key] = build(node | {k: v for k, v in changes.items() if k not in HEAD}, **runtime)
+            loaded[key] = build(
+                node | {k: v for k, v in changes.items() if k not in HEAD}, **runtime
+            )
         return loaded[key]
 
     return load
@@ -68,7 +70,9 @@ def weights(backbone):
 def logits(backbone, sentences=("good", "terrible news")):
     batch = backbone.tokenizer(list(sentences), padding=True, return_tensors="pt")
     with torch.no_grad():
-        return backbone.net.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        return backbone.net.eval()(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+        ).logits
 
 
 # the packaged model
@@ -96,7 +100,11 @@ def test_precision_is_no_part_of_the_fingerprint(minilm):
 def test_another_seed_changes_the_head_only(minilm):
     first, other = minilm(), minilm(seed=1)
     assert first.fingerprint == other.fingerprint
-    changed = [name for name in weights(first) if not torch.equal(weights(first)[name], weights(other)[name])]
+    changed = [
+        name
+        for name in weights(first)
+        if not torch.equal(weights(first)[name], weights(other)[name])
+    ]
     assert changed == ["classifier.weight"]  # its bias starts at zero
 
 
@@ -108,7 +116,9 @@ def test_the_head_has_the_tasks_shape(minilm):
 
 
 def test_a_package_that_is_not_installed():
-    with pytest.raises(ValueError, match=r"no_such_package is not installed: pip install no-such-package"):
+    with pytest.raises(
+        ValueError, match=r"no_such_package is not installed: pip install no-such-package"
+    ):
         package("no_such_package", **HEAD)
 
 
@@ -158,7 +168,9 @@ def test_a_saved_head_is_kept(tmp_path, original):
 
 
 def test_gradient_checkpointing(original):
-    assert pretrained(str(original[0]), **HEAD, gradient_checkpointing=True).net.is_gradient_checkpointing
+    assert pretrained(
+        str(original[0]), **HEAD, gradient_checkpointing=True
+    ).net.is_gradient_checkpointing
     assert not pretrained(str(original[0]), **HEAD).net.is_gradient_checkpointing
 
 

@@ -32,7 +32,9 @@ def model(how=None, kind="text", **options):
 
 
 def weights(net):
-    return {name: module.weight for name, module in net.named_modules() if isinstance(module, nn.Linear)}
+    return {
+        name: module.weight for name, module in net.named_modules() if isinstance(module, nn.Linear)
+    }
 
 
 @pytest.mark.parametrize("how", ["int8", "nf4"])
@@ -47,14 +49,24 @@ def test_a_weight_stands_for_almost_the_same_numbers(how):
         elif how == "int8":  # rounded to 127 steps of the row's largest
             assert (off <= before[name].abs().amax(1, keepdim=True) / 127).all()
         else:  # normal numbers by 16 quantiles; 0.0092 is the mean square of QLoRA's code on them
-            assert 0.005 < float(off.square().mean().detach() / before[name].detach().square().mean()) < 0.015
+            assert (
+                0.005
+                < float(off.square().mean().detach() / before[name].detach().square().mean())
+                < 0.015
+            )
 
 
 @pytest.mark.parametrize(("how", "most"), [("int8", 1.1), ("nf4", 0.6)])
 def test_it_takes_a_byte_or_half_of_one(how, most):
     for name, weight in weights(model(how).net).items():
-        parts = [getattr(weight, part) for part in weight.__tensor_flatten__()[0]] if name != "lm_head" else []
-        held = sum(part.nbytes for part in parts if part.numel() != 16)  # nf4's own table is shared in size, not stored
+        parts = (
+            [getattr(weight, part) for part in weight.__tensor_flatten__()[0]]
+            if name != "lm_head"
+            else []
+        )
+        held = sum(
+            part.nbytes for part in parts if part.numel() != 16
+        )  # nf4's own table is shared in size, not stored
         assert held <= most * weight.numel(), name
 
 
@@ -87,7 +99,9 @@ def test_every_adapter_starts_at_and_learns_on_it(compose, name, how):
 @pytest.mark.parametrize("how", ["int8", "nf4"])
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_gradients_are_those_of_the_dense_weights_it_stands_for(compose, name, how):
-    method = build(compose("model=tiny_llama", f"adapter={name}", "adapter.rank=2").config["adapter"])
+    method = build(
+        compose("model=tiny_llama", f"adapter={name}", "adapter.rank=2").config["adapter"]
+    )
     found = []
     for restored in (False, True):
         net = model(how).net
@@ -98,7 +112,9 @@ def test_gradients_are_those_of_the_dense_weights_it_stands_for(compose, name, h
         for parameter in adapters.adapter_parameters().values():
             parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
         net(TOKENS, labels=TOKENS).loss.backward()
-        found.append({key: parameter.grad for key, parameter in adapters.adapter_parameters().items()})
+        found.append(
+            {key: parameter.grad for key, parameter in adapters.adapter_parameters().items()}
+        )
     for key, gradient in found[0].items():
         torch.testing.assert_close(gradient, found[1][key], rtol=1e-3, atol=1e-6)
 
@@ -108,7 +124,9 @@ def test_it_is_not_merged_into_but_what_it_stands_for_is():
     adapters = inject(net, LoRA(rank=2, targets="all-linear"))
     for parameter in adapters.adapter_parameters().values():
         nn.init.normal_(parameter, std=0.1)
-    with pytest.raises(RuntimeError, match="a frozen weight is quantized and cannot hold the sum: run unmerged"):
+    with pytest.raises(
+        RuntimeError, match="a frozen weight is quantized and cannot hold the sum: run unmerged"
+    ):
         adapters.merge()
     expected = net(TOKENS).logits
     assert dense(net) == "NF4Tensor"
@@ -116,7 +134,10 @@ def test_it_is_not_merged_into_but_what_it_stands_for_is():
 
 
 def test_what_is_quantized_does_not_train():
-    with pytest.raises(ValueError, match=r"q_proj\.weight is to be trained, but it is quantized: set model\.quantize"):
+    with pytest.raises(
+        ValueError,
+        match=r"q_proj\.weight is to be trained, but it is quantized: set model\.quantize",
+    ):
         inject(model("int8").net, Full())
 
 
@@ -140,12 +161,21 @@ def test_checkpointed_gradients_are_the_same():
 
 def test_conv1d_and_unknown_words_are_refused(monkeypatch):
     gpt2 = random_model(
-        {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2}, kind="text", num_labels=2, seed=0
+        {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2},
+        kind="text",
+        num_labels=2,
+        seed=0,
     ).net
-    with pytest.raises(ValueError, match=r"model\.quantize=int8: GPT2LMHeadModel has no nn\.Linear in its blocks"):
+    with pytest.raises(
+        ValueError, match=r"model\.quantize=int8: GPT2LMHeadModel has no nn\.Linear in its blocks"
+    ):
         quantize(gpt2, "int8")
-    with pytest.raises(ValueError, match=r"model\.quantize='int3' is unknown: choose int8, nf4 or null"):
+    with pytest.raises(
+        ValueError, match=r"model\.quantize='int3' is unknown: choose int8, nf4 or null"
+    ):
         model("int3")
     monkeypatch.setitem(sys.modules, "torchao", None)
-    with pytest.raises(ValueError, match=r"model\.quantize=nf4 needs torchao: pip install 'rlora\[quantization\]'"):
+    with pytest.raises(
+        ValueError, match=r"model\.quantize=nf4 needs torchao: pip install 'rlora\[quantization\]'"
+    ):
         model("nf4")

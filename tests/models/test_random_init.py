@@ -63,10 +63,14 @@ def family(request):
 def logits(backbone, sentences=("good", "terrible news")):
     batch = backbone.tokenizer(list(sentences), padding=True, return_tensors="pt")
     with torch.no_grad():
-        return backbone.net.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        return backbone.net.eval()(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+        ).logits
 
 
-@pytest.mark.parametrize("text", ["Hello wörld 漢字 🙂", " two  spaces\n\tand a tab ", "[CLS] is text here", "a"])
+@pytest.mark.parametrize(
+    "text", ["Hello wörld 漢字 🙂", " two  spaces\n\tand a tab ", "[CLS] is text here", "a"]
+)
 def test_the_tokenizer_brings_text_back(text):
     tokenizer = byte_tokenizer()
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -96,10 +100,18 @@ def test_a_family_answers_and_padding_does_not_count(family):
 def test_the_roles_of_a_family_resolve(family):
     backbone = random_model(FAMILIES[family], **HEAD, seed=0)
     start = logits(backbone)
-    adapters = inject(backbone.net, LoRA(rank=2, targets=list(ROLES[family])), head=backbone.head_parameters(MODULES))
+    adapters = inject(
+        backbone.net,
+        LoRA(rank=2, targets=list(ROLES[family])),
+        head=backbone.head_parameters(MODULES),
+    )
     sites = list(adapters.adapters)
     for role, name in ROLES[family].items():
-        found = [site for site in sites if site.partition(".0.")[2] == name or site.partition(".1.")[2] == name]
+        found = [
+            site
+            for site in sites
+            if site.partition(".0.")[2] == name or site.partition(".1.")[2] == name
+        ]
         assert len(found) == 2, (role, sites)
     assert len(sites) == 2 * len(ROLES[family])
     assert torch.equal(logits(backbone), start)
@@ -109,7 +121,10 @@ def test_one_role_alone(family):
     for role, name in ROLES[family].items():
         backbone = random_model(FAMILIES[family], **HEAD, seed=0)
         sites = inject(backbone.net, LoRA(rank=1, targets=[role])).adapters
-        assert [site.endswith(f"{number}.{name}") for number, site in enumerate(sites)] == [True, True]
+        assert [site.endswith(f"{number}.{name}") for number, site in enumerate(sites)] == [
+            True,
+            True,
+        ]
 
 
 @pytest.mark.parametrize("name", ["tiny_encoder", "tiny_decoder"])
@@ -162,7 +177,9 @@ def test_the_head_is_what_lies_outside(family):
 
 def test_a_head_that_is_not_there_is_refused(family):
     backbone = random_model(FAMILIES[family], **HEAD, seed=0)
-    with pytest.raises(ValueError, match=rf"random {family} has none of the modules lm_head, qa_outputs"):
+    with pytest.raises(
+        ValueError, match=rf"random {family} has none of the modules lm_head, qa_outputs"
+    ):
         backbone.head_parameters(("lm_head", "qa_outputs"))
 
 

@@ -5,21 +5,36 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck
 
-from rlora.ops.fused_linear import by_token, combine, contract, full_rank_linear, low_rank_linear, project
+from rlora.ops.fused_linear import (
+    by_token,
+    combine,
+    contract,
+    full_rank_linear,
+    low_rank_linear,
+    project,
+)
 from rlora.ops.random_sum import RandomSum, RandomSumLinear, stacked
 
 SHAPES = [(5, 7), (7, 5), (6, 6)]  # out, in
-DIRECTIONS = [{"merge_forward": there, "merge_backward": back} for there in (True, False) for back in (True, False)]
+DIRECTIONS = [
+    {"merge_forward": there, "merge_backward": back}
+    for there in (True, False)
+    for back in (True, False)
+]
 MERGED = DIRECTIONS[0]
 
 
 def normals(*shape, seed=0, dtype=torch.float64, grad=True):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_(grad)
+    return (
+        torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_(grad)
+    )
 
 
 def layer(out, size, dtype=torch.float64):
-    return normals(out, size, seed=1, dtype=dtype, grad=False), normals(out, seed=2, dtype=dtype, grad=False)
+    return normals(out, size, seed=1, dtype=dtype, grad=False), normals(
+        out, seed=2, dtype=dtype, grad=False
+    )
 
 
 def kept(function):
@@ -27,12 +42,16 @@ def kept(function):
     storages = {}
 
     def pack(tensor):
-        storages[tensor.untyped_storage().data_ptr()] = tensor  # held, so that no address is used twice
+        storages[tensor.untyped_storage().data_ptr()] = (
+            tensor  # held, so that no address is used twice
+        )
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = function()
-    return {address: tensor.untyped_storage().nbytes() for address, tensor in storages.items()}, result
+    return {
+        address: tensor.untyped_storage().nbytes() for address, tensor in storages.items()
+    }, result
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 256, 260])  # in blocks, and in one
@@ -69,7 +88,9 @@ def test_low_rank(out, size, lead, bias, merge):
     found = torch.autograd.grad(y, (x, b, a), g)
     torch.testing.assert_close(found, torch.autograd.grad(expected, (x, b, a), g))
     with torch.no_grad():
-        torch.testing.assert_close(low_rank_linear(x, w, c, b, a, 0.7, projected=None, **merge), expected)
+        torch.testing.assert_close(
+            low_rank_linear(x, w, c, b, a, 0.7, projected=None, **merge), expected
+        )
 
 
 @pytest.mark.parametrize("merge", DIRECTIONS)
@@ -81,7 +102,9 @@ def test_low_rank_where_part_of_it_trains(trained, merge):
         for seed, (name, shape) in enumerate({"x": (4, 7), "b": (5, 3), "a": (3, 7)}.items())
     )
     inputs = [tensor for tensor in (x, b, a) if tensor.requires_grad]
-    found = torch.autograd.grad(low_rank_linear(x, w, c, b, a, 1.3, projected=None, **merge).sum(), inputs)
+    found = torch.autograd.grad(
+        low_rank_linear(x, w, c, b, a, 1.3, projected=None, **merge).sum(), inputs
+    )
     expected = torch.autograd.grad(F.linear(x, w + 1.3 * b @ a, c).sum(), inputs)
     torch.testing.assert_close(found, expected)
 
@@ -95,14 +118,19 @@ def test_full_rank(out, size, again):
     expected = F.linear(x, w + delta, c)
     torch.testing.assert_close(y, expected)
     g = normals(*y.shape, seed=5, grad=False)
-    torch.testing.assert_close(torch.autograd.grad(y, (x, delta), g), torch.autograd.grad(expected, (x, delta), g))
+    torch.testing.assert_close(
+        torch.autograd.grad(y, (x, delta), g), torch.autograd.grad(expected, (x, delta), g)
+    )
 
 
 def random_sum(out, size, rank=2):
     large, small = max(out, size), min(out, size)
     products = -(-small // rank)
     lambda_, gamma = normals(products, rank, seed=3), normals(products, small, seed=4)
-    a, b = normals(rank, small, seed=5, grad=False), normals(large, products * rank, seed=6, grad=False)
+    a, b = (
+        normals(rank, small, seed=5, grad=False),
+        normals(large, products * rank, seed=6, grad=False),
+    )
     delta = b @ stacked(lambda_, gamma, a, 0.7)
     return lambda_, gamma, a, b, delta if out >= size else delta.T
 
@@ -119,7 +147,9 @@ def test_random_sum(out, size, tokens, keep):
     torch.testing.assert_close(y, expected)
     g = normals(*y.shape, seed=7, grad=False)
     inputs = (x, lambda_, gamma)
-    torch.testing.assert_close(torch.autograd.grad(y, inputs, g), torch.autograd.grad(expected, inputs, g))
+    torch.testing.assert_close(
+        torch.autograd.grad(y, inputs, g), torch.autograd.grad(expected, inputs, g)
+    )
 
 
 def test_random_sum_alone():
@@ -127,7 +157,9 @@ def test_random_sum_alone():
     assert gradcheck(lambda *values: RandomSum.apply(*values, a, b, 0.7), (lambda_, gamma))
 
 
-@pytest.mark.parametrize(("tokens", "shape"), [(64, (40, 24)), (64, (24, 40)), (16, (40, 24)), (16, (24, 40))])
+@pytest.mark.parametrize(
+    ("tokens", "shape"), [(64, (40, 24)), (64, (24, 40)), (16, (40, 24)), (16, (24, 40))]
+)
 def test_what_is_kept(tokens, shape):
     """In float64 numbers: the fused functions keep one activation of the smaller side, or A x alone."""
     out, size = shape
@@ -140,9 +172,14 @@ def test_what_is_kept(tokens, shape):
         return sum(size for address, size in kept(function)[0].items() if address not in own) // 8
 
     for merge in DIRECTIONS:
-        assert numbers(lambda m=merge: low_rank_linear(x, w, c, b, a, 1.0, projected=None, **m)) == 2 * tokens
+        assert (
+            numbers(lambda m=merge: low_rank_linear(x, w, c, b, a, 1.0, projected=None, **m))
+            == 2 * tokens
+        )
         frozen = a.detach()
-        found = numbers(lambda m=merge, f=frozen: low_rank_linear(x, w, c, b, f, 1.0, projected=None, **m))
+        found = numbers(
+            lambda m=merge, f=frozen: low_rank_linear(x, w, c, b, f, 1.0, projected=None, **m)
+        )
         assert found == 2 * tokens + (out * size if merge == MERGED else 0)
     delta = normals(out, size, seed=5)
     assert numbers(lambda: full_rank_linear(x, w, c, delta)) == out * size
@@ -152,7 +189,12 @@ def test_what_is_kept(tokens, shape):
     for keep in (True, False):
         expected = (24 * tokens if size > out else 0) + (out * size if keep else 0)
         assert (
-            numbers(lambda k=keep: RandomSumLinear.apply(x, w, c, lambda_, gamma, bases_a, bases_b, 1.0, k)) == expected
+            numbers(
+                lambda k=keep: RandomSumLinear.apply(
+                    x, w, c, lambda_, gamma, bases_a, bases_b, 1.0, k
+                )
+            )
+            == expected
         )
 
 
@@ -166,7 +208,9 @@ def test_a_frozen_right_factor_keeps_no_input():
 @pytest.mark.parametrize("merge", DIRECTIONS)
 def test_autocast_computes_in_bfloat16_with_float32_gradients(merge):
     w, c = layer(5, 7, torch.float32)
-    x, b, a = (t.detach().float().requires_grad_() for t in (normals(4, 7), normals(5, 3), normals(3, 7)))
+    x, b, a = (
+        t.detach().float().requires_grad_() for t in (normals(4, 7), normals(5, 3), normals(3, 7))
+    )
     lambda_, gamma, bases_a, bases_b, delta = (t.detach().float() for t in random_sum(5, 7))
     lambda_.requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):

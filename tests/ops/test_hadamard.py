@@ -8,7 +8,13 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from rlora.ops import hadamard
-from rlora.ops.hadamard import fwht, hadamard_matrix, hadamard_rows, kronecker_sizes, next_power_of_two
+from rlora.ops.hadamard import (
+    fwht,
+    hadamard_matrix,
+    hadamard_rows,
+    kronecker_sizes,
+    next_power_of_two,
+)
 
 POWERS = [2**k for k in range(11)]
 # unit roundoff of each dtype; the transform of unit normals has entries of about sqrt(n)
@@ -28,7 +34,9 @@ def path(request, monkeypatch):
 
 
 def normals(*shape, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(
+        dtype
+    )
 
 
 @pytest.mark.parametrize("n", POWERS)
@@ -52,11 +60,24 @@ def test_three_factors():
     expected = reference(64) @ x.reshape(2, 64, 128) @ reference(128)  # H_8192 = H_64 (x) H_128
     torch.testing.assert_close(fwht(x), expected.reshape(2, -1), rtol=0, atol=1e-10)
     rows = torch.tensor([0, 1, 127, 128, 5000, 8191])
-    expected = torch.stack([torch.kron(reference(64)[row // 128], reference(128)[row % 128]) for row in rows])
+    expected = torch.stack(
+        [torch.kron(reference(64)[row // 128], reference(128)[row % 128]) for row in rows]
+    )
     assert torch.equal(hadamard_rows(rows, 2**13), expected.float())
 
 
-PADDED = [(1, 4), (3, 4), (5, 64), (63, 64), (33, 128), (96, 128), (100, 128), (768, 1024), (1000, 1024), (1, 1024)]
+PADDED = [
+    (1, 4),
+    (3, 4),
+    (5, 64),
+    (63, 64),
+    (33, 128),
+    (96, 128),
+    (100, 128),
+    (768, 1024),
+    (1000, 1024),
+    (1, 1024),
+]
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
@@ -79,7 +100,9 @@ def test_padding_of_three_factors(d, path):
     torch.testing.assert_close(fwht(x, 8192), x @ expected, rtol=0, atol=1e-10)
     x.requires_grad_()
     g = normals(3, 8192)
-    torch.testing.assert_close(torch.autograd.grad(fwht(x, 8192), x, g)[0], g @ expected.T, rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        torch.autograd.grad(fwht(x, 8192), x, g)[0], g @ expected.T, rtol=0, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("leading", [(), (1,), (5,), (2, 3), (2, 1, 4), (0,), (2, 0)])
@@ -95,7 +118,12 @@ def test_leading_shapes(leading, d, n, path):
 
 @pytest.mark.parametrize("d", [128, 100])
 def test_strided_input_is_read_right_and_left_alone(d, path):
-    for x in (normals(d, 6).T, normals(6, 2 * d)[:, ::2], normals(1, d).expand(6, d), normals(2, d, 3).mT):
+    for x in (
+        normals(d, 6).T,
+        normals(6, 2 * d)[:, ::2],
+        normals(1, d).expand(6, d),
+        normals(2, d, 3).mT,
+    ):
         before = x.clone()
         torch.testing.assert_close(fwht(x), x @ reference(128)[:d], rtol=0, atol=1e-11)
         assert torch.equal(x, before)
@@ -113,11 +141,17 @@ def test_large_inputs_are_transformed_in_chunks(monkeypatch):
     monkeypatch.setattr(hadamard, "CHUNK", 4 * 128)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(
-        hadamard, "_product", lambda x, n, c: rows.append(len(x)) or product(x, n, c) if n == 128 else x
+        hadamard,
+        "_product",
+        lambda x, n, c: rows.append(len(x)) or product(x, n, c) if n == 128 else x,
     )
     fwht(normals(8, 100))
     assert rows == [8]
-    monkeypatch.setattr(hadamard, "_product", lambda x, n, c: rows.append(len(x)) or x @ reference(n)[: x.shape[1], :c])
+    monkeypatch.setattr(
+        hadamard,
+        "_product",
+        lambda x, n, c: rows.append(len(x)) or x @ reference(n)[: x.shape[1], :c],
+    )
     rows.clear()
     x = normals(3, 7, 100)
     torch.testing.assert_close(fwht(x), x @ reference(128)[:100], rtol=0, atol=1e-11)
@@ -130,11 +164,19 @@ def test_twice_is_n_times_the_identity(n):
     torch.testing.assert_close(fwht(fwht(x)), n * x, rtol=1e-12, atol=1e-12 * n)
 
 
-@pytest.mark.parametrize(("d", "n"), [(1, 1), (2, 2), (8, 8), (5, 8), (5, 32), (128, 128), (90, 128), (9, 128)])
+@pytest.mark.parametrize(
+    ("d", "n"), [(1, 1), (2, 2), (8, 8), (5, 8), (5, 32), (128, 128), (90, 128), (9, 128)]
+)
 def test_gradients(d, n, path):
     x = normals(3, d).requires_grad_()
     fast = n > 8
-    assert gradcheck(lambda x: fwht(x, n), (x,), fast_mode=fast, check_forward_ad=True, check_batched_grad=not fast)
+    assert gradcheck(
+        lambda x: fwht(x, n),
+        (x,),
+        fast_mode=fast,
+        check_forward_ad=True,
+        check_batched_grad=not fast,
+    )
     assert gradgradcheck(lambda x: fwht(x, n), (x,), fast_mode=fast)
     assert gradgradcheck(lambda x: fwht(x, n).pow(3), (x,), fast_mode=fast)
 
@@ -150,13 +192,17 @@ def test_gradient_is_the_transform_of_the_incoming_one(d, path):
 def test_nothing_of_the_size_of_x_is_kept_for_backward(d, path):
     kept = []
     x = normals(50, d).requires_grad_()
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor
+    ):
         y = fwht(x)
     factors = {hadamard_matrix(size, x.dtype).untyped_storage().data_ptr() for size in (32, 64)}
     assert {tensor.untyped_storage().data_ptr() for tensor in kept} <= factors
     assert path == "products" or not kept
     y.sum().backward()
-    torch.testing.assert_close(x.grad, reference(y.shape[1])[:d].sum(1).expand(50, -1), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        x.grad, reference(y.shape[1])[:d].sum(1).expand(50, -1), rtol=0, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("d", [16, 100])
@@ -166,14 +212,22 @@ def test_functional_transforms(d, path):
     expected = torch.einsum("adb,dn->abn", x, matrix)
     nested = torch.vmap(torch.vmap(fwht, in_dims=1), in_dims=0)
     torch.testing.assert_close(nested(x), expected, rtol=0, atol=1e-11)
-    torch.testing.assert_close(torch.vmap(fwht, in_dims=2)(x.mT.mT), expected.permute(1, 0, 2), rtol=0, atol=1e-11)
+    torch.testing.assert_close(
+        torch.vmap(fwht, in_dims=2)(x.mT.mT), expected.permute(1, 0, 2), rtol=0, atol=1e-11
+    )
 
     v = normals(4, d)
     gradients = torch.vmap(torch.func.grad(lambda row: fwht(row).pow(3).sum()))(v)
-    torch.testing.assert_close(gradients, 3 * (v @ matrix).pow(2) @ matrix.T, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        gradients, 3 * (v @ matrix).pow(2) @ matrix.T, rtol=1e-10, atol=1e-10
+    )
     hessian = torch.func.hessian(lambda row: fwht(row).pow(3).sum())(v[0])
-    torch.testing.assert_close(hessian, matrix * (6 * v[0] @ matrix) @ matrix.T, rtol=1e-10, atol=1e-9)
-    torch.testing.assert_close(torch.func.jvp(fwht, (v,), (v + 1,))[1], (v + 1) @ matrix, rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        hessian, matrix * (6 * v[0] @ matrix) @ matrix.T, rtol=1e-10, atol=1e-9
+    )
+    torch.testing.assert_close(
+        torch.func.jvp(fwht, (v,), (v + 1,))[1], (v + 1) @ matrix, rtol=0, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("d", [64, 768])
@@ -185,7 +239,9 @@ def test_compiles_to_one_graph(d, path):
     result.pow(2).sum().backward()
     fwht(y).pow(2).sum().backward()
     torch.testing.assert_close(x.grad, y.grad, rtol=1e-12, atol=1e-10)
-    assert type(hadamard_matrix(next_power_of_two(d))) is torch.Tensor  # the trace left nothing of its own behind
+    assert (
+        type(hadamard_matrix(next_power_of_two(d))) is torch.Tensor
+    )  # the trace left nothing of its own behind
 
 
 def test_autocast_leaves_the_dtype(path):
@@ -193,12 +249,16 @@ def test_autocast_leaves_the_dtype(path):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(fwht(x), fwht(x.clone()))
         assert fwht(x).dtype == torch.float32
-    torch.testing.assert_close(fwht(x).double(), x.double() @ reference(1024)[:768], rtol=0, atol=1e-3)
+    torch.testing.assert_close(
+        fwht(x).double(), x.double() @ reference(1024)[:768], rtol=0, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize(("d", "n"), [(2, 0), (2, -4), (2, 3), (1000, 1000), (1000, 512), (3, 2)])
 def test_other_sizes_are_refused(d, n):
-    with pytest.raises(ValueError, match=f"of {d} entries needs a power of two of at least {d}, not {n}$"):
+    with pytest.raises(
+        ValueError, match=f"of {d} entries needs a power of two of at least {d}, not {n}$"
+    ):
         fwht(torch.zeros(2, d), n)
 
 
@@ -242,7 +302,9 @@ def test_kronecker_factors(bits):
     assert sizes == sorted(sizes)
 
 
-@pytest.mark.parametrize(("d", "n"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (768, 1024), (1024, 1024), (1025, 2048)])
+@pytest.mark.parametrize(
+    ("d", "n"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (768, 1024), (1024, 1024), (1025, 2048)]
+)
 def test_next_power_of_two(d, n):
     assert next_power_of_two(d) == n
 

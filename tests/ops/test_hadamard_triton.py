@@ -63,7 +63,9 @@ def calls(monkeypatch):
         found.append((tuple(x.shape), n, columns))
         return x @ reference(n, x.dtype)[: x.shape[1], :columns]
 
-    module = SimpleNamespace(transform=transform, max_order=lambda dtype: 256 if dtype == torch.float32 else 0)
+    module = SimpleNamespace(
+        transform=transform, max_order=lambda dtype: 256 if dtype == torch.float32 else 0
+    )
     monkeypatch.setattr(hadamard, "KERNEL_DEVICE", "cpu")
     monkeypatch.setattr(hadamard, "_triton_module", lambda: module)
     monkeypatch.setattr(hadamard, "_without_kernel", set())
@@ -133,7 +135,9 @@ def test_running_out_of_memory_is_no_reason_to_give_the_kernel_up(monkeypatch, c
     def fail(*_):
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(hadamard, "_triton_module", lambda: SimpleNamespace(transform=fail, max_order=lambda _: 256))
+    monkeypatch.setattr(
+        hadamard, "_triton_module", lambda: SimpleNamespace(transform=fail, max_order=lambda _: 256)
+    )
     with pytest.raises(torch.OutOfMemoryError):
         fwht(torch.ones(3, 100))
     assert not hadamard._without_kernel
@@ -149,7 +153,9 @@ def test_transform(kernel, n, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("d", "n", "columns"), [(1, 4, 4), (3, 4, 1), (100, 128, 77), (2, 128, 128), (1000, 1024, 5)])
+@pytest.mark.parametrize(
+    ("d", "n", "columns"), [(1, 4, 4), (3, 4, 1), (100, 128, 77), (2, 128, 128), (1000, 1024, 5)]
+)
 def test_padding_and_cut(kernel, d, n, columns, dtype):
     x = normals(3, d, dtype=dtype)
     y = kernel.transform(x, n, columns)
@@ -167,7 +173,12 @@ def test_rows_that_do_not_fill_a_program(kernel, rows):
 
 
 def test_strides(kernel):
-    for x in (normals(9, 200)[:, 3:93], normals(90, 9).T, normals(9, 180)[:, ::2], normals(1, 90).expand(9, 90)):
+    for x in (
+        normals(9, 200)[:, 3:93],
+        normals(90, 9).T,
+        normals(9, 180)[:, ::2],
+        normals(1, 90).expand(9, 90),
+    ):
         check(kernel.transform(x, 128, 128), x, 128)
 
 
@@ -192,7 +203,9 @@ def kernel_calls(kernel, monkeypatch):
     found, transform = [], kernel.transform
     monkeypatch.setattr(hadamard, "KERNEL_DEVICE", DEVICE)
     monkeypatch.setattr(hadamard, "_without_kernel", set())
-    monkeypatch.setattr(kernel, "transform", lambda *args: found.append(args[1:]) or transform(*args))
+    monkeypatch.setattr(
+        kernel, "transform", lambda *args: found.append(args[1:]) or transform(*args)
+    )
     return found
 
 
@@ -208,7 +221,9 @@ def test_gradients(kernel_calls, d, n):
 def test_nothing_is_kept_for_backward(kernel_calls):
     kept = []
     x = normals(4, 100).requires_grad_()
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor
+    ):
         fwht(x)
     assert kernel_calls
     assert not kept
@@ -219,7 +234,9 @@ def test_functional_transforms(kernel_calls):
     x = normals(4, 100)
     torch.testing.assert_close(torch.vmap(fwht, in_dims=1)(x.T), x @ matrix, rtol=0, atol=1e-11)
     gradients = torch.vmap(torch.func.grad(lambda row: fwht(row).pow(3).sum()))(x)
-    torch.testing.assert_close(gradients, 3 * (x @ matrix).pow(2) @ matrix.T, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        gradients, 3 * (x @ matrix).pow(2) @ matrix.T, rtol=1e-10, atol=1e-10
+    )
     assert set(kernel_calls) == {(128, 128), (128, 100)}
     with torch.inference_mode():
         assert fwht(x[None]).shape == (1, 4, 128)

@@ -6,7 +6,16 @@ import scipy.stats
 
 from rlora.ops.philox import log_exact, normal_quantile
 
-EDGES = [0.5, 0.075, 0.925, np.nextafter(0.075, 0), np.nextafter(0.925, 1), np.exp(-25.0), 2.0**-53, 1 - 2.0**-53]
+EDGES = [
+    0.5,
+    0.075,
+    0.925,
+    np.nextafter(0.075, 0),
+    np.nextafter(0.925, 1),
+    np.exp(-25.0),
+    2.0**-53,
+    1 - 2.0**-53,
+]
 
 
 @pytest.mark.parametrize(
@@ -38,6 +47,8 @@ def test_quantile_is_odd_and_increasing():
 
 
 def test_logarithm():
-    x = np.concatenate([np.logspace(-307, 300, 20_001), np.linspace(0.5, 2, 20_001), [5e-324, 1.0, 0.5**0.5]])
+    x = np.concatenate(
+        [np.logspace(-307, 300, 20_001), np.linspace(0.5, 2, 20_001), [5e-324, 1.0, 0.5**0.5]]
+    )
     np.testing.assert_allclose(log_exact(x), np.log(x), rtol=1e-15, atol=0)
     assert log_exact(np.array([1.0])) == 0.0

@@ -38,34 +38,71 @@ def test_the_generator_gives_the_published_known_answers(counter, key, answer):
 
 
 @pytest.mark.parametrize(
-    ("seed", "name", "tag"), [(0, "", ""), (7, "layer.0", "t"), (-3, "шар", "A/rows"), (2**70, "x", "y")]
+    ("seed", "name", "tag"),
+    [(0, "", ""), (7, "layer.0", "t"), (-3, "шар", "A/rows"), (2**70, "x", "y")],
 )
 def test_raw_words_are_the_stream_of_the_hashed_name(seed, name, tag):
-    assert raw_words(seed, name, tag, 11).tolist() == philox_reference.named_words(seed, name, tag, 11)
+    assert raw_words(seed, name, tag, 11).tolist() == philox_reference.named_words(
+        seed, name, tag, 11
+    )
 
 
 def test_golden_values_of_one_stream():
     source = RandomSource(7, "layer.0")
-    assert raw_words(7, "layer.0", "t", 3).tolist() == [0x5DA04EBE1D4F2267, 0x37128E3F8A7E3A17, 0xA802733A3543CB83]
+    assert raw_words(7, "layer.0", "t", 3).tolist() == [
+        0x5DA04EBE1D4F2267,
+        0x37128E3F8A7E3A17,
+        0xA802733A3543CB83,
+    ]
     uniforms = source.uniform("u", (6,)).double() * 2**24
     assert uniforms.tolist() == [-12771773, -8728101, -2882655, -15741539, 5039381, 4428033]
     assert source.signs("s", (12,)).tolist() == [-1, -1, -1, -1, 1, -1, 1, -1, -1, 1, 1, 1]
     assert source.permutation("p", 10).tolist() == [1, 4, 6, 3, 9, 7, 2, 8, 5, 0]
     assert source.subset("p", 10, 4).tolist() == [1, 4, 6, 3]
-    assert source.sparse_signs("z", (13,), 1 / 3).tolist() == [-1, 0, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0, -1]
-    normals = ["-0x1.3bae240000000p-1", "-0x1.1c5dac0000000p+0", "0x1.27a4d60000000p-4", "0x1.2afa580000000p+0"]
+    assert source.sparse_signs("z", (13,), 1 / 3).tolist() == [
+        -1,
+        0,
+        -1,
+        -1,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        -1,
+    ]
+    normals = [
+        "-0x1.3bae240000000p-1",
+        "-0x1.1c5dac0000000p+0",
+        "0x1.27a4d60000000p-4",
+        "0x1.2afa580000000p+0",
+    ]
     assert [value.hex() for value in source.normal("n", (4,)).tolist()] == normals
 
 
 def test_mappings_of_chosen_words():
     words = np.array([0, 2**64 - 1, 0x0123456789ABCDEF], dtype=np.uint64)
     top = 2**24 - 1
-    expected = [-top, -top, top, top, 2 * 0x89ABCD + 1 - 2**24, 2 * 0x012345 + 1 - 2**24]  # low half first
+    expected = [
+        -top,
+        -top,
+        top,
+        top,
+        2 * 0x89ABCD + 1 - 2**24,
+        2 * 0x012345 + 1 - 2**24,
+    ]  # low half first
     assert (symmetric_uniforms(words, 6).astype(np.float64) * 2**24).tolist() == expected
     assert symmetric_uniforms(words, 5).tolist() == symmetric_uniforms(words, 6).tolist()[:5]
     bits = [0x0123456789ABCDEF >> i & 1 for i in range(64)]
     assert signs(words, 192).tolist() == [-1.0] * 64 + [1.0] * 64 + [2.0 * bit - 1 for bit in bits]
-    assert fractions(words).tolist() == [2.0**-53, 1 - 2.0**-53, (2 * (0x0123456789ABCDEF >> 12) + 1) * 2.0**-53]
+    assert fractions(words).tolist() == [
+        2.0**-53,
+        1 - 2.0**-53,
+        (2 * (0x0123456789ABCDEF >> 12) + 1) * 2.0**-53,
+    ]
 
 
 def test_uniforms_are_odd_multiples_inside_the_open_interval_with_the_right_moments():
@@ -87,7 +124,10 @@ def test_bounded_uniforms_stay_strictly_inside(bound):
     values = RandomSource(0, "b").uniform("u", (10_000,), bound)
     assert values.dtype == torch.float32
     assert values.abs().max() < bound
-    assert torch.equal(values, RandomSource(0, "b").uniform("u", (10_000,)) * torch.tensor(bound, dtype=torch.float32))
+    assert torch.equal(
+        values,
+        RandomSource(0, "b").uniform("u", (10_000,)) * torch.tensor(bound, dtype=torch.float32),
+    )
 
 
 def test_signs_are_balanced_and_uncorrelated():
@@ -133,7 +173,9 @@ def test_sparse_signs(density):
     assert abs(hits - n * density) < 5 * (n * density * (1 - density)) ** 0.5
     assert abs(values.sum()) < 5 * hits**0.5  # both signs alike
     first, second = values[:-1], values[1:]
-    both = int((first * second).count_nonzero())  # zeros of neighbors are independent, and so are their signs
+    both = int(
+        (first * second).count_nonzero()
+    )  # zeros of neighbors are independent, and so are their signs
     assert abs(both - n * density**2) < 6 * (n * density**2) ** 0.5 * (1 + 2 * density)
     assert abs((first * second).sum()) < 5 * both**0.5
 

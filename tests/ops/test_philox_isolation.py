@@ -55,7 +55,10 @@ def test_concurrent_threads_draw_the_same_bytes():
     expected = {seed: fingerprint(all_draws(RandomSource(seed, "layer"))) for seed in range(4)}
     with ThreadPoolExecutor(8) as pool:
         found = list(
-            pool.map(lambda seed: (seed, fingerprint(all_draws(RandomSource(seed, "layer")))), [0, 1, 2, 3] * 8)
+            pool.map(
+                lambda seed: (seed, fingerprint(all_draws(RandomSource(seed, "layer")))),
+                [0, 1, 2, 3] * 8,
+            )
         )
     assert all(expected[seed] == digest for seed, digest in found)
 
@@ -84,11 +87,20 @@ def test_the_global_generators_neither_move_nor_matter():
 
 
 def test_nothing_is_drawn_on_the_meta_device(monkeypatch):
-    monkeypatch.setattr(portable, "raw_words", lambda *_: pytest.fail("drew words for the meta device"))
+    monkeypatch.setattr(
+        portable, "raw_words", lambda *_: pytest.fail("drew words for the meta device")
+    )
     draws = all_draws(RandomSource(0, "x", "meta"))
     assert all(draw.is_meta for draw in draws)
     assert [draw.dtype for draw in draws] == [torch.float32] * 4 + [torch.int64] * 2
-    assert [tuple(draw.shape) for draw in draws] == [(9, 1000), (999,), (5000,), (777,), (5000,), (20,)]
+    assert [tuple(draw.shape) for draw in draws] == [
+        (9, 1000),
+        (999,),
+        (5000,),
+        (777,),
+        (5000,),
+        (20,),
+    ]
 
 
 def test_what_is_drawn_can_be_changed_in_place_without_a_trace():

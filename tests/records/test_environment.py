@@ -20,5 +20,7 @@ def test_peak_memory_counts_what_was_freed():
 def test_peak_memory_is_not_that_of_the_parent():
     code = "import rlora.records.environment as e; print(e.peak_memory_mib())"
     ballast = np.ones(2 * 2**30, dtype=np.uint8)
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert 10 < float(process.stdout) < ballast.nbytes / 2**20

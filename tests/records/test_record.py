@@ -119,7 +119,13 @@ def test_a_part_that_is_no_object(record, tmp_path, value):
 
 def leaves(value, path=()):
     """Paths of all leaves of plain JSON."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     found = [leaf for key, item in items for leaf in leaves(item, (*path, key))]
     return found or [path]
 

@@ -30,13 +30,19 @@ def places(outputs):
 def again(tiny_job, finished, monkeypatch):
     """Function (*words, outputs): run as one job of a multirun; gives the folders of the experiments that ran."""
     ran = []
-    monkeypatch.setattr(experiment.Experiment, "run", lambda self: ran.append(self.job.directory) or record(finished))
+    monkeypatch.setattr(
+        experiment.Experiment,
+        "run",
+        lambda self: ran.append(self.job.directory) or record(finished),
+    )
 
     def record(folder):
         return read_record(folder)
 
     def start(*words, folder, outputs=None):
-        config, job = tiny_job(*WORDS, *places(outputs or finished.parents[1]), *words, folder=folder)
+        config, job = tiny_job(
+            *WORDS, *places(outputs or finished.parents[1]), *words, folder=folder
+        )
         score = experiment.run(OmegaConf.create(config), replace(job, multirun=True))
         return score, ran
 
@@ -44,13 +50,17 @@ def again(tiny_job, finished, monkeypatch):
 
 
 def test_a_finished_run_is_not_repeated_in_a_multirun(again, finished, tmp_path):
-    score, ran = again("study=toy", "logger=none", "trainer.enable_progress_bar=true", folder=tmp_path / "new")
+    score, ran = again(
+        "study=toy", "logger=none", "trainer.enable_progress_bar=true", folder=tmp_path / "new"
+    )
     assert not ran
     assert score == read_record(finished).scores["validation/accuracy"]
     assert read_record(tmp_path / "new") == study.portable_record(read_record(finished))
 
 
-@pytest.mark.parametrize("word", ["seed=1", "optimizer.lr=0.5", "task.shots=2", "adapter.rank=4", "certify=true"])
+@pytest.mark.parametrize(
+    "word", ["seed=1", "optimizer.lr=0.5", "task.shots=2", "adapter.rank=4", "certify=true"]
+)
 def test_any_other_run_is_run(word, again, tmp_path):
     more = ["regularizer=pac_bayes"] if word == "certify=true" else []
     assert again(word, *more, folder=tmp_path / "new")[1] == [tmp_path / "new"]
@@ -64,14 +74,18 @@ def test_a_study_is_resumed_without_its_outputs(again, finished, tmp_path):
     studies_there = finished.parents[2] / "studies"
     words = (f"paths.studies='{studies_there}'", "study=toy")
     assert again(*words, folder=tmp_path / "new", outputs=tmp_path / "empty")[1] == []
-    assert again("study=other", folder=tmp_path / "newer", outputs=tmp_path / "empty")[1] == [tmp_path / "newer"]
+    assert again("study=other", folder=tmp_path / "newer", outputs=tmp_path / "empty")[1] == [
+        tmp_path / "newer"
+    ]
 
 
 def test_a_run_that_finished_outside_the_study_joins_it(again, finished, tmp_path):
     words = (f"paths.studies='{tmp_path}'", "study=later")
     for folder in ("new", "newer"):
         assert again(*words, folder=tmp_path / folder)[1] == []
-    assert read_study(tmp_path / "later" / study.RECORDS) == [study.portable_record(read_record(finished))]
+    assert read_study(tmp_path / "later" / study.RECORDS) == [
+        study.portable_record(read_record(finished))
+    ]
 
 
 def test_a_single_run_is_always_run(tiny_job, finished, tmp_path):
@@ -94,7 +108,9 @@ def test_a_studys_records_name_no_machine(finished):
     assert f'"{host}"' not in text
     assert str(finished) not in text
     assert not [
-        leaf for leaf in leaves(json.loads(text)) if isinstance(leaf, str) and ("/tmp" in leaf or leaf.startswith("/"))
+        leaf
+        for leaf in leaves(json.loads(text))
+        if isinstance(leaf, str) and ("/tmp" in leaf or leaf.startswith("/"))
     ]
     (record,) = read_study(file)
     assert record.scores == read_record(finished).scores
@@ -139,12 +155,20 @@ def test_a_new_option_that_is_not_used_leaves_identities_alone():
     old = {"task": {"name": "rte", "layers": [1, None]}, "seed": 0}
     new = {"task": {"name": "rte", "layers": [1, None], "fresh": None}, "seed": 0, "more": None}
     assert config_hash(new, "run") == config_hash(old, "run")
-    assert config_hash({**new, "task": {**new["task"], "fresh": 0}}, "run") != config_hash(old, "run")
+    assert config_hash({**new, "task": {**new["task"], "fresh": 0}}, "run") != config_hash(
+        old, "run"
+    )
 
 
 def test_identity_knows_the_config_alone_not_where_it_writes(compose):
     here = compose("adapter=lora", folder="/here")
-    there = compose("adapter=lora", "paths.cache=/elsewhere", "logger=none", "print_config=false", folder="/there")
+    there = compose(
+        "adapter=lora",
+        "paths.cache=/elsewhere",
+        "logger=none",
+        "print_config=false",
+        folder="/there",
+    )
     assert config_hash(here.config, "/here") == config_hash(there.config, "/there")
     assert "/here" not in json.dumps(hashed_config(here.config, "/here"))
     other = compose("adapter=lora", "certificate.draws=5", folder="/here").config

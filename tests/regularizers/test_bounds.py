@@ -23,7 +23,9 @@ from rlora.regularizers.bounds import (
     quadratic,
 )
 
-RISKS = torch.cat([torch.tensor([0.0, 1e-9, 1e-4], dtype=torch.float64), torch.linspace(0.01, 1, 34).double()])
+RISKS = torch.cat(
+    [torch.tensor([0.0, 1e-9, 1e-4], dtype=torch.float64), torch.linspace(0.01, 1, 34).double()]
+)
 COMPLEXITIES = torch.logspace(-8, 1, 40, dtype=torch.float64)
 GRID = torch.cartesian_prod(RISKS, COMPLEXITIES).T
 
@@ -45,7 +47,9 @@ def test_klinv_brackets_the_root_from_above():
     inner = p < 1
     assert bool((kl(q, p)[inner] >= c[inner] * (1 - 1e-9) - 1e-15).all())  # the upper end
     below = torch.maximum(p - 2e-12, q)
-    assert bool((kl(q, below) <= c * (1 + 1e-9) + 1e-15).all())  # and no more than the width above the root
+    assert bool(
+        (kl(q, below) <= c * (1 + 1e-9) + 1e-15).all()
+    )  # and no more than the width above the root
 
 
 def test_klinv_by_its_closed_form_at_no_errors():
@@ -82,7 +86,9 @@ def test_quadratic_is_lambda_at_its_optimum():
         assert bool((lambda_bound(q, c, other) >= quadratic(q, c) * (1 - 1e-12)).all())
 
 
-@pytest.mark.parametrize("bound", [mcallester, quadratic, lambda r, c: lambda_bound(r, c, 0.7), klinv])
+@pytest.mark.parametrize(
+    "bound", [mcallester, quadratic, lambda r, c: lambda_bound(r, c, 0.7), klinv]
+)
 def test_gradients_are_those_of_finite_differences(bound):
     r = torch.tensor([0.02, 0.2, 0.5], dtype=torch.float64, requires_grad=True)
     c = torch.tensor([0.005, 0.05, 0.3], dtype=torch.float64, requires_grad=True)
@@ -97,7 +103,9 @@ def test_gradients_are_finite_at_the_edges():
 
 
 def test_complexity_is_maurers():
-    assert complexity(3.0, 400, 0.05).item() == pytest.approx((3.0 + math.log(2 * 20 / 0.05)) / 400, rel=1e-15)
+    assert complexity(3.0, 400, 0.05).item() == pytest.approx(
+        (3.0 + math.log(2 * 20 / 0.05)) / 400, rel=1e-15
+    )
 
 
 def exact_tail(errors, n, p):
@@ -137,7 +145,11 @@ def test_a_delta_outside_0_1_is_refused(delta):
 
 @pytest.mark.parametrize("n", [0, -1, 2.5, math.nan])
 def test_no_examples_are_refused(n):
-    for bound in (lambda: complexity(0.0, n, 0.1), lambda: chernoff(0.1, n, 0.1), lambda: clopper_pearson(0, n, 0.1)):
+    for bound in (
+        lambda: complexity(0.0, n, 0.1),
+        lambda: chernoff(0.1, n, 0.1),
+        lambda: clopper_pearson(0, n, 0.1),
+    ):
         with pytest.raises(ValueError, match=r"whole number of at least 1"):
             bound()
 
@@ -161,9 +173,13 @@ def test_coverage():
     true = weights @ risks
     c = complexity(torch.from_numpy(divergence), n, delta)
     for bound in (klinv, quadratic, mcallester):
-        violations = float((torch.from_numpy(true) > bound(torch.from_numpy(empirical), c)).double().mean())
+        violations = float(
+            (torch.from_numpy(true) > bound(torch.from_numpy(empirical), c)).double().mean()
+        )
         assert violations <= delta
     single = np.array([clopper_pearson(int(k), n, delta) for k in range(n + 1)])
     rate = float((risks[3] > single[errors[:, 3]]).mean())
-    assert delta / 4 <= rate <= delta + 3 * math.sqrt(delta / trials)  # exact, so that it is nearly used up
+    assert (
+        delta / 4 <= rate <= delta + 3 * math.sqrt(delta / trials)
+    )  # exact, so that it is nearly used up
     assert bounds.WIDTH == 1e-12

@@ -7,7 +7,14 @@ import torch
 from torch import nn
 
 from rlora.regularizers import bounds
-from rlora.regularizers.certificate import CertificateOptions, GibbsRisk, Payment, bound_of, divergence_of, rival_of
+from rlora.regularizers.certificate import (
+    CertificateOptions,
+    GibbsRisk,
+    Payment,
+    bound_of,
+    divergence_of,
+    rival_of,
+)
 from rlora.regularizers.posterior import GaussianPosterior
 
 OPTIONS = CertificateOptions()
@@ -61,9 +68,9 @@ def test_a_prior_variance_chosen_afterwards_is_the_best_of_the_grid_and_paid_for
 
 
 def test_the_payments_of_the_whole_grid_are_one_probability():
-    assert sum(math.exp(-2 * math.log(j) - math.log(math.pi**2 / 6)) for j in range(1, 200_000)) == pytest.approx(
-        1.0, abs=1e-4
-    )
+    assert sum(
+        math.exp(-2 * math.log(j) - math.log(math.pi**2 / 6)) for j in range(1, 200_000)
+    ) == pytest.approx(1.0, abs=1e-4)
 
 
 def test_the_rival_is_clopper_pearson_at_the_same_confidence():
@@ -78,7 +85,9 @@ def test_a_sigma_that_has_underflowed_is_refused():
     own = posterior()
     with torch.no_grad():
         own.rho["head"][0] = -200.0
-    with pytest.raises(ValueError, match=r"a sigma of the head has underflowed .* regularizer\.sigma_head"):
+    with pytest.raises(
+        ValueError, match=r"a sigma of the head has underflowed .* regularizer\.sigma_head"
+    ):
         divergence_of(own, OPTIONS)
 
 

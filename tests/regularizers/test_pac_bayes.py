@@ -39,11 +39,17 @@ def test_objectives_are_the_formulas():
     c = (divergence + math.log(2 * math.sqrt(N) / 0.025)) / N
     r = 0.2
     assert divergence > 0
-    assert value(own).item() == pytest.approx((math.sqrt(r + c / 2) + math.sqrt(c / 2)) ** 2, rel=1e-6)
-    assert value(made(objective="mcallester")).item() == pytest.approx(r + math.sqrt(c / 2), rel=1e-6)
+    assert value(own).item() == pytest.approx(
+        (math.sqrt(r + c / 2) + math.sqrt(c / 2)) ** 2, rel=1e-6
+    )
+    assert value(made(objective="mcallester")).item() == pytest.approx(
+        r + math.sqrt(c / 2), rel=1e-6
+    )
     assert value(made(objective="lambda")).item() == pytest.approx(r / 0.5 + c / 0.5, rel=1e-6)
     assert value(made(objective="kl")).item() == pytest.approx(bounds.klinv(r, c).item(), rel=1e-6)
-    assert value(made(objective="elbo", beta=0.3)).item() == pytest.approx(0.9 + 0.3 * divergence / N, rel=1e-6)
+    assert value(made(objective="elbo", beta=0.3)).item() == pytest.approx(
+        0.9 + 0.3 * divergence / N, rel=1e-6
+    )
     cost = divergence + math.log(1 / 0.025)
     found = value(made(objective="pac_tuning", gamma=0.1, moment=2.0)).item()
     assert found == pytest.approx(0.9 + cost / (0.1 * N) + 0.1 * 4, rel=1e-6)
@@ -87,7 +93,9 @@ def test_gradients_of_deviations_are_those_of_finite_differences():
                 rho[index] += sign * h
                 ends.append(step().item())
                 rho[index] -= sign * h
-        assert rho.grad[index].item() == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-4, abs=1e-9)
+        assert rho.grad[index].item() == pytest.approx(
+            (ends[0] - ends[1]) / (2 * h), rel=1e-4, abs=1e-9
+        )
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch():
@@ -155,7 +163,10 @@ def test_its_state_travels():
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"objective": "x"}, r"regularizer\.objective='x' is unknown: choose one of mcallester, quadratic"),
+        (
+            {"objective": "x"},
+            r"regularizer\.objective='x' is unknown: choose one of mcallester, quadratic",
+        ),
         ({"noise": "x"}, r"regularizer\.noise='x' is unknown"),
         ({"delta": 0.0}, r"regularizer\.delta=0\.0 must lie strictly between 0 and 1"),
         ({"delta": 1}, r"regularizer\.delta=1 must lie"),

@@ -41,7 +41,11 @@ def moved(net, own):
     """Means and deviations away from the prior."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in (*net["adapter"].parameters(), *net["head"].parameters(), *own.rho.values()):
+        for parameter in (
+            *net["adapter"].parameters(),
+            *net["head"].parameters(),
+            *own.rho.values(),
+        ):
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
     return own
 
@@ -176,14 +180,18 @@ def test_the_priors_mean_can_be_seen_again():
 
 @pytest.mark.parametrize("sigma", [0.0, 1e-30, -1.0, math.inf, math.nan])
 def test_a_deviation_that_underflows_is_refused(sigma):
-    with pytest.raises(ValueError, match=r"regularizer\.sigma_head=.* must be a finite number of at least"):
+    with pytest.raises(
+        ValueError, match=r"regularizer\.sigma_head=.* must be a finite number of at least"
+    ):
         posterior(model(), head=sigma)
 
 
 def test_noise_of_each_example_is_refused_where_it_does_not_fit():
     net = model()
     net["adapter"].per_example = False
-    with pytest.raises(ValueError, match=r"rlora, vera\), not Scaled: use regularizer\.noise=per_step"):
+    with pytest.raises(
+        ValueError, match=r"rlora, vera\), not Scaled: use regularizer\.noise=per_step"
+    ):
         check_draws_for_each(posterior(net))
     other = nn.ModuleDict({"norm": nn.LayerNorm(3)})
     own = GaussianPosterior(other, {"head": {"norm.weight": other["norm"].weight}}, {"head": 0.1})

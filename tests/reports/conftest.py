@@ -21,7 +21,16 @@ TRAINED = {"head": 0, "lora": 73_728, "rlora": 9_216}
 def made(record):
     """Makes a record; more words are keys of its config."""
 
-    def make(task="rte", adapter="lora", seed=1, score=0.6, validation=0.5, started="2026-01-01", mode="max", **config):
+    def make(
+        task="rte",
+        adapter="lora",
+        seed=1,
+        score=0.6,
+        validation=0.5,
+        started="2026-01-01",
+        mode="max",
+        **config,
+    ):
         identity = repr((task, adapter, seed, mode, sorted(config.items())))
         run = replace(
             record.run, task=task, adapter=adapter, seed=seed, identity=identity, directory=f"runs/{identity}",
@@ -53,4 +62,6 @@ def written(tmp_path):
 @pytest.fixture
 def study(made, written):
     """A folder of 18 runs: three adapters, two tasks, three seeds."""
-    return written([made(task, adapter, seed, score) for (task, adapter, seed), score in SCORES.items()])
+    return written(
+        [made(task, adapter, seed, score) for (task, adapter, seed), score in SCORES.items()]
+    )

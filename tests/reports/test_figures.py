@@ -19,7 +19,9 @@ def with_history(record, scores):
 def whole(made, written):
     """A report of runs with learning curves and a certificate."""
     records = [
-        with_history(made(adapter=adapter, seed=seed, score=0.6 + 0.1 * number), [0.5, 0.6 + 0.01 * seed])
+        with_history(
+            made(adapter=adapter, seed=seed, score=0.6 + 0.1 * number), [0.5, 0.6 + 0.01 * seed]
+        )
         for number, adapter in enumerate(("head", "rlora", "lora"))
         for seed in (1, 2)
     ]
@@ -48,8 +50,18 @@ def test_one_point_is_no_curve(made, written):
 def test_the_front_holds_what_nothing_smaller_beats(study):
     rows = series.sizes(lay_out(Reader().read([study]).runs, Layout()))
     front = {(row["column"], row["row"]) for row in rows if row["front"]}
-    assert front == {("mrpc", "head"), ("mrpc", "rlora"), ("mrpc", "lora"), ("rte", "head"), ("rte", "rlora")}
-    assert {row["row"]: row["trained"] for row in rows} == {"head": 66, "lora": 73_728 + 66, "rlora": 9_216 + 66}
+    assert front == {
+        ("mrpc", "head"),
+        ("mrpc", "rlora"),
+        ("mrpc", "lora"),
+        ("rte", "head"),
+        ("rte", "rlora"),
+    }
+    assert {row["row"]: row["trained"] for row in rows} == {
+        "head": 66,
+        "lora": 73_728 + 66,
+        "rlora": 9_216 + 66,
+    }
 
 
 def test_a_certificate_without_a_rival_shows_the_rest(whole):
@@ -63,7 +75,9 @@ def test_a_certificate_without_a_rival_shows_the_rest(whole):
 def test_files_are_written_and_lines_are_where_they_should_be(whole, tmp_path):
     names = {"learning_curves", "score_and_size", "time", "memory", "certificates"}
     files = matplotlib_plots.write(whole, tmp_path / "plots")
-    assert {file.name for file in files} == {f"{name}.{suffix}" for name in names for suffix in ("pdf", "png")}
+    assert {file.name for file in files} == {
+        f"{name}.{suffix}" for name in names for suffix in ("pdf", "png")
+    }
     assert all(file.stat().st_size > 1000 for file in files)
     (axis,) = matplotlib_plots.drawn(whole)["learning_curves"].axes
     assert [line.get_label() for line in axis.lines] == ["head", "lora", "rlora"]
@@ -82,5 +96,6 @@ def test_specifications_hold_the_same_rows(whole):
     curves = specifications["Learning curves: validation score by epoch"]
     assert curves["data"]["values"] == series.curves(whole.grid)
     assert all(
-        specification["$schema"].startswith("https://vega.github.io") for specification in specifications.values()
+        specification["$schema"].startswith("https://vega.github.io")
+        for specification in specifications.values()
     )

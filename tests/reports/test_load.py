@@ -83,7 +83,9 @@ def test_broken_old_unscored_and_failed_runs_are_named(made, written, tmp_path):
 
 def test_no_run_at_all_is_an_error_that_says_why(tmp_path, made, written):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"no finished run to report: .*empty holds no run: give a folder"):
+    with pytest.raises(
+        ValueError, match=r"no finished run to report: .*empty holds no run: give a folder"
+    ):
         read(tmp_path / "empty")
     with pytest.raises(ValueError, match=r"no finished run to report: .*its test/accuracy is inf"):
         read(written([made(score=math.inf)]))
@@ -102,7 +104,9 @@ def test_the_csv_has_a_line_for_each_run_unrounded(made, written):
 
     runs = read(written([made(seed=1, score=1 / 3), made(seed=2, adapter="rlora", lr=0.1)])).runs
     rows = list(csv.DictReader(io.StringIO(csv_text(runs))))
-    assert [(row["adapter"], row["seed"], float(row["test/accuracy"]), row["lr"]) for row in rows] == [
+    assert [
+        (row["adapter"], row["seed"], float(row["test/accuracy"]), row["lr"]) for row in rows
+    ] == [
         ("lora", "1", 1 / 3, ""),
         ("rlora", "2", 0.6, "0.1"),
     ]

@@ -25,7 +25,11 @@ def texts(made, written):
                     run=replace(record.run, model="gpt2_medium"),
                     monitor="validation/perplexity",
                     reported="BLEU",
-                    scores={"validation/perplexity": perplexity, "test/BLEU": bleu, "test/NIST": nist},
+                    scores={
+                        "validation/perplexity": perplexity,
+                        "test/BLEU": bleu,
+                        "test/NIST": nist,
+                    },
                     missing={"test/METEOR": "there is no Java"},
                 )
             )
@@ -55,7 +59,9 @@ def test_each_metric_has_a_column_in_the_order_asked_and_its_own_scale(texts):
 
 
 def test_several_metrics_make_columns_of_themselves(texts):
-    assert "| adapter | trained | e2e, BLEU | e2e, NIST |" in markdown(texts, "--metric", "BLEU,NIST")
+    assert "| adapter | trained | e2e, BLEU | e2e, NIST |" in markdown(
+        texts, "--metric", "BLEU,NIST"
+    )
 
 
 def test_on_validation_it_is_the_monitored_metric_and_the_smaller_is_better(texts):
@@ -73,26 +79,40 @@ def test_choices_follow_the_monitored_metric_not_the_reported_one(texts):
 def test_a_metric_that_was_not_computed_is_told_with_its_reason(texts):
     found = Reader(metrics=["BLEU", "METEOR"]).read([texts])
     assert len(found.runs) == 4
-    assert {problem.reason for problem in found.problems} == {"has no score test/METEOR: there is no Java"}
+    assert {problem.reason for problem in found.problems} == {
+        "has no score test/METEOR: there is no Java"
+    }
 
 
 def test_one_split_of_several_is_asked_for_by_its_whole_name(made, written):
     record = made()
     record.scores["test_mismatched/accuracy"] = 0.25
     (run,) = Reader(metrics=["test_mismatched/accuracy"]).read([written([record])]).runs
-    assert (run.score, run.facts["metric"], run.shown) == (0.25, "test_mismatched/accuracy", shown("accuracy"))
+    assert (run.score, run.facts["metric"], run.shown) == (
+        0.25,
+        "test_mismatched/accuracy",
+        shown("accuracy"),
+    )
 
 
 def test_metrics_of_several_scales_have_no_mean(texts):
     runs = Reader(metrics=["BLEU", "NIST"]).read([texts]).runs
-    with pytest.raises(ValueError, match=r"several runs have .*metric|BLEU and NIST, which have no mean"):
+    with pytest.raises(
+        ValueError, match=r"several runs have .*metric|BLEU and NIST, which have no mean"
+    ):
         lay_out(runs, Layout(columns=("task",), pairs=("seed", "metric")))
 
 
 def test_figures_show_each_run_once_and_name_the_unit(texts):
-    grid = lay_out(Reader(metrics=["BLEU", "NIST"]).read([texts]).runs, Layout(columns=("task", "metric")))
+    grid = lay_out(
+        Reader(metrics=["BLEU", "NIST"]).read([texts]).runs, Layout(columns=("task", "metric"))
+    )
     assert [row["column"] for row in series.costs(grid)] == ["e2e", "e2e"]
-    assert {(row["column"], row["unit"], row["score"]) for row in series.sizes(grid) if row["row"] == "lora"} == {
+    assert {
+        (row["column"], row["unit"], row["score"])
+        for row in series.sizes(grid)
+        if row["row"] == "lora"
+    } == {
         ("e2e, BLEU", "%", 60.0),
         ("e2e, NIST", "NIST", 8.25),
     }

@@ -9,8 +9,12 @@ import pytest
 
 from rlora.reports.__main__ import main
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium here (Debian: apt install chromium)")
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+needs_browser = pytest.mark.skipif(
+    BROWSER is None, reason="no Chromium here (Debian: apt install chromium)"
+)
 CLICK = """<script type="module">
 const title = [...document.querySelectorAll("thead th")].find((each) => each.textContent === "NAME");
 for (let i = 0; i < TIMES; i++) title.click();
@@ -24,9 +28,18 @@ def page(study, tmp_path):
 
 
 def browse(page, *words):
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000", *words]
+    command = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--virtual-time-budget=10000",
+        *words,
+    ]
     place = [f"--user-data-dir={page.parent / 'profile'}", "--enable-logging=stderr", page.as_uri()]
-    return subprocess.run([*command, *place], capture_output=True, text=True, timeout=120, check=True)
+    return subprocess.run(
+        [*command, *place], capture_output=True, text=True, timeout=120, check=True
+    )
 
 
 def test_it_needs_no_network_and_holds_every_table(page):
@@ -46,7 +59,9 @@ def test_charts_are_drawn_without_an_error(page):
     assert "CONSOLE" not in done.stderr
     assert 'data-charts="3"' in done.stdout
     drawn = re.findall(
-        r'<div id="chart\d"[^>]*>.*?<(canvas|svg)[^>]* width="(\d+)" height="(\d+)"', done.stdout, re.DOTALL
+        r'<div id="chart\d"[^>]*>.*?<(canvas|svg)[^>]* width="(\d+)" height="(\d+)"',
+        done.stdout,
+        re.DOTALL,
     )
     assert len(drawn) == 3
     assert all(int(width) > 200 and int(height) > 100 for _, width, height in drawn)

@@ -29,7 +29,10 @@ def test_cells_hold_the_runs_of_a_row_and_column(runs):
 
 
 def test_missing_runs_are_told_and_ranks_need_whole_columns(runs):
-    grid = lay_out([r for r in runs if (r.facts["adapter"], r.facts["task"]) != ("rlora", "rte")][:-1], Layout())
+    grid = lay_out(
+        [r for r in runs if (r.facts["adapter"], r.facts["task"]) != ("rlora", "rte")][:-1],
+        Layout(),
+    )
     assert grid.estimate(("rlora",), ("rte",)) is None
     assert "adapter=rlora, task=rte: 0 of 3 runs" in grid.uneven()
     assert grid.ranks() == pytest.approx({("head",): 3.0, ("lora",): 1.0, ("rlora",): 2.0})
@@ -44,7 +47,9 @@ def test_numbers_sort_as_numbers_and_a_key_that_some_lack_is_empty(made, written
 
 def test_runs_that_nothing_tells_apart_are_refused_with_what_differs(made, written):
     runs = tidy(written, [made(optimizer={"lr": 0.1}), made(optimizer={"lr": 0.2})])
-    with pytest.raises(ValueError, match=r"several runs have adapter=lora, task=rte, seed=1; they differ in opt"):
+    with pytest.raises(
+        ValueError, match=r"several runs have adapter=lora, task=rte, seed=1; they differ in opt"
+    ):
         lay_out(runs, Layout())
     assert len(lay_out(runs, Layout(rows=("adapter", "optimizer.lr"))).cells) == 2
 
@@ -59,12 +64,18 @@ def test_the_best_on_validation_is_kept_whatever_the_test_says(made, written):
         made(seed=1, adapter="head", optimizer={"lr": 0.2}, validation=0.1),
     ]
     kept = choose(tidy(written, tried), Layout(), ["optimizer.lr"])
-    assert {(run.facts["adapter"], run.facts["optimizer.lr"]) for run in kept} == {("lora", 0.1), ("head", 0.2)}
+    assert {(run.facts["adapter"], run.facts["optimizer.lr"]) for run in kept} == {
+        ("lora", 0.1),
+        ("head", 0.2),
+    }
     assert len(kept) == 3
 
 
 def test_lower_is_better_where_the_task_says_so(made, written):
-    tried = [made(adapter=a, validation=v, score=v, mode="min") for a, v in (("lora", 2.0), ("rlora", 1.0))]
+    tried = [
+        made(adapter=a, validation=v, score=v, mode="min")
+        for a, v in (("lora", 2.0), ("rlora", 1.0))
+    ]
     runs = tidy(written, tried)
     grid = lay_out(runs, Layout())
     assert grid.best(("rte",)) == {("rlora",)}

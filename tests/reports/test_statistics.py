@@ -14,7 +14,11 @@ VALUES = [0.61, 0.7, 0.64, 0.69, 0.58]
 def test_the_interval_is_students():
     found = estimate(VALUES)
     low, high = stats.ttest_1samp(VALUES, 0).confidence_interval(0.95)
-    assert (found.n, found.mean, found.sd) == (5, pytest.approx(np.mean(VALUES)), pytest.approx(np.std(VALUES, ddof=1)))
+    assert (found.n, found.mean, found.sd) == (
+        5,
+        pytest.approx(np.mean(VALUES)),
+        pytest.approx(np.std(VALUES, ddof=1)),
+    )
     assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
     wider = estimate(VALUES, confidence=0.99)
     assert wider.low < found.low < found.high < wider.high
@@ -39,7 +43,10 @@ def test_pairs_are_the_shared_keys():
 def test_the_interval_covers_the_true_difference_as_often_as_it_says(interval, n, tolerance):
     draws = np.random.default_rng(0).exponential(0.3, (2000 if interval == "t" else 100, n))
     draws = np.random.default_rng(0).normal(0.3, 1.0, draws.shape) if interval == "t" else draws
-    covered = [found.low <= 0.3 <= found.high for found in (estimate(list(row), interval=interval) for row in draws)]
+    covered = [
+        found.low <= 0.3 <= found.high
+        for found in (estimate(list(row), interval=interval) for row in draws)
+    ]
     assert np.mean(covered) == pytest.approx(0.95, abs=tolerance)
 
 

@@ -21,7 +21,9 @@ def test_scores_differences_and_costs_as_markdown(study, tmp_path, capsys):
     ]
     assert "| adapter | trained | mrpc | rte | mean | rank |" in lines
     assert CELLS in lines
-    assert "Mean ± standard deviation in percent; n = 3 runs (seed) in every cell; accuracy." in lines
+    assert (
+        "Mean ± standard deviation in percent; n = 3 runs (seed) in every cell; accuracy." in lines
+    )
     assert "| mrpc | head − lora | 3 | -10.0 | [-12.5, -7.5] | 0.003 | **0.013** |" in lines
     shown = capsys.readouterr().out
     assert "Scores on the test split" in shown
@@ -37,7 +39,15 @@ def test_n_stands_in_every_cell_where_cells_differ(study, tmp_path):
 
 
 def test_intervals_stand_beside_means_on_request(study, tmp_path):
-    words = [str(study), "--where", "task=rte", "--spread", "interval", "--markdown", str(tmp_path / "table.md")]
+    words = [
+        str(study),
+        "--where",
+        "task=rte",
+        "--spread",
+        "interval",
+        "--markdown",
+        str(tmp_path / "table.md"),
+    ]
     main(words)
     assert "| lora | 73,728 | 62.3 [57.2, 67.5] | 2.00 |" in lines_of(tmp_path / "table.md")
     main([*words, "--interval", "bootstrap"])
@@ -56,7 +66,9 @@ def test_what_was_left_out_is_a_table_of_its_own(study, tmp_path):
 def test_latex_is_booktabs_with_special_characters_escaped(study, tmp_path):
     main([str(study), "--latex", str(tmp_path / "table.tex"), "--where", "task=rte"])
     text = (tmp_path / "table.tex").read_text()
-    assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\begin{table}") == 3
+    assert (
+        text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\begin{table}") == 3
+    )
     assert r"lora & 73,728 & 62.3 $\pm$ 2.1 & 2.00 \\" in text
     assert r"\% of backbone" in text
     assert r"\textbf{64.0 $\pm$ 2.0}" in text
@@ -65,8 +77,12 @@ def test_latex_is_booktabs_with_special_characters_escaped(study, tmp_path):
 def test_published_rows_stand_apart(study, tmp_path):
     main([str(study), "--published", "roberta_base", "--markdown", str(tmp_path / "table.md")])
     lines = lines_of(tmp_path / "table.md")
-    assert "| LoRA, roberta_base [1] | 0.3M | 89.7 | 86.6 |  |  |" in [line.replace("[2]", "[1]") for line in lines]
-    assert any("published, not measured here: Hu et al., ICLR 2022, table 2" in line for line in lines)
+    assert "| LoRA, roberta_base [1] | 0.3M | 89.7 | 86.6 |  |  |" in [
+        line.replace("[2]", "[1]") for line in lines
+    ]
+    assert any(
+        "published, not measured here: Hu et al., ICLR 2022, table 2" in line for line in lines
+    )
     assert CELLS in lines  # neither best nor rank took notice
 
 
@@ -77,8 +93,9 @@ def test_certificates_stand_beside_dev_errors(made, written, tmp_path):
         "rival": {"bound": 0.145}, "test": {"test": {"mean": 0.156}},
     }  # fmt: skip
     main([str(written([certified, made(seed=2)])), "--markdown", str(tmp_path / "table.md")])
-    assert "| rte | lora | 1 | 0.1550 | 0.1800 | 0.1400 | 12.5 | 31,146 | 0.1450 | 0.1560 |" in lines_of(
-        tmp_path / "table.md"
+    assert (
+        "| rte | lora | 1 | 0.1550 | 0.1800 | 0.1400 | 12.5 | 31,146 | 0.1450 | 0.1560 |"
+        in lines_of(tmp_path / "table.md")
     )
 
 
@@ -89,10 +106,24 @@ def test_certificates_stand_beside_dev_errors(made, written, tmp_path):
         (["{empty}"], "holds no run"),
         (["{runs}", "--rows", "task,adpter"], "no run has the key adpter"),
         (["{runs}", "--where", "adapter"], "--where adapter: conditions are key=value"),
-        (["{runs}", "--compare", "seed"], "--compare seed needs it among the keys of --rows or --columns"),
-        (["{runs}", "--published", "gpt7"], "--published gpt7: no published scores of it here; there are some of"),
         (
-            ["{runs}", "--published", "roberta_base", "--rows", "task,adapter", "--columns", "seed"],
+            ["{runs}", "--compare", "seed"],
+            "--compare seed needs it among the keys of --rows or --columns",
+        ),
+        (
+            ["{runs}", "--published", "gpt7"],
+            "--published gpt7: no published scores of it here; there are some of",
+        ),
+        (
+            [
+                "{runs}",
+                "--published",
+                "roberta_base",
+                "--rows",
+                "task,adapter",
+                "--columns",
+                "seed",
+            ],
             "--published needs adapters in rows",
         ),
     ],

@@ -19,7 +19,9 @@ class Run:
         self.id, self.state, self.record = f"r{number}", state, record
 
     def files(self):
-        return [SimpleNamespace(name="output.log")] + ([SimpleNamespace(name=RECORD_FILE)] if self.record else [])
+        return [SimpleNamespace(name="output.log")] + (
+            [SimpleNamespace(name=RECORD_FILE)] if self.record else []
+        )
 
     def file(self, name):
         assert name == RECORD_FILE
@@ -47,7 +49,13 @@ class Api:
 
 
 def test_records_are_taken_and_the_rest_is_told(made):
-    runs = [Run(1, made(seed=1)), Run(2, made(seed=2)), Run(3), Run(4, state="crashed"), Run(5, state="running")]
+    runs = [
+        Run(1, made(seed=1)),
+        Run(2, made(seed=2)),
+        Run(3),
+        Run(4, state="crashed"),
+        Run(5, state="running"),
+    ]
     reading = Reader().read([], wandb_runs.found("team/rlora", Api(runs)))
     assert [run.facts["seed"] for run in reading.runs] == [1, 2]
     assert reading.unfinished == 1
@@ -103,6 +111,11 @@ def test_ctrl_c_ends_it(made, tmp_path):
 
 def test_problems_of_other_places_count(made):
     reading = Reader().read(
-        [], [Problem("here", "is odd"), None, *wandb_runs.found("team/rlora", Api([Run(1, made())]))]
+        [],
+        [Problem("here", "is odd"), None, *wandb_runs.found("team/rlora", Api([Run(1, made())]))],
     )
-    assert (len(reading.runs), reading.unfinished, reading.problems) == (1, 1, [Problem("here", "is odd")])
+    assert (len(reading.runs), reading.unfinished, reading.problems) == (
+        1,
+        1,
+        [Problem("here", "is odd")],
+    )

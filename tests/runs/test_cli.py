@@ -16,7 +16,12 @@ import yaml
 from rlora.records.record import read_record
 
 ROOT = Path(__file__).parents[2]
-SMALL = ("model=tiny_encoder", "task.train_size=96", "print_config=false", "trainer.enable_progress_bar=false")
+SMALL = (
+    "model=tiny_encoder",
+    "task.train_size=96",
+    "print_config=false",
+    "trainer.enable_progress_bar=false",
+)
 
 pytestmark = pytest.mark.cli
 
@@ -41,20 +46,47 @@ def offline_messages(file: Path) -> Iterator[Any]:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    state: dict[str, torch.Tensor] = torch.load(
+        run / "checkpoints" / "last.ckpt", weights_only=True
+    )["state_dict"]
     return state
 
 
 def test_run_leaves_what_it_should_and_every_way_back_gives_the_same_scores(train, tmp_path):
     run = tmp_path / "run"
-    output = train(*SMALL, "adapter=nola", "seed=3", "adapter.rank=2", "trainer.max_epochs=2", f"hydra.run.dir={run}")
+    output = train(
+        *SMALL,
+        "adapter=nola",
+        "seed=3",
+        "adapter.rank=2",
+        "trainer.max_epochs=2",
+        f"hydra.run.dir={run}",
+    )
     record = read_record(run)
-    assert {p.name for p in run.iterdir()} >= {"config.yaml", "metrics.csv", "results.json", "adapter", "checkpoints"}
-    assert {p.name for p in (run / "adapter").iterdir()} == {"adapter.safetensors", "head.safetensors", "adapter.json"}
-    assert (record.run.adapter, record.run.model, record.run.task) == ("nola", "tiny_encoder", "lexicon")
+    assert {p.name for p in run.iterdir()} >= {
+        "config.yaml",
+        "metrics.csv",
+        "results.json",
+        "adapter",
+        "checkpoints",
+    }
+    assert {p.name for p in (run / "adapter").iterdir()} == {
+        "adapter.safetensors",
+        "head.safetensors",
+        "adapter.json",
+    }
+    assert (record.run.adapter, record.run.model, record.run.task) == (
+        "nola",
+        "tiny_encoder",
+        "lexicon",
+    )
     assert record.training.epochs == 2
     assert record.config["adapter"]["rank"] == 2
-    for shown in ("nola on lexicon", f"{record.scores['test/accuracy']:.4f}", f"{record.parameters.adapter:,}"):
+    for shown in (
+        "nola on lexicon",
+        f"{record.scores['test/accuracy']:.4f}",
+        f"{record.parameters.adapter:,}",
+    ):
         assert shown in output
     for number, saved in enumerate([run, run / "adapter", run / "checkpoints" / "best.ckpt"]):
         again = tmp_path / f"again{number}"
@@ -64,7 +96,9 @@ def test_run_leaves_what_it_should_and_every_way_back_gives_the_same_scores(trai
         assert scores == {k: v for k, v in record.scores.items() if k.startswith("test")}
         assert read_record(again).run.adapter == "nola"
     overridden = tmp_path / "overridden"
-    train("train=false", f"ckpt_path={run}", "task.eval_batch_size=7", f"hydra.run.dir={overridden}")
+    train(
+        "train=false", f"ckpt_path={run}", "task.eval_batch_size=7", f"hydra.run.dir={overridden}"
+    )
     assert yaml.safe_load((overridden / "config.yaml").read_text())["task"]["eval_batch_size"] == 7
 
 
@@ -131,7 +165,12 @@ def test_interrupted_run_says_how_to_go_on(start, tmp_path):
 def test_multirun_leaves_a_record_a_job(train, tmp_path):
     train("-m", *SMALL, "adapter=lora,rlora", "seed=0,1", "trainer.max_epochs=1", "adapter.rank=4")
     records = [read_record(path) for path in sorted(tmp_path.glob("multiruns/*/*/results.json"))]
-    assert [(r.run.adapter, r.run.seed) for r in records] == [("lora", 0), ("lora", 1), ("rlora", 0), ("rlora", 1)]
+    assert [(r.run.adapter, r.run.seed) for r in records] == [
+        ("lora", 0),
+        ("lora", 1),
+        ("rlora", 0),
+        ("rlora", 1),
+    ]
     assert [r.parameters.adapter for r in records] == [1024, 1024, 256, 256]
     names = {path.parent.name for path in tmp_path.glob("multiruns/*/*/results.json")}
     assert "0-lexicon-lora-seed0" in names
@@ -146,7 +185,10 @@ def test_wandb_offline_carries_the_same_numbers(train, tmp_path):
         for item in message.history.item:
             summary[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
         for update in (message.run.config.update, message.config.update):
-            config |= {(item.key or ".".join(item.nested_key)): json.loads(item.value_json) for item in update}
+            config |= {
+                (item.key or ".".join(item.nested_key)): json.loads(item.value_json)
+                for item in update
+            }
     record = read_record(run)
     for name, score in record.scores.items():
         assert summary[f"final/{name}"] == pytest.approx(score, rel=1e-6)
@@ -157,13 +199,21 @@ def test_wandb_offline_carries_the_same_numbers(train, tmp_path):
 
 def test_two_processes_share_the_work(train, tmp_path):
     run, alone = tmp_path / "run", tmp_path / "alone"
-    words = (*SMALL, "trainer.accelerator=cpu", "trainer.devices=2", "+trainer.strategy=ddp", "trainer.max_epochs=1")
+    words = (
+        *SMALL,
+        "trainer.accelerator=cpu",
+        "trainer.devices=2",
+        "+trainer.strategy=ddp",
+        "trainer.max_epochs=1",
+    )
     train(*words, f"hydra.run.dir={run}")
     record = read_record(run)
     assert record.training.steps == 1  # 96 words, 32 a process, full batches only
     # every test word is scored once, as on one process
     train("train=false", f"ckpt_path={run}", "trainer.devices=1", f"hydra.run.dir={alone}")
-    assert read_record(alone).scores["test/accuracy"] == pytest.approx(record.scores["test/accuracy"], abs=1e-7)
+    assert read_record(alone).scores["test/accuracy"] == pytest.approx(
+        record.scores["test/accuracy"], abs=1e-7
+    )
 
 
 def test_a_killed_multirun_goes_on_where_it_stopped(start, train, tmp_path):
@@ -179,25 +229,42 @@ def test_a_killed_multirun_goes_on_where_it_stopped(start, train, tmp_path):
     output = train(*words)
     assert "skipped: the same run finished on" in output
     last = max((tmp_path / "multiruns").iterdir())
-    after = {record.run.seed: record.run.started for record in map(read_record, last.rglob("results.json"))}
+    after = {
+        record.run.seed: record.run.started
+        for record in map(read_record, last.rglob("results.json"))
+    }
     assert set(after) == {0, 1, 2}
     assert after | before == after
 
 
 def test_help_and_completion(start):
-    for words, expected in ((("--help",), "adapter: "), (("--shell-completion", "install=bash"), "complete")):
+    for words, expected in (
+        (("--help",), "adapter: "),
+        (("--shell-completion", "install=bash"), "complete"),
+    ):
         process = start(*words)
         output, _ = process.communicate(timeout=120)
         assert expected in output
 
 
 def test_precision_checkpointing_compiling_and_early_stopping_are_switches(train, tmp_path):
-    words = (*SMALL, "callbacks=early_stopping", "callbacks.early_stopping.patience=1", "trainer.max_epochs=9")
+    words = (
+        *SMALL,
+        "callbacks=early_stopping",
+        "callbacks.early_stopping.patience=1",
+        "trainer.max_epochs=9",
+    )
     plain, switched = tmp_path / "plain", tmp_path / "switched"
     # a learning rate of nothing: the score cannot improve, the second epoch is the last
     train(*words, "optimizer.lr=0", "optimizer.head_lr=0", f"hydra.run.dir={plain}")
     assert read_record(plain).training.epochs == 2
-    words = (*SMALL, "trainer=bf16", "trainer.accelerator=cpu", "model.gradient_checkpointing=true", "compile=eager")
+    words = (
+        *SMALL,
+        "trainer=bf16",
+        "trainer.accelerator=cpu",
+        "model.gradient_checkpointing=true",
+        "compile=eager",
+    )
     train(*words, "trainer.max_epochs=1", "scheduler=cosine", f"hydra.run.dir={switched}")
     assert read_record(switched).environment.precision == "bf16-mixed"
 
@@ -220,7 +287,11 @@ def writing(tmp_path):
     data = tmp_path / "e2e"
     data.mkdir()
     rows = [f'"name[Inn {number}], food[pie]",Inn {number} serves pie.' for number in range(60)]
-    for file, some in {"trainset": rows[:4], "devset": rows[4:6], "testset_w_refs": rows[6:]}.items():
+    for file, some in {
+        "trainset": rows[:4],
+        "devset": rows[4:6],
+        "testset_w_refs": rows[6:],
+    }.items():
         (data / f"{file}.csv").write_text("\n".join(["mr,ref", *some, ""]))
     words = (
         "task=e2e",
@@ -230,22 +301,42 @@ def writing(tmp_path):
         "model=tiny_decoder",
         "adapter=lora",
     )
-    return (*words, "trainer.max_epochs=1", "trainer.enable_progress_bar=false", "print_config=false")
+    return (
+        *words,
+        "trainer.max_epochs=1",
+        "trainer.enable_progress_bar=false",
+        "print_config=false",
+    )
 
 
 def test_two_processes_write_what_one_writes(train, writing, tmp_path):
     alone, together = tmp_path / "alone", tmp_path / "together"
     train(*writing, "task.decoding.max_new_tokens=6", f"hydra.run.dir={alone}")
     several = ("trainer.accelerator=cpu", "trainer.devices=2", "+trainer.strategy=ddp")
-    train("train=false", f"ckpt_path={alone}/adapter", *several, "print_config=false", f"hydra.run.dir={together}")
+    train(
+        "train=false",
+        f"ckpt_path={alone}/adapter",
+        *several,
+        "print_config=false",
+        f"hydra.run.dir={together}",
+    )
     assert len((together / "texts" / "test-1.jsonl").read_text().splitlines()) == 1 + 27
-    assert (together / "texts" / "test.tsv").read_text() == (alone / "texts" / "test.tsv").read_text()
+    assert (together / "texts" / "test.tsv").read_text() == (
+        alone / "texts" / "test.tsv"
+    ).read_text()
     assert read_record(together).scores == pytest.approx(read_record(alone).scores, rel=1e-5)
-    train(*writing, *several, "task.decoding.max_new_tokens=6", f"hydra.run.dir={tmp_path / 'trained'}")
+    train(
+        *writing,
+        *several,
+        "task.decoding.max_new_tokens=6",
+        f"hydra.run.dir={tmp_path / 'trained'}",
+    )
     assert "test/BLEU" in read_record(tmp_path / "trained").scores
 
 
-def test_writing_that_was_killed_goes_on_with_the_texts_that_are_there(start, train, writing, tmp_path):
+def test_writing_that_was_killed_goes_on_with_the_texts_that_are_there(
+    start, train, writing, tmp_path
+):
     killed, resumed = tmp_path / "killed", tmp_path / "resumed"
     slow = ("task.decoding.batch_size=1", "task.decoding.max_new_tokens=100")
     process = start(*writing, *slow, f"hydra.run.dir={killed}")
@@ -259,7 +350,9 @@ def test_writing_that_was_killed_goes_on_with_the_texts_that_are_there(start, tr
     assert not (killed / "results.json").exists()
     output = train(f"ckpt_path={killed}", f"hydra.run.dir={resumed}", "print_config=false")
     assert f"test: {len(before) - 1} of 54 texts are there already" in output
-    after = [json.loads(line) for line in (resumed / "texts" / "test.jsonl").read_text().splitlines()]
+    after = [
+        json.loads(line) for line in (resumed / "texts" / "test.jsonl").read_text().splitlines()
+    ]
     assert len(after) == 1 + 54
     assert after[: len(before)] == before
     record = read_record(resumed)

@@ -25,7 +25,11 @@ def told(monkeypatch, tmp_path, capsys):
     spec.loader.exec_module(script)
 
     def run(*words):
-        common = [f"paths.outputs={tmp_path}", "print_config=false", "trainer.enable_progress_bar=false"]
+        common = [
+            f"paths.outputs={tmp_path}",
+            "print_config=false",
+            "trainer.enable_progress_bar=false",
+        ]
         monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py"), *words, *common])
         GlobalHydra.instance().clear()
         with pytest.raises(SystemExit) as caught:
@@ -54,7 +58,10 @@ def told(monkeypatch, tmp_path, capsys):
         (["optimizer.lr=1"], ["optimizer.lr"]),
         (["adapter=bitfit", "adapter.rank=4"], ["adapter.rank is not a key"]),
         (["adapter.targets=[q"], ["quote"]),
-        (["-m", "adapter=lora,nola", "adapter.num_bases=4"], ["adapter.num_bases", "every adapter swept"]),
+        (
+            ["-m", "adapter=lora,nola", "adapter.num_bases=4"],
+            ["adapter.num_bases", "every adapter swept"],
+        ),
     ],
 )
 def test_unknown_words(told, words, expected):

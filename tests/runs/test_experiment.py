@@ -13,7 +13,9 @@ from rlora.records.record import read_record
 from rlora.training.module import FineTuning
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:The number of training batches", "ignore:The dirpath has changed", "ignore:Total length of `list`"
+    "ignore:The number of training batches",
+    "ignore:The dirpath has changed",
+    "ignore:Total length of `list`",
 )
 
 
@@ -117,7 +119,10 @@ def test_the_same_words_give_the_same_run(tiny_run, tmp_path, finished):
 def test_another_seed_gives_another_run(tiny_run, tmp_path, finished):
     tiny_run("trainer.max_epochs=3", "seed=1", folder=tmp_path)
     assert not same(tensors(tmp_path), tensors(finished))
-    assert read_record(tmp_path).backbone["random_structure"] != read_record(finished).backbone["random_structure"]
+    assert (
+        read_record(tmp_path).backbone["random_structure"]
+        != read_record(finished).backbone["random_structure"]
+    )
     assert read_record(tmp_path).data["fingerprint"] == read_record(finished).data["fingerprint"]
 
 
@@ -126,7 +131,9 @@ def test_an_evaluation_repeats_the_test_scores(tiny_run, tmp_path, finished, pla
     # what the run was made of comes back: the words say another adapter, rank and seed by default
     tiny_run("train=false", f"ckpt_path='{finished / place}'", folder=tmp_path)
     evaluated, trained = read_record(tmp_path), read_record(finished)
-    assert evaluated.scores == {key: value for key, value in trained.scores.items() if key.startswith("test")}
+    assert evaluated.scores == {
+        key: value for key, value in trained.scores.items() if key.startswith("test")
+    }
     assert not evaluated.run.trained
     assert evaluated.run.from_checkpoint == str(finished / place)
     assert evaluated.adapter_file_bytes is None
@@ -140,7 +147,9 @@ def test_an_evaluation_takes_adapter_and_model_from_the_run(tiny_job, tmp_path):
     words = ["model=tiny_decoder", "adapter=nola", "adapter.num_bases=7", "seed=4"]
     config, job = tiny_job(*words, folder=tmp_path / "first")
     run(config, job)
-    config, job = tiny_job("train=false", f"ckpt_path='{tmp_path / 'first'}'", folder=tmp_path / "second")
+    config, job = tiny_job(
+        "train=false", f"ckpt_path='{tmp_path / 'first'}'", folder=tmp_path / "second"
+    )
     job.words[:] = [word for word in job.words if not word.startswith("model=")]
     run(config, job)
     first, second = read_record(tmp_path / "first"), read_record(tmp_path / "second")
@@ -150,7 +159,9 @@ def test_an_evaluation_takes_adapter_and_model_from_the_run(tiny_job, tmp_path):
     assert yaml.safe_load((tmp_path / "second" / "config.yaml").read_text()) == second.config
 
 
-def test_going_on_ends_where_an_unbroken_run_does(tiny_run, tmp_path, finished, breaks, monkeypatch):
+def test_going_on_ends_where_an_unbroken_run_does(
+    tiny_run, tmp_path, finished, breaks, monkeypatch
+):
     broken, resumed = tmp_path / "broken", tmp_path / "resumed"
     breaks(2)
     with pytest.raises(Broken):
@@ -202,17 +213,23 @@ def test_an_evaluation_of_something_else_is_refused(tiny_run, tmp_path, finished
     assert not (tmp_path / "results.json").exists()
 
 
-@pytest.mark.parametrize("word", ["adapter.alpha=4", "seed=1", "adapter=lora", "adapter.targets=[q]"])
+@pytest.mark.parametrize(
+    "word", ["adapter.alpha=4", "seed=1", "adapter=lora", "adapter.targets=[q]"]
+)
 def test_a_checkpoint_of_something_else_is_refused(tiny_run, tmp_path, finished, word):
     checkpoint = finished / "checkpoints" / "best.ckpt"
-    with pytest.raises(ValueError, match=r"checkpoint (belongs to another run|does not hold what trains here)"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint (belongs to another run|does not hold what trains here)"
+    ):
         tiny_run("train=false", f"ckpt_path='{checkpoint}'", word, folder=tmp_path)
 
 
 # parts switched off
 
 
-@pytest.mark.parametrize("word", ["logger=none", "debug=overfit", "test=false", "callbacks=early_stopping"])
+@pytest.mark.parametrize(
+    "word", ["logger=none", "debug=overfit", "test=false", "callbacks=early_stopping"]
+)
 def test_a_part_switched_off_or_on(tiny_run, tmp_path, word):
     tiny_run(word, folder=tmp_path)
     record = read_record(tmp_path)

@@ -9,8 +9,20 @@ from rlora.records.record import RECORD_FILE, read_record, write_record
 from rlora.reports.__main__ import main
 from rlora.runs.multirun import MultirunSummary
 
-RUN = ("model=tiny_encoder", "adapter=lora", "task=lexicon", "task.train_size=200", "trainer.max_epochs=1")
-QUIET = ("trainer=cpu", "callbacks=progress", "logger=none", "trainer.enable_progress_bar=false", "print_config=false")
+RUN = (
+    "model=tiny_encoder",
+    "adapter=lora",
+    "task=lexicon",
+    "task.train_size=200",
+    "trainer.max_epochs=1",
+)
+QUIET = (
+    "trainer=cpu",
+    "callbacks=progress",
+    "logger=none",
+    "trainer.enable_progress_bar=false",
+    "print_config=false",
+)
 
 
 def summary_of(folder):
@@ -38,7 +50,9 @@ def test_runs_are_counted(left, capsys):
 def test_failed_runs_are_listed_and_the_status_is_not_zero(left, capsys):
     (left / "3").mkdir()
     (left / "3" / "error.log").write_text("Traceback ...\nValueError: no such rank\n")
-    with pytest.raises(SystemExit, match="not all runs finished; the same command repeats those alone"):
+    with pytest.raises(
+        SystemExit, match="not all runs finished; the same command repeats those alone"
+    ):
         summary_of(left)
     shown = capsys.readouterr().out
     assert "1 failed" in shown
@@ -60,7 +74,9 @@ def test_a_sweep_that_has_not_begun_says_nothing(tmp_path, capsys):
 
 
 @pytest.mark.cli
-@pytest.mark.parametrize("launcher", [(), ("launcher=joblib",), ("launcher=submitit_local",)], ids=str)
+@pytest.mark.parametrize(
+    "launcher", [(), ("launcher=joblib",), ("launcher=submitit_local",)], ids=str
+)
 def test_one_that_fails_leaves_the_others_alone(launcher, start, tmp_path):
     process = start("-m", *launcher, *RUN, *QUIET, "adapter.rank=-1,4")
     output, _ = process.communicate(timeout=300)
@@ -75,9 +91,22 @@ def test_one_that_fails_leaves_the_others_alone(launcher, start, tmp_path):
 @pytest.mark.cli
 def test_the_comparison_is_one_command_and_its_table_another(train, tmp_path, capsys):
     """Two sittings: the second one skips what the first has done, from the study's records alone."""
-    words = ("-m", "experiment=compare_adapters", "task=lexicon", "task.train_size=200", "task.train_examples=32")
-    words += ("model=tiny_encoder", "trainer.max_epochs=1", f"paths.studies={tmp_path / 'studies'}", *QUIET[1:])
-    assert "2 finished" in train(*words, "adapter=lora,rlora", "hydra.sweep.dir=" + str(tmp_path / "first"))
+    words = (
+        "-m",
+        "experiment=compare_adapters",
+        "task=lexicon",
+        "task.train_size=200",
+        "task.train_examples=32",
+    )
+    words += (
+        "model=tiny_encoder",
+        "trainer.max_epochs=1",
+        f"paths.studies={tmp_path / 'studies'}",
+        *QUIET[1:],
+    )
+    assert "2 finished" in train(
+        *words, "adapter=lora,rlora", "hydra.sweep.dir=" + str(tmp_path / "first")
+    )
     shutil.rmtree(tmp_path / "first")
     assert "4 finished, 2 skipped" in train(*words)
     main([str(tmp_path / "studies"), "--csv", str(tmp_path / "runs.csv")])

@@ -50,7 +50,9 @@ def test_answers_are_those_of_the_model(trained, file, tmp_path):
     run = load_run(trained)
     batch = run.backbone.tokenizer(WORDS, padding=True, return_tensors="pt")
     with torch.no_grad():
-        sought = run.backbone.net(**{k: batch[k] for k in ("input_ids", "attention_mask")}).logits.softmax(-1)
+        sought = run.backbone.net(
+            **{k: batch[k] for k in ("input_ids", "attention_mask")}
+        ).logits.softmax(-1)
     assert [answer["text"] for answer in found] == WORDS
     for answer, probabilities in zip(found, sought.tolist(), strict=True):
         assert list(answer["probabilities"].values()) == pytest.approx(probabilities, abs=1e-5)
@@ -61,14 +63,18 @@ def test_answers_are_those_of_the_model(trained, file, tmp_path):
 def test_json_lines_and_csv_are_read_and_csv_is_written(trained, file, tmp_path):
     plain = answers(tmp_path, f"run={trained}/adapter", f"input={file}")
     lines, table, out = tmp_path / "words.jsonl", tmp_path / "words.csv", tmp_path / "out.csv"
-    lines.write_text("".join(json.dumps({"id": n, "text": word}) + "\n" for n, word in enumerate(WORDS)))
+    lines.write_text(
+        "".join(json.dumps({"id": n, "text": word}) + "\n" for n, word in enumerate(WORDS))
+    )
     table.write_text("id,text\n" + "".join(f'{n},"{word}"\n' for n, word in enumerate(WORDS)))
     for given in (lines, table):
         assert answers(tmp_path, f"run={trained}", f"input={given}") == plain
     assert main([f"run={trained}", f"input={table}", f"output={out}"]) == 0
     rows = list(csv.DictReader(out.open()))
     assert [row["prediction"] for row in rows] == [answer["prediction"] for answer in plain]
-    assert float(rows[0]["probabilities.positive"]) == pytest.approx(plain[0]["probabilities"]["positive"])
+    assert float(rows[0]["probabilities.positive"]) == pytest.approx(
+        plain[0]["probabilities"]["positive"]
+    )
 
 
 def test_draws_of_a_posterior_have_a_mean_and_a_spread(posterior, file, tmp_path):
@@ -86,7 +92,9 @@ def test_draws_of_a_posterior_have_a_mean_and_a_spread(posterior, file, tmp_path
 @pytest.mark.cli
 def test_standard_input_is_answered_as_it_comes(trained, root):
     command = [sys.executable, "predict.py", f"run={trained}", "input=-", "batch_size=1"]
-    process = subprocess.Popen(command, cwd=root, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, cwd=root, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     for word in WORDS:  # an answer before the next row
         process.stdin.write(word + "\n")
         process.stdin.flush()
@@ -101,7 +109,10 @@ def test_standard_input_is_answered_as_it_comes(trained, root):
         (["run={run}"], "input= is missing"),
         (["run=nowhere", "input={file}"], "nowhere is neither a run folder"),
         (["run={run}", "input=nowhere.txt"], "input=nowhere.txt is not a file"),
-        (["run={run}", "input={file}", "drawz=3"], "drawz is unknown: the words are run=, input=, output="),
+        (
+            ["run={run}", "input={file}", "drawz=3"],
+            "drawz is unknown: the words are run=, input=, output=",
+        ),
         (["run={run}", "input={file}", "draws=some"], "draws=some must be a whole number"),
         (["run={run}", "input={file}", "batch_size=0"], "batch_size=0 must be at least 1"),
         (["run={run}", "input={file}", "format=xml"], "format=xml is unknown"),
@@ -110,7 +121,9 @@ def test_standard_input_is_answered_as_it_comes(trained, root):
         (["run={run}", "input={file}", "format=csv"], "has no column text: it has good"),
     ],
 )
-def test_wrong_words_and_files_are_told_and_nothing_is_left(trained, file, tmp_path, capsys, words, told):
+def test_wrong_words_and_files_are_told_and_nothing_is_left(
+    trained, file, tmp_path, capsys, words, told
+):
     out = tmp_path / "out.jsonl"
     assert main([word.format(run=trained, file=file) for word in words] + [f"output={out}"]) == 1
     assert told in capsys.readouterr().err
@@ -119,7 +132,10 @@ def test_wrong_words_and_files_are_told_and_nothing_is_left(trained, file, tmp_p
 
 def test_rows_of_two_fields():
     fields = ("premise", "hypothesis")
-    assert list(read_rows(io.StringIO("a\tb\n\nc\td\n"), "text", fields, "in")) == [("a", "b"), ("c", "d")]
+    assert list(read_rows(io.StringIO("a\tb\n\nc\td\n"), "text", fields, "in")) == [
+        ("a", "b"),
+        ("c", "d"),
+    ]
     for text, form, told in [
         ("a\n", "text", "in, line 1: 1 fields, not premise, hypothesis with tabs"),
         ('{"premise": "a"}\n', "jsonl", "in, line 1 has no text under hypothesis: it has premise"),

@@ -19,7 +19,13 @@ SAVED = {
     "regularizer": {"weight": 1},
     "optimizer": {"lr": 0.5},
     "scheduler": {"shape": "cosine"},
-    "trainer": {"max_epochs": 9, "accelerator": "gpu", "devices": 4, "strategy": "ddp", "default_root_dir": "old"},
+    "trainer": {
+        "max_epochs": 9,
+        "accelerator": "gpu",
+        "devices": 4,
+        "strategy": "ddp",
+        "default_root_dir": "old",
+    },
     "paths": {"outputs": "old"},
     "test": False,
 }
@@ -31,11 +37,23 @@ COMPOSED = {
     "regularizer": {"weight": 2},
     "optimizer": {"lr": 0.1},
     "scheduler": {"shape": "linear"},
-    "trainer": {"max_epochs": 2, "accelerator": "cpu", "devices": 1, "default_root_dir": "new", "precision": "32"},
+    "trainer": {
+        "max_epochs": 2,
+        "accelerator": "cpu",
+        "devices": 1,
+        "default_root_dir": "new",
+        "precision": "32",
+    },
     "paths": {"outputs": "new"},
     "test": True,
 }
-CHOICES = {"task": "lexicon", "model": "minilm", "adapter": "rlora", "regularizer": "none", "trainer": "cpu"}
+CHOICES = {
+    "task": "lexicon",
+    "model": "minilm",
+    "adapter": "rlora",
+    "regularizer": "none",
+    "trainer": "cpu",
+}
 
 
 def write_checkpoint(file, state=None):
@@ -256,10 +274,18 @@ def test_a_section_that_was_not_saved_stays():
 
 @pytest.mark.parametrize("section", ["adapter", "model", "task", "regularizer", "optimizer"])
 def test_a_config_that_names_what_no_config_here_names_is_refused(tmp_path, section):
-    inner = {"_target_": "rlora.adapters.lora.LoRA", "rank": {"_target_": "os.system", "command": "true"}}
-    for config in ({"_target_": "os.system"}, inner, {"a": [{"_target_": "rlora.io.atomic.write_atomically"}]}):
+    inner = {
+        "_target_": "rlora.adapters.lora.LoRA",
+        "rank": {"_target_": "os.system", "command": "true"},
+    }
+    for config in (
+        {"_target_": "os.system"},
+        inner,
+        {"a": [{"_target_": "rlora.io.atomic.write_atomically"}]},
+    ):
         (tmp_path / "config.yaml").write_text(yaml.safe_dump({"choices": {}, section: config}))
         with pytest.raises(
-            ValueError, match=r"config\.yaml asks for (os\.system|rlora\.atomic.*), which no file in conf/"
+            ValueError,
+            match=r"config\.yaml asks for (os\.system|rlora\.atomic.*), which no file in conf/",
         ):
             find_saved(str(tmp_path), resume=False)

@@ -14,8 +14,14 @@ E2E = {
     "testset_w_refs.csv": 'mr,ref\nname[C],C.\n"name[D], familyFriendly[yes]","D, of\ncourse."\nname[C],It is C.\n',
 }
 DART = [
-    {"tripleset": [["A", "LOCATION", "B"], ["A", "AREA", "3"]], "annotations": [{"text": "A lies in B."}]},
-    {"tripleset": [["C", "NAME", "D"]], "annotations": [{"text": "C is D."}, {"text": "D, that is C."}]},
+    {
+        "tripleset": [["A", "LOCATION", "B"], ["A", "AREA", "3"]],
+        "annotations": [{"text": "A lies in B."}],
+    },
+    {
+        "tripleset": [["C", "NAME", "D"]],
+        "annotations": [{"text": "C is D."}, {"text": "D, that is C."}],
+    },
 ]
 WEBNLG = {
     "entries": [
@@ -26,7 +32,9 @@ WEBNLG = {
                     {"comment": "good", "lex": "Bacon is in it."},
                     {"comment": "toFix", "lex": "no"},
                 ],
-                "modifiedtripleset": [{"subject": "Dish", "property": "ingredient", "object": "Bacon"}],
+                "modifiedtripleset": [
+                    {"subject": "Dish", "property": "ingredient", "object": "Bacon"}
+                ],
             }
         }
     ]
@@ -50,7 +58,10 @@ def test_e2e_is_read_and_grouped(e2e, tmp_path):
     assert task.describe()["rows"] == {"train": 2, "validation": 1, "test": 2}
     first, second = task.asked["test"]
     assert first.references == ("C.", "It is C.")
-    assert (second.source, second.prompt) == ("name[D], familyFriendly[yes]", "name : D | family friendly : yes")
+    assert (second.source, second.prompt) == (
+        "name[D], familyFriendly[yes]",
+        "name : D | family friendly : yes",
+    )
     assert second.references == ("D, of course.",)
     assert second.place.endswith("testset_w_refs.csv, line 4")
     row = task.ready.splits["train"][0]
@@ -85,12 +96,20 @@ def task_names(scores):
 @pytest.mark.parametrize(
     ("file", "text", "said"),
     [
-        ("trainset.csv", "mr,ref\nThe Vaults,Text.\n", "trainset.csv, line 2: the meaning representation 'The Vaults'"),
+        (
+            "trainset.csv",
+            "mr,ref\nThe Vaults,Text.\n",
+            "trainset.csv, line 2: the meaning representation 'The Vaults'",
+        ),
         ("trainset.csv", 'mr,ref\n"name[A] and B",Text.\n', "line 2: the meaning representation"),
         ("devset.csv", "mr,ref\nname[A],\n", "devset.csv, line 2: its text is empty"),
         ("devset.csv", "mr,ref\nname[A],x,y\n", "devset.csv, line 2: 3 columns"),
         ("devset.csv", "id,ref\nname[A],x\n", "devset.csv, line 1: the columns are"),
-        ("testset_w_refs.csv", "mr,ref\nname[A], \n", "testset_w_refs.csv, line 2: its text is empty"),
+        (
+            "testset_w_refs.csv",
+            "mr,ref\nname[A], \n",
+            "testset_w_refs.csv, line 2: its text is empty",
+        ),
     ],
 )
 def test_a_wrong_row_is_told_by_file_and_line(e2e, tmp_path, file, text, said):
@@ -101,16 +120,22 @@ def test_a_wrong_row_is_told_by_file_and_line(e2e, tmp_path, file, text, said):
 
 def test_too_long_a_prompt_is_told_by_file_and_line(e2e, tmp_path, build_task):
     e2e.max_length = 20
-    with pytest.raises(ValueError, match=r"trainset.csv, line 2: its prompt has \d+ tokens, and task.max_length=20"):
+    with pytest.raises(
+        ValueError, match=r"trainset.csv, line 2: its prompt has \d+ tokens, and task.max_length=20"
+    ):
         ready(e2e, tmp_path)
     (tmp_path / "testset_w_refs.csv").write_text(f"mr,ref\nname[{'x' * 490}],C.\n")
-    with pytest.raises(ValueError, match=r"testset_w_refs.csv, line 2: .* more than the 512 of the model"):
+    with pytest.raises(
+        ValueError, match=r"testset_w_refs.csv, line 2: .* more than the 512 of the model"
+    ):
         ready(build_task("e2e", path=tmp_path, max_length=128), tmp_path)
 
 
 def test_missing_files_are_told_with_their_origin(build_task, tmp_path, monkeypatch):
     monkeypatch.delenv("RLORA_DATA", raising=False)
-    with pytest.raises(ValueError, match=r"set task\.path to the folder that holds trainset\.csv.*tuetschek"):
+    with pytest.raises(
+        ValueError, match=r"set task\.path to the folder that holds trainset\.csv.*tuetschek"
+    ):
         ready(build_task("e2e"), tmp_path)
     with pytest.raises(ValueError, match=r"task\.path=.* has no .*trainset\.csv"):
         ready(build_task("e2e", path=tmp_path), tmp_path)
@@ -169,5 +194,6 @@ def test_the_real_files(data_root, build_task, tmp_path):
 def test_linearized():
     mr = "name[Café Sicilia], eatType[pub], priceRange[less than £20], customer rating[5 out of 5]"
     assert (
-        linearized(mr, "") == "name : Café Sicilia | Type : pub | price : less than £20 | customer rating : 5 out of 5"
+        linearized(mr, "")
+        == "name : Café Sicilia | Type : pub | price : less than £20 | customer rating : 5 out of 5"
     )

@@ -31,7 +31,9 @@ LABELS = {  # of train and dev, by class id
 def test_official_counts(build_task, data_root, name):
     task = build_task(name)
     read = task.read()
-    assert (len(read["train"]), len(read["test"]), len(task.read_unlabeled()["predict"])) == SIZES[name]
+    assert (len(read["train"]), len(read["test"]), len(task.read_unlabeled()["predict"])) == SIZES[
+        name
+    ]
     if name in LABELS:
         assert (Counter(read["train"].labels), Counter(read["test"].labels)) == LABELS[name]
     else:
@@ -44,7 +46,10 @@ def test_validation_shares_no_text_with_train(build_task, data_root, name):
     task = build_task(name)
     read = task.read()
     splits = task.division().of(read).splits
-    texts = [{normalize(text) for row in splits[part].texts for text in row} for part in ("train", "validation")]
+    texts = [
+        {normalize(text) for row in splits[part].texts for text in row}
+        for part in ("train", "validation")
+    ]
     assert not texts[0] & texts[1]
     wanted = min(round(0.05 * len(read["train"])), 2000)
     assert len(splits["validation"]) == wanted
@@ -55,7 +60,11 @@ def test_validation_shares_no_text_with_train(build_task, data_root, name):
 
 def test_qnli_dev_and_test(build_task, data_root, tmp_path):
     folder = data_root / "glue" / "QNLI"
-    for name, source in {"train.tsv": "dev.tsv", "dev.tsv": "dev.tsv", "test.tsv": "test.tsv"}.items():
+    for name, source in {
+        "train.tsv": "dev.tsv",
+        "dev.tsv": "dev.tsv",
+        "test.tsv": "test.tsv",
+    }.items():
         (tmp_path / name).symlink_to(folder / source)
     task = build_task("qnli", path=str(tmp_path))
     assert Counter(task.read()["test"].labels) == {0: 2702, 1: 2761}
@@ -63,7 +72,8 @@ def test_qnli_dev_and_test(build_task, data_root, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "folder", "rows", "classes"), [("mnli", "MNLI", 48, 3), ("qnli", "QNLI", 32, 2), ("qqp", "QQP", 32, 2)]
+    ("name", "folder", "rows", "classes"),
+    [("mnli", "MNLI", 48, 3), ("qnli", "QNLI", 32, 2), ("qqp", "QQP", 32, 2)],
 )
 @pytest.mark.parametrize("seed", [13, 21, 42, 87, 100])
 def test_official_train_columns(build_task, data_root, tmp_path, name, folder, rows, classes, seed):
@@ -114,7 +124,10 @@ def test_few_shot_cola_and_what_does_not_agree(data_root):
     for seed in (100, 13, 21, 42, 87):
         assert drawn(lines, 1, seed) == published(data_root, "CoLA", seed, 0)
         np.random.RandomState(seed).shuffle(lines)
-    glue = {line.split("\t")[0].strip() for line in lines_of(data_root / "glue" / "SST-2" / "train.tsv", 1)}
+    glue = {
+        line.split("\t")[0].strip()
+        for line in lines_of(data_root / "glue" / "SST-2" / "train.tsv", 1)
+    }
     sample = [line.split("\t")[0].strip() for line in published(data_root, "SST-2", 13, 1)[0]]
     assert any(text not in glue for text in sample)
 
@@ -152,8 +165,12 @@ def test_metrics_equal_reference_code(build_task, data_root, name):
         assert float(value) == pytest.approx(reference[key](), abs=1e-5), key
 
 
-@pytest.mark.parametrize(("name", "file"), [("cola", "CoLA.tsv"), ("stsb", "STS-B.tsv"), ("mrpc", "MRPC.tsv")])
-def test_loaders_and_submission(build_task, data_root, tokenizer, session_cache, tmp_path, name, file):
+@pytest.mark.parametrize(
+    ("name", "file"), [("cola", "CoLA.tsv"), ("stsb", "STS-B.tsv"), ("mrpc", "MRPC.tsv")]
+)
+def test_loaders_and_submission(
+    build_task, data_root, tokenizer, session_cache, tmp_path, name, file
+):
     task = build_task(name)
     task.setup(tokenizer, seed=0, cache_dir=session_cache)
     loaders = {**task.validation_loaders(), **task.test_loaders(), **task.predict_loaders()}

@@ -22,7 +22,9 @@ def test_words_and_labels(words):
     assert (polarity[("good",)], polarity[("awful",)]) == (1, 0)
     published = {}
     origin = importlib.util.find_spec("vaderSentiment").origin
-    for line in (Path(origin).parent / "vader_lexicon.txt").read_text(encoding="utf-8").splitlines():
+    for line in (
+        (Path(origin).parent / "vader_lexicon.txt").read_text(encoding="utf-8").splitlines()
+    ):
         published.setdefault(line.split("\t")[0].lower(), float(line.split("\t")[1]))
     assert all((published[text] > 0) == bool(label) for (text,), label in polarity.items())
 
@@ -51,7 +53,13 @@ def test_few_shot_keeps_the_test_set(build_task, tokenizer, tmp_path):
 
 
 def test_case_zero_means_and_short_entries(tmp_path):
-    rows = ["Fine\t1\t1\t[1, 2]", "fine\t1\t1\t[-1, -1]", "flat\t0\t1\t[1, -1]", "xd\t2\t0\t[2, 2]", ":)\t2\t0\t[2, 2]"]
+    rows = [
+        "Fine\t1\t1\t[1, 2]",
+        "fine\t1\t1\t[-1, -1]",
+        "flat\t0\t1\t[1, -1]",
+        "xd\t2\t0\t[2, 2]",
+        ":)\t2\t0\t[2, 2]",
+    ]
     file = tmp_path / "vader_lexicon.txt"
     file.write_text("\n".join(rows) + "\n")
     examples = read_lexicon(lexicon_file(tmp_path))

@@ -19,7 +19,10 @@ def gsm8k(tmp_path, build_task):
     (tmp_path / "train.jsonl").write_text(
         "".join(
             json.dumps(
-                {"question": f"How many is {i} and 1?", "answer": f"{i}+1=<<{i}+1={i + 1}>>{i + 1}\n#### {i + 1}"}
+                {
+                    "question": f"How many is {i} and 1?",
+                    "answer": f"{i}+1=<<{i}+1={i + 1}>>{i + 1}\n#### {i + 1}",
+                }
             )
             + "\n"
             for i in range(40)
@@ -27,7 +30,10 @@ def gsm8k(tmp_path, build_task):
     )
     (tmp_path / "test.json").write_text(json.dumps(ROWS))
     return build_task(
-        "gsm8k", path=tmp_path, train=["train.jsonl"], tests={"x": {"file": "test.json", "answer": "number"}}
+        "gsm8k",
+        path=tmp_path,
+        train=["train.jsonl"],
+        tests={"x": {"file": "test.json", "answer": "number"}},
     )
 
 
@@ -50,7 +56,9 @@ def test_reading_and_prompting(gsm8k, tmp_path):
 
 def test_gsm8k_and_instruction_files_are_read_alike(tmp_path):
     lines = tmp_path / "a.jsonl"
-    lines.write_text(json.dumps({"question": "Q", "answer": "1,000+2=<<1000+2=1002>>1,002\n#### 1,002"}))
+    lines.write_text(
+        json.dumps({"question": "Q", "answer": "1,000+2=<<1000+2=1002>>1,002\n#### 1,002"})
+    )
     (found,) = read_questions(lines)
     assert (found.output, found.answer) == ("1,000+2=1,002\n#### 1,002", "1002")
 
@@ -82,7 +90,9 @@ def test_several_sets_have_a_mean(gsm8k, tmp_path):
 
 def test_test_questions_that_are_trained_on_are_told(gsm8k, tmp_path, caplog):
     other = [{**ROWS[0], "instruction": f"What is {i} + 3?"} for i in range(40)]
-    (tmp_path / "more.json").write_text(json.dumps([{**ROWS[0], "instruction": " what is  1 + 1? "}, ROWS[1], *other]))
+    (tmp_path / "more.json").write_text(
+        json.dumps([{**ROWS[0], "instruction": " what is  1 + 1? "}, ROWS[1], *other])
+    )
     gsm8k.train = ["more.json"]
     with caplog.at_level(logging.WARNING):
         task = ready(gsm8k, tmp_path)
@@ -94,7 +104,10 @@ def test_test_questions_that_are_trained_on_are_told(gsm8k, tmp_path, caplog):
     ("change", "said"),
     [
         ({"template": "none"}, "task.template=none is unknown; set task.template to one of"),
-        ({"tests": {"x": {"file": "f", "answer": "color"}}}, "task.tests.x.answer=color is unknown"),
+        (
+            {"tests": {"x": {"file": "f", "answer": "color"}}},
+            "task.tests.x.answer=color is unknown",
+        ),
     ],
 )
 def test_wrong_settings(build_task, change, said):

@@ -38,7 +38,11 @@ def test_protocol(ready, tokenizer):
     assert task.num_train_examples == 190
     facts = json.loads(json.dumps(task.describe()))
     assert facts["rows"] == {"train": 190, "validation": 10, "test": 20}
-    assert (facts["source"], facts["validation"], facts["shots"]) == ("directory", "train-split", None)
+    assert (facts["source"], facts["validation"], facts["shots"]) == (
+        "directory",
+        "train-split",
+        None,
+    )
     batch = next(iter(task.train_loader()))
     assert {name: str(tensor.dtype) for name, tensor in batch.items()} == dict.fromkeys(
         ("input_ids", "attention_mask", "token_type_ids", "labels", "index"), "torch.int64"
@@ -48,13 +52,19 @@ def test_protocol(ready, tokenizer):
 
 def test_splits_share_no_text_and_do_not_follow_the_run_seed(ready, tokenizer):
     task, other = ready(seed=0), ready(seed=1)
-    train, validation = (texts_of(task, tokenizer, loader) for loader in (task.train_loader(), other.train_loader()))
+    train, validation = (
+        texts_of(task, tokenizer, loader) for loader in (task.train_loader(), other.train_loader())
+    )
     assert train == validation
     validation = texts_of(task, tokenizer, task.validation_loaders()["validation"])
-    premises = [{re.search(r"number \d+ ", text).group() for text in texts} for texts in (train, validation)]
+    premises = [
+        {re.search(r"number \d+ ", text).group() for text in texts} for texts in (train, validation)
+    ]
     assert not premises[0] & premises[1]
     assert task.fingerprint == other.fingerprint != ready(split_seed=1).fingerprint
-    assert [b["index"].tolist() for b in task.train_loader()] != [b["index"].tolist() for b in other.train_loader()]
+    assert [b["index"].tolist() for b in task.train_loader()] != [
+        b["index"].tolist() for b in other.train_loader()
+    ]
 
 
 def test_setup_is_idempotent(ready, tokenizer, tmp_path, monkeypatch):
@@ -75,7 +85,9 @@ def test_dev_validation_and_few_shot(ready, tokenizer):
     assert (some.num_train_examples, some.describe()["train_examples"]) == (20, 20)
     assert some.describe()["rows"]["validation"] == ready().describe()["rows"]["validation"]
     assert some.fingerprint != more.fingerprint
-    with pytest.raises(ValueError, match=r"task\.shots=4 and task\.train_examples=8 each choose training rows"):
+    with pytest.raises(
+        ValueError, match=r"task\.shots=4 and task\.train_examples=8 each choose training rows"
+    ):
         ready(shots=4, train_examples=8)
     with pytest.raises(ValueError, match=r"task\.shots=51 needs 102 .* to at most 50"):
         ready(shots=51)
@@ -93,7 +105,11 @@ def test_workers_give_the_same_batches(ready):
 def test_iterating_leaves_the_global_random_state_alone(ready):
     task = ready()
     state = torch.get_rng_state()
-    for loader in (task.train_loader(), *task.validation_loaders().values(), *task.test_loaders().values()):
+    for loader in (
+        task.train_loader(),
+        *task.validation_loaders().values(),
+        *task.test_loaders().values(),
+    ):
         list(loader)
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -104,7 +120,9 @@ def test_loss_and_decode(ready):
     batch = {"labels": torch.tensor([0, 1, 1, 0])}
     loss = task.loss(outputs, batch)
     assert loss.dtype == torch.float32
-    assert torch.allclose(loss, torch.nn.functional.cross_entropy(outputs.logits.float(), batch["labels"]))
+    assert torch.allclose(
+        loss, torch.nn.functional.cross_entropy(outputs.logits.float(), batch["labels"])
+    )
     assert torch.equal(task.decode(outputs), outputs.logits.argmax(-1))
     with pytest.raises(ValueError, match=r"outside 0\.\.1"):
         task.loss(outputs, {"labels": torch.tensor([0, 1, 2, 0])})
@@ -127,7 +145,10 @@ def test_metrics_are_fresh(build_task):
     task = build_task("mrpc")
     first = task.new_metrics()
     first.update(torch.tensor([1, 0, 1]), torch.tensor([1, 1, 0]))
-    assert {name: round(float(value), 4) for name, value in first.compute().items()} == {"accuracy": 0.3333, "f1": 0.5}
+    assert {name: round(float(value), 4) for name, value in first.compute().items()} == {
+        "accuracy": 0.3333,
+        "f1": 0.5,
+    }
     second = task.new_metrics()
     second.update(torch.tensor([1]), torch.tensor([1]))
     assert second.compute()["accuracy"] == 1
@@ -151,7 +172,10 @@ def test_submission_files(ready, tmp_path):
 
 
 def test_paths(build_task, rte, make_rte, tokenizer, tmp_path, monkeypatch):
-    assert build_task("rte", path=str(rte)).source() == build_task("rte", path=str(rte / "RTE")).source()
+    assert (
+        build_task("rte", path=str(rte)).source()
+        == build_task("rte", path=str(rte / "RTE")).source()
+    )
     monkeypatch.setenv("RLORA_DATA", str(rte.parent))
     assert build_task("rte").source() == {"source": "directory", "location": str(rte / "RTE")}
     first, second = build_task("rte"), build_task("rte", path=str(tmp_path / "crlf"))
@@ -161,7 +185,9 @@ def test_paths(build_task, rte, make_rte, tokenizer, tmp_path, monkeypatch):
     assert first.fingerprint == second.fingerprint
     (rte / "RTE" / "dev.tsv").unlink()
     assert build_task("rte").source()["source"] == "hub"
-    with pytest.raises(ValueError, match=r"task\.path=.* has no .*RTE/dev\.tsv; give the GLUE root"):
+    with pytest.raises(
+        ValueError, match=r"task\.path=.* has no .*RTE/dev\.tsv; give the GLUE root"
+    ):
         build_task("rte", path=str(rte)).source()
 
 
@@ -197,7 +223,9 @@ def test_no_route_to_the_hub_is_one_sentence(build_task, monkeypatch, tmp_path):
     datasets = pytest.importorskip("datasets")
     monkeypatch.delenv("RLORA_DATA", raising=False)
     monkeypatch.setattr(hub, "hub_answers", lambda: False)
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)  # both are put back after the test
+    monkeypatch.setattr(
+        datasets.config, "HF_HUB_OFFLINE", False
+    )  # both are put back after the test
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match=r"set task\.path or the environment variable RLORA_DATA"):

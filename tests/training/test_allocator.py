@@ -30,9 +30,15 @@ print(json.dumps([kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - bef
 
 def faults(how, **settings):
     """(whether it says that memory is kept, page faults of 600 MiB allocated in all)."""
-    own = {key: value for key, value in os.environ.items() if not key.startswith(allocator.OWN_SETTINGS)}
+    own = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(allocator.OWN_SETTINGS)
+    }
     command = [sys.executable, "-c", LOOP, how]
-    done = subprocess.run(command, env={**own, **settings}, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, env={**own, **settings}, capture_output=True, text=True, check=True
+    )
     return json.loads(done.stdout)
 
 

@@ -11,7 +11,9 @@ from rlora.adapters.lora import LoRA
 from rlora.records.record import read_record
 from rlora.training.callbacks.merged_evaluation import MergedEvaluation
 
-pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches", "ignore:The dirpath has changed")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The number of training batches", "ignore:The dirpath has changed"
+)
 
 
 class Layers(nn.Module):

@@ -11,7 +11,9 @@ from rlora.training.module import FineTuning
 
 ADAPTERS = ["lora", "rlora", "nola", "randlora", "vera"]
 IN_PLACE = ["bitfit", "head", "full"]
-pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches", "ignore:The dirpath has changed")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The number of training batches", "ignore:The dirpath has changed"
+)
 
 
 class Broken(Exception):
@@ -47,7 +49,9 @@ def ready(tiny_experiment, tmp_path, monkeypatch):
     """Function (*words): an experiment with its parts built, stopped before training, and its frozen weights."""
 
     def make(*words):
-        experiment = tiny_experiment("optimizer.lr=0.05", "trainer.max_epochs=2", *words, folder=tmp_path)
+        experiment = tiny_experiment(
+            "optimizer.lr=0.05", "trainer.max_epochs=2", *words, folder=tmp_path
+        )
         with monkeypatch.context() as patch:
             patch.setattr(type(experiment), "_train", lambda self: {})
             patch.setattr(type(experiment), "_finish", lambda self, scores: None)
@@ -99,7 +103,12 @@ def test_no_update_is_computed_outside_training(ready, computed, model, adapter)
 def test_the_scores_are_those_of_unmerged_evaluation(tiny_run, tmp_path, adapter):
     records = []
     for switch in ("true", "false"):
-        words = [f"adapter={adapter}", *rank(adapter), "optimizer.lr=0.02", f"merge_for_evaluation={switch}"]
+        words = [
+            f"adapter={adapter}",
+            *rank(adapter),
+            "optimizer.lr=0.02",
+            f"merge_for_evaluation={switch}",
+        ]
         tiny_run(*words, folder=tmp_path / switch)
         records.append(read_record(tmp_path / switch))
     for ours, theirs in zip(records[0].training.history, records[1].training.history, strict=True):
@@ -112,7 +121,9 @@ def test_the_scores_are_those_of_unmerged_evaluation(tiny_run, tmp_path, adapter
 def test_methods_without_updates_are_left_alone(ready, adapter, monkeypatch):
     experiment, before = ready(f"adapter={adapter}")
     monkeypatch.setattr(
-        FineTuning, "on_validation_end", lambda self: self.untouched.append(unchanged(experiment, before))
+        FineTuning,
+        "on_validation_end",
+        lambda self: self.untouched.append(unchanged(experiment, before)),
     )
     experiment.module.untouched = []
     experiment.trainer.fit(experiment.module)
@@ -162,14 +173,18 @@ class Watch(L.Callback):
 def test_nothing_is_saved_or_trained_while_merged(ready, tmp_path):
     experiment, before = ready()
     watch = Watch(experiment)
-    saving = ModelCheckpoint(tmp_path / "more", save_on_train_epoch_end=False, every_n_epochs=1, save_top_k=-1)
+    saving = ModelCheckpoint(
+        tmp_path / "more", save_on_train_epoch_end=False, every_n_epochs=1, save_top_k=-1
+    )
     experiment.trainer.callbacks[-1:] = [watch, experiment.trainer.callbacks[-1], saving]
     experiment.trainer.fit(experiment.module)
     assert watch.seen == {"batch": {True}, "end": {False}, "checkpoint": {False}, "train": {False}}
     files = [*(tmp_path / "more").iterdir(), tmp_path / "checkpoints" / "last.ckpt"]
     assert len(files) == 3
     for file in files:
-        assert not set(torch.load(file, weights_only=True)["state_dict"]) & {f"net.{name}" for name in before}
+        assert not set(torch.load(file, weights_only=True)["state_dict"]) & {
+            f"net.{name}" for name in before
+        }
 
 
 @pytest.mark.parametrize("error", [Broken, KeyboardInterrupt, SystemExit])
@@ -187,8 +202,12 @@ def test_a_failure_within_brings_the_weights_back(ready, monkeypatch, stage, err
     for step in ("validation_step", "test_step", "predict_step"):
         monkeypatch.setattr(FineTuning, step, fail)
     if stage == "predict":
-        monkeypatch.setattr(type(experiment.task), "predict_loaders", type(experiment.task).test_loaders)
-    with pytest.raises((Broken, SystemExit)):  # the latter is what Lightning makes of KeyboardInterrupt
+        monkeypatch.setattr(
+            type(experiment.task), "predict_loaders", type(experiment.task).test_loaders
+        )
+    with pytest.raises(
+        (Broken, SystemExit)
+    ):  # the latter is what Lightning makes of KeyboardInterrupt
         getattr(experiment.trainer, stage)(experiment.module)
     assert watch.seen["exception"] == {False}
     assert unchanged(experiment, before)

@@ -35,7 +35,10 @@ def groups_of(optimizer):
 
 def test_rates_and_decay_by_group(parameters):
     optimizer = adamw(parameters, lr=0.1, head_lr=0.2, weight_decay=0.3)
-    found = {name: (g["lr"], g["weight_decay"], len(g["params"])) for name, g in groups_of(optimizer).items()}
+    found = {
+        name: (g["lr"], g["weight_decay"], len(g["params"]))
+        for name, g in groups_of(optimizer).items()
+    }
     assert found == {
         "adapter": (0.1, 0.3, 1),
         "adapter_no_decay": (0.1, 0.0, 3),
@@ -43,7 +46,9 @@ def test_rates_and_decay_by_group(parameters):
         "head_no_decay": (0.2, 0.0, 1),
     }
     assert groups_of(optimizer)["adapter"]["params"][0] is parameters["adapter"]["layer.0.query.A"]
-    assert groups_of(optimizer)["head_no_decay"]["params"][0] is parameters["head"]["classifier.bias"]
+    assert (
+        groups_of(optimizer)["head_no_decay"]["params"][0] is parameters["head"]["classifier.bias"]
+    )
 
 
 def test_every_parameter_is_there_once(parameters):
@@ -59,7 +64,9 @@ def test_decay_shrinks_weights_but_not_biases(parameters):
         for p in members.values():
             p.grad = torch.zeros_like(p)
     optimizer.step()
-    ends = {name: float(p.detach()[0]) for members in parameters.values() for name, p in members.items()}
+    ends = {
+        name: float(p.detach()[0]) for members in parameters.values() for name, p in members.items()
+    }
     decayed = pytest.approx(1 - 0.1 * 0.5)
     assert ends["layer.0.query.A"] == decayed
     assert ends["classifier.weight"] == decayed
@@ -73,11 +80,16 @@ def test_decay_shrinks_weights_but_not_biases(parameters):
 
 def test_betas_and_eps_arrive(parameters):
     optimizer = adamw(parameters, lr=0.1, head_lr=0.1, betas=[0.5, 0.75], eps=1e-3)
-    assert all(group["betas"] == (0.5, 0.75) and group["eps"] == 1e-3 for group in optimizer.param_groups)
+    assert all(
+        group["betas"] == (0.5, 0.75) and group["eps"] == 1e-3 for group in optimizer.param_groups
+    )
 
 
 def test_a_side_without_parameters_makes_no_group(parameters):
-    assert set(groups_of(adamw(parameters | {"adapter": {}}, lr=0.0, head_lr=0.1))) == {"head", "head_no_decay"}
+    assert set(groups_of(adamw(parameters | {"adapter": {}}, lr=0.0, head_lr=0.1))) == {
+        "head",
+        "head_no_decay",
+    }
 
 
 def test_the_configs_node_builds_it(parameters, compose):

@@ -27,7 +27,15 @@ FAMILIES = {
         "+model.config.sliding_window=4",
     ],
 }
-SYNCHRONIZING = {"_local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_select", "_unique2", "equal"}
+SYNCHRONIZING = {
+    "_local_scalar_dense",
+    "item",
+    "is_nonzero",
+    "nonzero",
+    "masked_select",
+    "_unique2",
+    "equal",
+}
 # what is read from the host's own memory, whatever the device: (file, function)
 ON_THE_HOST = {
     ("module.py", "on_before_batch_transfer"),  # the batch on its way to the device
@@ -47,7 +55,10 @@ class Reads(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func.overloadpacket.__name__ in SYNCHRONIZING:
-            frames = [(frame.filename.rpartition("/")[2], frame.name) for frame in traceback.extract_stack()]
+            frames = [
+                (frame.filename.rpartition("/")[2], frame.name)
+                for frame in traceback.extract_stack()
+            ]
             if not ON_THE_HOST & set(frames):
                 self.places.append([func.overloadpacket.__name__, *frames[-10:-1]])
         return func(*args, **(kwargs or {}))
@@ -69,7 +80,9 @@ def reads(monkeypatch):
 @pytest.fixture
 def backbone(compose):
     def make(name):
-        return build(compose(*FAMILIES[name]).config["model"], kind="classification", num_labels=2, seed=0)
+        return build(
+            compose(*FAMILIES[name]).config["model"], kind="classification", num_labels=2, seed=0
+        )
 
     return make
 
@@ -77,14 +90,22 @@ def backbone(compose):
 @pytest.mark.parametrize("noise", ["per_step", "per_example"])
 @pytest.mark.parametrize("objective", ["quadratic", "kl", "pac_tuning"])
 def test_a_regularizer_reads_nothing_either(tiny_run, tmp_path, reads, objective, noise):
-    words = ["regularizer=pac_bayes", f"regularizer.objective={objective}", f"regularizer.noise={noise}"]
+    words = [
+        "regularizer=pac_bayes",
+        f"regularizer.objective={objective}",
+        f"regularizer.noise={noise}",
+    ]
     tiny_run(*words, "trainer.max_epochs=1", "trainer.log_every_n_steps=100", folder=tmp_path)
     assert reads.places == []
 
 
 @family
 def test_nothing_is_read_in_a_step(tiny_run, tmp_path, reads, family):
-    words = ["trainer.max_epochs=1", "trainer.accumulate_grad_batches=2", "trainer.log_every_n_steps=100"]
+    words = [
+        "trainer.max_epochs=1",
+        "trainer.accumulate_grad_batches=2",
+        "trainer.log_every_n_steps=100",
+    ]
     tiny_run(*FAMILIES[family], *words, folder=tmp_path)
     assert reads.places == []
 
@@ -99,10 +120,17 @@ def test_no_adapter_reads(tiny_run, tmp_path, reads, family, adapter):
 
 
 def test_the_log_and_the_bar_read_when_they_are_due(tiny_run, tmp_path, reads):
-    words = ["task.batch_size=5", "trainer.max_epochs=1", "trainer.enable_progress_bar=true"]  # 12 batches
-    tiny_run(*words, "trainer.log_every_n_steps=6", "callbacks.progress.refresh_rate=4", folder=tmp_path)
+    words = [
+        "task.batch_size=5",
+        "trainer.max_epochs=1",
+        "trainer.enable_progress_bar=true",
+    ]  # 12 batches
+    tiny_run(
+        *words, "trainer.log_every_n_steps=6", "callbacks.progress.refresh_rate=4", folder=tmp_path
+    )
     readers = [
-        [place for place in places[1:] if place[0] in ("progress.py", "logger_connector.py")] for places in reads.places
+        [place for place in places[1:] if place[0] in ("progress.py", "logger_connector.py")]
+        for places in reads.places
     ]
     bar = sum(("progress.py", "get_metrics") in found for found in readers)
     log = sum(("logger_connector.py", "log_metrics") in found for found in readers)
@@ -110,7 +138,9 @@ def test_the_log_and_the_bar_read_when_they_are_due(tiny_run, tmp_path, reads):
 
 
 def test_the_bar_shows_the_last_loss_beside_what_is_logged_for_it():
-    trainer = SimpleNamespace(loggers=[], progress_bar_metrics={"validation/accuracy": 0.5}, callback_metrics={})
+    trainer = SimpleNamespace(
+        loggers=[], progress_bar_metrics={"validation/accuracy": 0.5}, callback_metrics={}
+    )
     assert Progress().get_metrics(trainer, None) == {"validation/accuracy": 0.5}
     trainer.callback_metrics["train/loss_step"] = torch.tensor(0.12345)
     assert Progress().get_metrics(trainer, None) == {"loss": "0.123", "validation/accuracy": 0.5}
@@ -120,7 +150,9 @@ def test_a_look_at_the_mask_would_be_seen(tiny_run, tmp_path, reads, monkeypatch
     monkeypatch.setattr("rlora.training.module.known_padding", lambda padded: known_padding(None))
     tiny_run("trainer.max_epochs=1", "trainer.log_every_n_steps=100", folder=tmp_path)
     assert len(reads.places) == 3  # one a batch
-    assert all(("masking_utils.py", "_ignore_bidirectional_mask_sdpa") in places for places in reads.places)
+    assert all(
+        ("masking_utils.py", "_ignore_bidirectional_mask_sdpa") in places for places in reads.places
+    )
 
 
 @family
@@ -129,7 +161,11 @@ def test_a_step_runs_where_nothing_can_be_read(family, padded, backbone, compose
     """On the meta device a tensor has no values; what the adapters do is watched above."""
     config = compose("adapter=full").config
     made = backbone(family)
-    adapters = inject(made.net.to("meta"), build(config["adapter"]), head=made.head_parameters(["classifier", "score"]))
+    adapters = inject(
+        made.net.to("meta"),
+        build(config["adapter"]),
+        head=made.head_parameters(["classifier", "score"]),
+    )
     groups = {"adapter": adapters.adapter_parameters(), "head": adapters.head_parameters()}
     optimizer = build(config["optimizer"], groups)
     schedule = build(config["scheduler"], optimizer, total_steps=3)
@@ -140,7 +176,9 @@ def test_a_step_runs_where_nothing_can_be_read(family, padded, backbone, compose
         "index": torch.zeros(4, dtype=torch.int64, device="meta"),
     }
     with known_padding(padded):
-        outputs = made.net.train()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        outputs = made.net.train()(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+        )
     build(config["task"]).loss(outputs, batch).backward()
     torch.nn.utils.clip_grad_norm_([p for group in groups.values() for p in group.values()], 1.0)
     optimizer.step()
@@ -182,4 +220,6 @@ def test_the_padding_is_seen_before_the_batch_leaves_the_host(tiny_experiment, t
     full, short = torch.ones(2, 3, dtype=torch.int64), torch.tensor([[1, 1, 1], [1, 1, 0]])
     assert module.on_before_batch_transfer({"attention_mask": full}, 0)["padded"] is False
     assert module.on_before_batch_transfer({"attention_mask": short}, 0)["padded"] is True
-    assert module.on_before_batch_transfer({"attention_mask": full, "decoder_attention_mask": short}, 0)["padded"]
+    assert module.on_before_batch_transfer(
+        {"attention_mask": full, "decoder_attention_mask": short}, 0
+    )["padded"]

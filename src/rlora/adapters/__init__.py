@@ -11,4 +11,14 @@ from rlora.adapters.base import Adapter, Method, RankedMethod, Site
 from rlora.adapters.checkpoint import load, save
 from rlora.adapters.inject import inject
 
-__all__ = ["Adapter", "AdapterSet", "Method", "ParameterReport", "RankedMethod", "Site", "inject", "load", "save"]
+__all__ = [
+    "Adapter",
+    "AdapterSet",
+    "Method",
+    "ParameterReport",
+    "RankedMethod",
+    "Site",
+    "inject",
+    "load",
+    "save",
+]

@@ -88,7 +88,9 @@ class AdapterSet:
 
     def shares_weights(self) -> bool:
         """Whether some adapted layer's W is another module's too, such as an embedding's."""
-        owners = Counter(id(parameter) for _, parameter in self.model.named_parameters(remove_duplicate=False))
+        owners = Counter(
+            id(parameter) for _, parameter in self.model.named_parameters(remove_duplicate=False)
+        )
         return any(owners[id(wrapper.weight)] > 1 for wrapper in self.wrappers)
 
     def mergeable(self) -> str | None:
@@ -130,7 +132,11 @@ class AdapterSet:
             RuntimeError: as `merge`.
         """
         self.merge()
-        wrappers = {name: module for name, module in self.model.named_modules() if isinstance(module, AdaptedLinear)}
+        wrappers = {
+            name: module
+            for name, module in self.model.named_modules()
+            if isinstance(module, AdaptedLinear)
+        }
         for name, wrapper in wrappers.items():
             self.model.set_submodule(name, wrapper.base)
         return self.model
@@ -162,6 +168,8 @@ def structure_digest(adapters: Iterable[Adapter]) -> str:
                 if tensor.is_meta:
                     return ""
                 kind = "<i8" if tensor.dtype == torch.int64 else "<f4"
-                digest.update(f"{adapter.site.name}/{path}/{name}/{kind}{tuple(tensor.shape)};".encode())
+                digest.update(
+                    f"{adapter.site.name}/{path}/{name}/{kind}{tuple(tensor.shape)};".encode()
+                )
                 digest.update(tensor.contiguous().numpy().astype(kind, copy=False).tobytes())
     return digest.hexdigest()

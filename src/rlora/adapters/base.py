@@ -79,7 +79,9 @@ class Adapter(Regenerated, ABC):
     @property
     def batched(self) -> bool:
         """Whether every example has parameters of its own at present."""
-        return self.per_example and any(p is not None and p.dim() > 1 for p in self._parameters.values())
+        return self.per_example and any(
+            p is not None and p.dim() > 1 for p in self._parameters.values()
+        )
 
     def each(self, x: Tensor) -> Tensor:
         """Apply each example's own update: (B, ..., in) to (B, ..., out), its parameters being (B, size)."""
@@ -139,7 +141,9 @@ class Adapter(Regenerated, ABC):
         """What each path of `linear` costs for this input."""
         tokens = x.numel() // self.site.in_features
         site, dtype = self.site, compute_dtype(x)
-        return low_rank_costs(tokens, site.in_features, site.out_features, rank, dtype=dtype, trains_a=self.trains_a)
+        return low_rank_costs(
+            tokens, site.in_features, site.out_features, rank, dtype=dtype, trains_a=self.trains_a
+        )
 
     def projected(self, x: Tensor, a: Tensor) -> Tensor | None:
         """A x as `rlora.ops.fused_linear.project` gives it, where layers that read the same x share it; else None."""
@@ -190,7 +194,9 @@ class RankedMethod(Method):
     def __post_init__(self) -> None:
         if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
             raise ValueError(f"adapter.rank={self.rank!r} must be a whole number of at least 1")
-        if not (isinstance(self.alpha, int | float) and math.isfinite(self.alpha) and self.alpha > 0):
+        if not (
+            isinstance(self.alpha, int | float) and math.isfinite(self.alpha) and self.alpha > 0
+        ):
             raise ValueError(f"adapter.alpha={self.alpha!r} must be a finite number above 0")
         if not (isinstance(self.dropout, int | float) and 0 <= self.dropout < 1):
             raise ValueError(f"adapter.dropout={self.dropout!r} must lie in [0, 1)")
@@ -216,7 +222,11 @@ class RankedMethod(Method):
 
 def along(parameter: Tensor, x: Tensor) -> Tensor:
     """(B, size) as (B, 1, ..., size), to multiply x (B, ..., size); (size,) as it is."""
-    return parameter if parameter.dim() == 1 else parameter.view(len(parameter), *[1] * (x.dim() - 2), -1)
+    return (
+        parameter
+        if parameter.dim() == 1
+        else parameter.view(len(parameter), *[1] * (x.dim() - 2), -1)
+    )
 
 
 def require_choice(key: str, value: str, allowed: Iterable[str]) -> None:
@@ -235,7 +245,9 @@ def cut_to(shape: Sequence[int], bank: Tensor) -> Tensor:
     return bank[tuple(slice(size) for size in shape)]
 
 
-def uniform_parameter(source: RandomSource, tag: str, shape: Sequence[int], bound: float) -> nn.Parameter:
+def uniform_parameter(
+    source: RandomSource, tag: str, shape: Sequence[int], bound: float
+) -> nn.Parameter:
     """A trained tensor that starts uniform on (-bound, bound)."""
     return nn.Parameter(source.uniform(tag, shape, bound))
 

@@ -24,7 +24,11 @@ class BitFit(Method):
             ValueError: the backbone has no biases (as LLaMA).
         """
         biases = {id(getattr(module, "bias", None)) for module in model.modules()} - {id(None)}
-        names = [name for name, parameter in model.named_parameters() if id(parameter) in biases]  # tied ones once
+        names = [
+            name for name, parameter in model.named_parameters() if id(parameter) in biases
+        ]  # tied ones once
         if not names:
-            raise ValueError("adapter=bitfit trains biases, and this backbone has none: choose another adapter")
+            raise ValueError(
+                "adapter=bitfit trains biases, and this backbone has none: choose another adapter"
+            )
         return names

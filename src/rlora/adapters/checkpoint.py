@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ FREE = {"dropout", "keep_delta", "path", "targets"}
 
 def describe_method(method: Method) -> dict[str, Any]:
     """A method and its options as plain values."""
-    return {"name": type(method).__name__, **(asdict(method) if hasattr(method, "__dataclass_fields__") else {})}  # type: ignore[call-overload]
+    options = asdict(method) if is_dataclass(method) else {}
+    return {"name": type(method).__name__, **options}
 
 
 def weight_options(method: Method) -> dict[str, Any]:
@@ -66,13 +67,16 @@ def save(
         "random_structure": adapters.digest,
         "backbone": dict(backbone or {"source": "", "fingerprint": adapters.fingerprint}),
         "parameters": {"adapter": report.adapter, "head": report.head, "backbone": report.backbone},
-        "sites": {name: [a.site.out_features, a.site.in_features] for name, a in adapters.adapters.items()},
+        "sites": {
+            name: [a.site.out_features, a.site.in_features] for name, a in adapters.adapters.items()
+        },
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in tensors.items()},
         "rlora": version("rlora"),
         **(extra or {}),
     }
     _replace_directory(
-        Path(directory), {**tensors, **(beside or {}), MANIFEST: (json.dumps(card, indent=2) + "\n").encode()}
+        Path(directory),
+        {**tensors, **(beside or {}), MANIFEST: (json.dumps(card, indent=2) + "\n").encode()},
     )
     return len(tensors[ADAPTER_FILE])
 
@@ -105,13 +109,25 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{directory / MANIFEST} cannot be read: {error}") from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:
-        raise ValueError(f"{directory / MANIFEST} is not of format {FORMAT}, the one this version reads")
-    if wrong := [key for key in ("method", "backbone", "sha256") if not isinstance(card.get(key), dict)]:
-        raise ValueError(f"{directory / MANIFEST} is damaged: {', '.join(wrong)} should be a mapping")
+        raise ValueError(
+            f"{directory / MANIFEST} is not of format {FORMAT}, the one this version reads"
+        )
+    if wrong := [
+        key for key in ("method", "backbone", "sha256") if not isinstance(card.get(key), dict)
+    ]:
+        raise ValueError(
+            f"{directory / MANIFEST} is damaged: {', '.join(wrong)} should be a mapping"
+        )
     return card
 
 
-def load(adapters: AdapterSet, directory: Path | str, *, fingerprint: str | None = None, head: bool = True) -> None:
+def load(
+    adapters: AdapterSet,
+    directory: Path | str,
+    *,
+    fingerprint: str | None = None,
+    head: bool = True,
+) -> None:
     """Fill an injected model from an adapter directory; on any refusal the model is left as it was.
 
     Args:
@@ -159,11 +175,19 @@ def load_updates(
     """
     card = read_manifest(directory)
     _refuse_foreign(card, method, structure_digest(updates.values()), seed, directory, fingerprint)
-    parameters = {f"{site}.{name}": p for site, update in updates.items() for name, p in update.named_parameters()}
+    parameters = {
+        f"{site}.{name}": p
+        for site, update in updates.items()
+        for name, p in update.named_parameters()
+    }
     pairs = _matched(directory / ADAPTER_FILE, card["sha256"], parameters)
     content = read_bytes(directory / HEAD_FILE)
     names = parse_tensors(content, directory / HEAD_FILE)
-    head = {name: torch.empty_like(model[name], device="cpu", dtype=torch.float32) for name in names if name in model}
+    head = {
+        name: torch.empty_like(model[name], device="cpu", dtype=torch.float32)
+        for name in names
+        if name in model
+    }
     pairs += _matched(directory / HEAD_FILE, card["sha256"], head)
     with torch.no_grad():
         for parameter, tensor in pairs:
@@ -172,7 +196,12 @@ def load_updates(
 
 
 def _refuse_foreign(
-    card: Mapping[str, Any], method: Method, digest: str, seed: int, directory: Path, fingerprint: str
+    card: Mapping[str, Any],
+    method: Method,
+    digest: str,
+    seed: int,
+    directory: Path,
+    fingerprint: str,
 ) -> None:
     trained_on = card["backbone"]
     if trained_on.get("fingerprint") != fingerprint:
@@ -181,10 +210,16 @@ def _refuse_foreign(
             f"{str(trained_on.get('fingerprint'))[:12]}; here {fingerprint[:12]}): load that one with model="
         )
     saved, here = dict(card["method"]), weight_options(method)
-    other = sorted(key for key in (saved.keys() | here.keys()) - FREE if saved.get(key) != here.get(key))
+    other = sorted(
+        key for key in (saved.keys() | here.keys()) - FREE if saved.get(key) != here.get(key)
+    )
     if other:
-        changes = ", ".join(f"{key}: saved {saved.get(key)!r}, here {here.get(key)!r}" for key in other)
-        raise ValueError(f"{directory} was trained with other options of its method ({changes}): use the saved ones")
+        changes = ", ".join(
+            f"{key}: saved {saved.get(key)!r}, here {here.get(key)!r}" for key in other
+        )
+        raise ValueError(
+            f"{directory} was trained with other options of its method ({changes}): use the saved ones"
+        )
     if card.get("random_structure") != digest:
         raise ValueError(
             f"{directory} has another random structure than the one regenerated here (seed {card.get('seed')} there, "
@@ -193,18 +228,30 @@ def _refuse_foreign(
 
 
 def _plain(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in parameters.items()}
+    return {
+        name: tensor.detach().to("cpu", torch.float32).contiguous()
+        for name, tensor in parameters.items()
+    }
 
 
-def _matched(path: Path, digests: Mapping[str, str], parameters: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+def _matched(
+    path: Path, digests: Mapping[str, str], parameters: Mapping[str, Tensor]
+) -> list[tuple[Tensor, Tensor]]:
     """Pair each parameter with its tensor in the file, all of them or none."""
     content = read_bytes(path)
     tensors = parse_tensors(content, path)
     if hashlib.sha256(content).hexdigest() != digests.get(path.name):
-        raise ValueError(f"{path} is not the file its {MANIFEST} was written with: save or copy both again")
+        raise ValueError(
+            f"{path} is not the file its {MANIFEST} was written with: save or copy both again"
+        )
     if set(tensors) != set(parameters):
-        missing, foreign = sorted(set(parameters) - set(tensors)), sorted(set(tensors) - set(parameters))
-        raise ValueError(f"{path} does not fit: it lacks {missing[:3]} and holds unknown {foreign[:3]}")
+        missing, foreign = (
+            sorted(set(parameters) - set(tensors)),
+            sorted(set(tensors) - set(parameters)),
+        )
+        raise ValueError(
+            f"{path} does not fit: it lacks {missing[:3]} and holds unknown {foreign[:3]}"
+        )
     for name, tensor in tensors.items():
         if tensor.shape != parameters[name].shape:
             raise ValueError(

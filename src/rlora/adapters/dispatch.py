@@ -59,11 +59,19 @@ def force_path(path: ComputePath | str) -> Iterator[None]:
 def cheapest_path(costs: Mapping[ComputePath, float]) -> ComputePath:
     """The path of least cost, or the one that `force_path` asks for."""
     asked = _forced.get()
-    return asked if asked is not None and asked in costs else min(costs, key=lambda path: costs[path])
+    return (
+        asked if asked is not None and asked in costs else min(costs, key=lambda path: costs[path])
+    )
 
 
 def low_rank_costs(
-    tokens: int, in_features: int, out_features: int, rank: int, *, dtype: torch.dtype, trains_a: bool = True
+    tokens: int,
+    in_features: int,
+    out_features: int,
+    rank: int,
+    *,
+    dtype: torch.dtype,
+    trains_a: bool = True,
 ) -> dict[ComputePath, float]:
     """Costs of the paths every update with factors has, in multiply-adds."""
     t, i, o, r = tokens, in_features, out_features, rank

@@ -46,7 +46,9 @@ def inject(
     original = dict(model.named_parameters())
     head_names = list(head)
     if unknown := [name for name in head_names if name not in original]:
-        raise ValueError(f"head names {', '.join(unknown)}, which the model has not: name its parameters in full")
+        raise ValueError(
+            f"head names {', '.join(unknown)}, which the model has not: name its parameters in full"
+        )
     mark = _fingerprint(model, head_names)
     if (own := method.inject(model, seed=seed, head=head_names)) is not None:
         setattr(model, MARK, True)
@@ -83,7 +85,9 @@ def inject(
 
 
 def _fingerprint(model: nn.Module, head: list[str]) -> str:
-    known = not any(parameter.is_meta or is_quantized(parameter) for parameter in model.parameters())
+    known = not any(
+        parameter.is_meta or is_quantized(parameter) for parameter in model.parameters()
+    )
     return fingerprint(model, head) if known else ""
 
 
@@ -106,7 +110,9 @@ def rows_of(module: nn.Module, target: Target) -> tuple[int, int]:
     out_features = linear_shape(module)[0]
     index, count = target.block or (0, 1)
     if out_features % count:
-        raise ValueError(f"{target.module} has {out_features} rows, which do not split into {count} equal blocks")
+        raise ValueError(
+            f"{target.module} has {out_features} rows, which do not split into {count} equal blocks"
+        )
     size = out_features // count
     return index * size, (index + 1) * size
 

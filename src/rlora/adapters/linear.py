@@ -65,10 +65,16 @@ class AdaptedLinear(nn.Module):
         if self.rows == [(0, len(weight))]:
             return self.adapters()[0].linear(x, weight, bias)
         parts, at = [], 0
-        for (start, stop), update in sorted(zip(self.rows, self.adapters(), strict=True), key=lambda pair: pair[0]):
+        for (start, stop), update in sorted(
+            zip(self.rows, self.adapters(), strict=True), key=lambda pair: pair[0]
+        ):
             if at < start:
-                parts.append(F.linear(x, weight[at:start], None if bias is None else bias[at:start]))
-            parts.append(update.linear(x, weight[start:stop], None if bias is None else bias[start:stop]))
+                parts.append(
+                    F.linear(x, weight[at:start], None if bias is None else bias[at:start])
+                )
+            parts.append(
+                update.linear(x, weight[start:stop], None if bias is None else bias[start:stop])
+            )
             at = stop
         if at < len(weight):
             parts.append(F.linear(x, weight[at:], None if bias is None else bias[at:]))

@@ -44,7 +44,9 @@ class LoRALayer(Adapter):
     def __init__(self, site: Site, method: LoRA, source: RandomSource) -> None:
         super().__init__(site, method.dropout)
         self.scale = method.scale
-        self.A = uniform_parameter(source, "A", (method.rank, site.in_features), 1 / math.sqrt(site.in_features))
+        self.A = uniform_parameter(
+            source, "A", (method.rank, site.in_features), 1 / math.sqrt(site.in_features)
+        )
         self.B = constant_parameter(source, (site.out_features, method.rank), 0.0)
 
     def factors(self) -> tuple[Tensor, Tensor]:

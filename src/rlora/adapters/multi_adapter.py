@@ -64,8 +64,12 @@ class MultiAdapterModel:
             raise ValueError(f"there is an adapter {name} already: give another name")
         own_way = type(method).inject is not Method.inject  # PEFT's layers
         if own_way or method.targets is None or list(method.trained_in_backbone(self.model)):
-            raise ValueError(f"{type(method).__name__} is no update of linear layers: a bank cannot switch it")
-        bare = {key: layer.base for key, layer in self._layers.items()} | {k: h.base for k, h in self._heads.items()}
+            raise ValueError(
+                f"{type(method).__name__} is no update of linear layers: a bank cannot switch it"
+            )
+        bare = {key: layer.base for key, layer in self._layers.items()} | {
+            k: h.base for k, h in self._heads.items()
+        }
         with _bare(self.model, bare):
             targets = find_targets(self.model, method.targets, roles_of(self.model))
             prefix = f"{getattr(self.model, 'base_model_prefix', '')}."
@@ -86,7 +90,10 @@ class MultiAdapterModel:
         self._put_in(name, parts, head)
 
     def _put_in(
-        self, name: str, parts: Mapping[str, list[tuple[int, int, Adapter]]], head: Mapping[str, Tensor]
+        self,
+        name: str,
+        parts: Mapping[str, list[tuple[int, int, Adapter]]],
+        head: Mapping[str, Tensor],
     ) -> None:
         for path, updates in parts.items():
             if path not in self._layers:
@@ -97,7 +104,11 @@ class MultiAdapterModel:
             if owner not in self._heads:
                 self._heads[owner] = _Head(self.model.get_submodule(owner), self._chosen)
                 self.model.set_submodule(owner, self._heads[owner])
-            own = {key.rpartition(".")[2]: value for key, value in head.items() if key.rpartition(".")[0] == owner}
+            own = {
+                key.rpartition(".")[2]: value
+                for key, value in head.items()
+                if key.rpartition(".")[0] == owner
+            }
             self._heads[owner].add(name, own)
         self.names.append(name)
 
@@ -110,8 +121,13 @@ class MultiAdapterModel:
         """
         asked = [rows] if rows is None or isinstance(rows, str) else list(rows)
         if unknown := [each for each in asked if each is not None and each not in self.names]:
-            raise ValueError(f"there is no adapter {unknown[0]}: choose among {', '.join(self.names)}")
-        before, self._chosen.rows = self._chosen.rows, rows if rows is None or isinstance(rows, str) else asked
+            raise ValueError(
+                f"there is no adapter {unknown[0]}: choose among {', '.join(self.names)}"
+            )
+        before, self._chosen.rows = (
+            self._chosen.rows,
+            rows if rows is None or isinstance(rows, str) else asked,
+        )
         try:
             yield self.model
         finally:
@@ -149,7 +165,9 @@ class _Layer(nn.Module):
 
     def add(self, name: str, updates: list[tuple[int, int, Adapter]]) -> None:
         device = next(self.base.parameters()).device
-        self.adapted[name] = AdaptedLinear(self.base, updates).to(device).eval().requires_grad_(False)
+        self.adapted[name] = (
+            AdaptedLinear(self.base, updates).to(device).eval().requires_grad_(False)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, ..., in) to (B, ..., out)."""
@@ -166,7 +184,11 @@ class _Layer(nn.Module):
 
     def of(self, name: Choice) -> AdaptedLinear | None:
         """The layer with one adapter's updates, if it has any here."""
-        return cast(AdaptedLinear, self.adapted[name]) if name is not None and name in self.adapted else None
+        return (
+            cast(AdaptedLinear, self.adapted[name])
+            if name is not None and name in self.adapted
+            else None
+        )
 
 
 class _Head(nn.Module):
@@ -206,9 +228,14 @@ def _groups(rows: Sequence[Choice], size: int) -> dict[Choice, Tensor]:
         ValueError: there are not as many choices as rows.
     """
     if size % len(rows):
-        raise ValueError(f"{len(rows)} adapters were chosen for a batch of {size} rows: give one for each row")
+        raise ValueError(
+            f"{len(rows)} adapters were chosen for a batch of {size} rows: give one for each row"
+        )
     each = [row for row in rows for _ in range(size // len(rows))]
-    return {name: torch.tensor([i for i, row in enumerate(each) if row == name]) for name in dict.fromkeys(each)}
+    return {
+        name: torch.tensor([i for i, row in enumerate(each) if row == name])
+        for name in dict.fromkeys(each)
+    }
 
 
 @contextlib.contextmanager

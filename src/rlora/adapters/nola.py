@@ -11,7 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlora.adapters.base import Adapter, RankedMethod, Regenerated, Site, constant_parameter, require_choice
+from rlora.adapters.base import (
+    Adapter,
+    RankedMethod,
+    Regenerated,
+    Site,
+    constant_parameter,
+    require_choice,
+)
 from rlora.ops.fused_linear import combine
 from rlora.ops.hadamard import fwht, next_power_of_two
 from rlora.ops.philox import RandomSource
@@ -50,16 +57,30 @@ class NOLA(RankedMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choice("adapter.basis", self.basis, BASES)
-        if isinstance(self.num_bases, bool) or not isinstance(self.num_bases, int) or self.num_bases < 1:
-            raise ValueError(f"adapter.num_bases={self.num_bases!r} must be a whole number of at least 1")
+        if (
+            isinstance(self.num_bases, bool)
+            or not isinstance(self.num_bases, int)
+            or self.num_bases < 1
+        ):
+            raise ValueError(
+                f"adapter.num_bases={self.num_bases!r} must be a whole number of at least 1"
+            )
 
     def build(self, sites: Sequence[Site], source: RandomSource) -> list[Adapter]:
         """One basis a shape, two coefficient vectors a site."""
         self.check_rank(sites)
-        rights = {width: self._mixer("A", width, source) for width in sorted({site.in_features for site in sites})}
-        lefts = {height: self._mixer("B", height, source) for height in sorted({site.out_features for site in sites})}
+        rights = {
+            width: self._mixer("A", width, source)
+            for width in sorted({site.in_features for site in sites})
+        }
+        lefts = {
+            height: self._mixer("B", height, source)
+            for height in sorted({site.out_features for site in sites})
+        }
         return [
-            NOLALayer(site, self, rights[site.in_features], lefts[site.out_features], source.of(site.name))
+            NOLALayer(
+                site, self, rights[site.in_features], lefts[site.out_features], source.of(site.name)
+            )
             for site in sites
         ]
 
@@ -73,7 +94,9 @@ class NOLALayer(Adapter):
 
     A0: Tensor
 
-    def __init__(self, site: Site, method: NOLA, right: "Mixer", left: "Mixer", source: RandomSource) -> None:
+    def __init__(
+        self, site: Site, method: NOLA, right: "Mixer", left: "Mixer", source: RandomSource
+    ) -> None:
         super().__init__(site, method.dropout)
         self.rank, self.scale = method.rank, method.scale
         a0 = source.uniform("A0", (method.rank, site.in_features), 1 / math.sqrt(site.in_features))
@@ -151,7 +174,9 @@ class Mixer(nn.Module):
     def mix(self, layer: Any, name: str) -> Tensor:
         """The combination (size,) of one layer's coefficients."""
         own: Tensor = getattr(layer, name)
-        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():  # nothing may outlive these
+        if (
+            torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        ):  # nothing may outlive these
             return self.basis(own[None])[0]
         if self._result is None or not self._result.serves(layer, own):
             self._result = self._mix_all()
@@ -166,7 +191,9 @@ class Mixer(nn.Module):
             rows = dict(zip((layer for layer, _ in members), mixed.unbind(), strict=True))
         if mixed.requires_grad:
             mixed.register_hook(self._forget)
-        return _Mixed(rows, {layer: (tensor, _version(tensor)) for layer, tensor in members}, _gradient_mode())
+        return _Mixed(
+            rows, {layer: (tensor, _version(tensor)) for layer, tensor in members}, _gradient_mode()
+        )
 
     def _forget(self, _: Tensor) -> None:
         self._result = None  # the graph behind it is gone with the backward pass
@@ -190,7 +217,9 @@ class _Mixed:
 
 
 def _version(tensor: Tensor) -> int | None:
-    return None if tensor.is_inference() else tensor._version  # those made in inference mode count no versions
+    return (
+        None if tensor.is_inference() else tensor._version
+    )  # those made in inference mode count no versions
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:

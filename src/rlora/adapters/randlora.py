@@ -6,7 +6,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rlora.adapters.base import Adapter, RankedMethod, Regenerated, Site, constant_parameter, cut_to, require_choice
+from rlora.adapters.base import (
+    Adapter,
+    RankedMethod,
+    Regenerated,
+    Site,
+    constant_parameter,
+    cut_to,
+    require_choice,
+)
 from rlora.ops.philox import RandomSource
 from rlora.ops.random_sum import RandomSum, RandomSumLinear
 
@@ -57,7 +65,10 @@ class RandLoRA(RankedMethod):
 
 def shape_of(site: Site, rank: int) -> tuple[int, int, int]:
     """(M, m, n): the larger side, the smaller side, and the number of products that makes the sum full rank."""
-    large, small = max(site.out_features, site.in_features), min(site.out_features, site.in_features)
+    large, small = (
+        max(site.out_features, site.in_features),
+        min(site.out_features, site.in_features),
+    )
     return large, small, math.ceil(small / rank)
 
 
@@ -72,7 +83,9 @@ class RandLoRABases(Regenerated):
         shapes = [shape_of(site, method.rank) for site in sites]
         large, small, products = (max(sizes) for sizes in zip(*shapes, strict=True))
         self.regenerate("A", draw_basis(source, "A", (method.rank, small), method.basis, small))
-        self.regenerate("B", draw_basis(source, "B", (large, products, method.rank), method.basis, small))
+        self.regenerate(
+            "B", draw_basis(source, "B", (large, products, method.rank), method.basis, small)
+        )
 
 
 def draw_basis(source: RandomSource, tag: str, shape: Sequence[int], law: str, m: int) -> Tensor:
@@ -90,7 +103,9 @@ def draw_basis(source: RandomSource, tag: str, shape: Sequence[int], law: str, m
 class RandLoRALayer(Adapter):
     """dW = s sum_j B_j diag(lambda_j) A diag(gamma_j); lambda and gamma are trained."""
 
-    def __init__(self, site: Site, method: RandLoRA, bases: RandLoRABases, source: RandomSource) -> None:
+    def __init__(
+        self, site: Site, method: RandLoRA, bases: RandLoRABases, source: RandomSource
+    ) -> None:
         super().__init__(site, method.dropout)
         large, small, products = shape_of(site, method.rank)
         self.transposed = site.out_features < site.in_features
@@ -108,7 +123,9 @@ class RandLoRALayer(Adapter):
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Multiply once by W + dW; see `rlora.ops.random_sum` for what is kept and in which order gradients go."""
         keep = self.large == self.small if self.keep_delta is None else self.keep_delta
-        y: Tensor = RandomSumLinear.apply(x, weight, bias, self.lambda_, self.gamma, *self._bases(), self.scale, keep)
+        y: Tensor = RandomSumLinear.apply(
+            x, weight, bias, self.lambda_, self.gamma, *self._bases(), self.scale, keep
+        )
         return y
 
     def _bases(self) -> tuple[Tensor, Tensor]:

@@ -84,7 +84,9 @@ class RLoRALayer(Adapter):
         transform = SRHT if method.transform == "srht" else Fastfood
         self.right = transform(site.in_features, method.rank, source, "A")
         self.left = transform(site.out_features, method.rank, source, "B")
-        self.a = uniform_parameter(source, "a", (self.right.diagonal_size,), 1 / math.sqrt(site.in_features))
+        self.a = uniform_parameter(
+            source, "a", (self.right.diagonal_size,), 1 / math.sqrt(site.in_features)
+        )
         self.b = constant_parameter(source, (self.left.diagonal_size,), 0.0)
         self.g = constant_parameter(source, (method.rank,), 1.0) if method.core else None
 
@@ -114,7 +116,9 @@ class RLoRALayer(Adapter):
         if not torch.is_grad_enabled():
             return y.add_(self.transformed(*inputs))
         # keeps x alone, and transforms again in backward
-        change: Tensor = checkpoint(self.transformed, *inputs, use_reentrant=False, preserve_rng_state=False)
+        change: Tensor = checkpoint(
+            self.transformed, *inputs, use_reentrant=False, preserve_rng_state=False
+        )
         return y.add_(change)
 
     def costs(self, x: Tensor, rank: int) -> dict[ComputePath, float]:
@@ -150,7 +154,11 @@ class SRHT(Regenerated):
 
     def apply_transposed_to(self, u: Tensor, v: Tensor) -> Tensor:
         """The matrix transposed times u: (..., r) to (..., d)."""
-        x = u @ self._matrix(u) if self._few else fwht(_spread(u, self.rows, self.order))[..., : self.size]
+        x = (
+            u @ self._matrix(u)
+            if self._few
+            else fwht(_spread(u, self.rows, self.order))[..., : self.size]
+        )
         return x * (v * self.signs)
 
     @property
@@ -185,7 +193,9 @@ class Fastfood(Regenerated):
     def apply_to(self, x: Tensor, v: Tensor) -> Tensor:
         """The matrix times x: (..., d) to (..., r)."""
         inner = fwht(x * self.signs)
-        return fwht(inner[..., self.permutation.argsort()] * (v / math.sqrt(self.order)))[..., self.rows]
+        return fwht(inner[..., self.permutation.argsort()] * (v / math.sqrt(self.order)))[
+            ..., self.rows
+        ]
 
     def apply_transposed_to(self, u: Tensor, v: Tensor) -> Tensor:
         """The matrix transposed times u: (..., r) to (..., d)."""

@@ -70,13 +70,19 @@ def find_targets(model: nn.Module, targets: Targets, roles: Mapping[str, Role]) 
     """
     names = block_linears(model)
     if isinstance(targets, str):
-        found = [Target(name) for name in names] if targets == "all-linear" else _by_expression(names, targets)
+        found = (
+            [Target(name) for name in names]
+            if targets == "all-linear"
+            else _by_expression(names, targets)
+        )
         if not found:
             raise ValueError(_no_match(targets, names, roles))
         return found
     found = []
     for entry in targets:
-        matches = _by_role(names, entry, roles[entry]) if entry in roles else _by_suffix(names, entry)
+        matches = (
+            _by_role(names, entry, roles[entry]) if entry in roles else _by_suffix(names, entry)
+        )
         if not matches:
             raise ValueError(_no_match(entry, names, roles))
         found += matches
@@ -92,13 +98,19 @@ def _by_expression(names: Sequence[str], expression: str) -> list[Target]:
     try:
         pattern = re.compile(expression)
     except re.error as error:
-        raise ValueError(f"adapter.targets={expression!r} is not a valid regular expression: {error}") from None
+        raise ValueError(
+            f"adapter.targets={expression!r} is not a valid regular expression: {error}"
+        ) from None
     return [Target(name) for name in names if pattern.fullmatch(name)]
 
 
 def _by_role(names: Sequence[str], label: str, role: Role) -> list[Target]:
     pattern = re.compile(rf"(?:.*\.)?(?:{role.pattern})")
-    return [Target(name, label if role.block else "", role.block) for name in names if pattern.fullmatch(name)]
+    return [
+        Target(name, label if role.block else "", role.block)
+        for name in names
+        if pattern.fullmatch(name)
+    ]
 
 
 def _by_suffix(names: Sequence[str], suffix: str) -> list[Target]:
@@ -132,7 +144,9 @@ _BERT = {
     ),
     "fc2": Role(r"\d+\.output\.dense"),  # the block's own output, not its attention's
 }
-_DEBERTA = _BERT | _linears(q="attention.self.query_proj", k="attention.self.key_proj", v="attention.self.value_proj")
+_DEBERTA = _BERT | _linears(
+    q="attention.self.query_proj", k="attention.self.key_proj", v="attention.self.value_proj"
+)
 _GPT2 = {
     **{role: Role(r"attn\.c_attn", (index, 3)) for index, role in enumerate("qkv")},
     **_linears(o="attn.c_proj", fc1="mlp.c_fc", fc2="mlp.c_proj"),

@@ -11,7 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rlora.adapters.base import Adapter, RankedMethod, Regenerated, Site, along, constant_parameter, cut_to
+from rlora.adapters.base import (
+    Adapter,
+    RankedMethod,
+    Regenerated,
+    Site,
+    along,
+    constant_parameter,
+    cut_to,
+)
 from rlora.ops.context import compute_dtype, without_autocast
 from rlora.ops.fused_linear import flatten_tokens, project
 from rlora.ops.philox import RandomSource
@@ -37,7 +45,11 @@ class VeRA(RankedMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.d_start, int | float) or not math.isfinite(self.d_start) or self.d_start == 0:
+        if (
+            not isinstance(self.d_start, int | float)
+            or not math.isfinite(self.d_start)
+            or self.d_start == 0
+        ):
             raise ValueError(
                 f"adapter.d_start={self.d_start!r} must be a finite number other than 0: at 0 nothing trains"
             )
@@ -56,10 +68,15 @@ class VeRABases(Regenerated):
 
     def __init__(self, sites: Sequence[Site], rank: int, source: RandomSource) -> None:
         super().__init__()
-        widest, tallest = max(site.in_features for site in sites), max(site.out_features for site in sites)
+        widest, tallest = (
+            max(site.in_features for site in sites),
+            max(site.out_features for site in sites),
+        )
         self.regenerate("A", source.uniform("A", (rank, widest), math.sqrt(6 / widest)))
         self.regenerate("B", source.uniform("B", (tallest, rank), math.sqrt(6 / rank)))
-        self.projections = SharedInput()  # q, k and v read the same x: A x is computed once for them
+        self.projections = (
+            SharedInput()
+        )  # q, k and v read the same x: A x is computed once for them
 
 
 class VeRALayer(Adapter):
@@ -84,7 +101,10 @@ class VeRALayer(Adapter):
 
     def each(self, x: Tensor) -> Tensor:
         """Compute s b_e * (B (d_e * (A x_e)))."""
-        b, a = cut_to((self.site.out_features, self.d.shape[-1]), self.bases.B), self._right(self.d.shape[-1])
+        b, a = (
+            cut_to((self.site.out_features, self.d.shape[-1]), self.bases.B),
+            self._right(self.d.shape[-1]),
+        )
         inner = F.linear(x, a.to(x.dtype)) * along(self.d, x).to(x.dtype)
         return F.linear(inner, b.to(x.dtype)) * (self.scale * along(self.b, x)).to(x.dtype)
 
@@ -127,7 +147,9 @@ class SharedInput:
     def project(self, a: Tensor, x: Tensor) -> Tensor:
         """A x of a frozen A (r, in), as `rlora.ops.fused_linear.project` gives it, without a graph."""
         dtype = compute_dtype(x)
-        facts = (x._version, dtype, a.data_ptr(), a.shape, a._version) if not _uncounted(x, a) else None
+        facts = (
+            (x._version, dtype, a.data_ptr(), a.shape, a._version) if not _uncounted(x, a) else None
+        )
         if facts is not None and self._x is not None and self._x() is x and self._facts == facts:
             assert self._result is not None
             return self._result

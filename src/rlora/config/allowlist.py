@@ -14,7 +14,9 @@ _TARGET = re.compile(r"\b_target_:\s*[\"']?([\w.]+)")
 def known_targets() -> frozenset[str]:
     """Every `_target_` of the configs beside train.py."""
     return frozenset(
-        name for file in CONF.rglob("*.yaml") for name in _TARGET.findall(file.read_text(encoding="utf-8"))
+        name
+        for file in CONF.rglob("*.yaml")
+        for name in _TARGET.findall(file.read_text(encoding="utf-8"))
     )
 
 

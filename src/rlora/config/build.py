@@ -42,7 +42,9 @@ def build(node: Any, *args: Any, **runtime: Any) -> Any:
     unknown = [key for key in node if not str(key).startswith("_") and key not in parameters]
     if unknown and not takes_any:
         allowed = ", ".join(name for name in parameters if name not in runtime)
-        raise ValueError(f"{node['_target_']} has no option {', '.join(map(str, unknown))}: it takes {allowed}")
+        raise ValueError(
+            f"{node['_target_']} has no option {', '.join(map(str, unknown))}: it takes {allowed}"
+        )
     factory = instantiate(node, _partial_=True, _convert_="all")
     try:
         inspect.signature(factory).bind(*args, **runtime)
@@ -79,7 +81,11 @@ def explain_config_error(error: Exception, keys: list[str], swept: set[str]) -> 
         swept: The groups that the command line sweeps over several options.
     """
     text = " ".join(str(error).split())
-    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
+    if (
+        isinstance(error, MissingConfigException)
+        and error.options is not None
+        and error.missing_cfg_file
+    ):
         group, _, name = error.missing_cfg_file.partition("/")
         return f"{group}={name} is unknown: {_nearest(name, list(error.options))}"
     unknown = re.search(r"Could not override '([^']+)'", text)
@@ -90,9 +96,7 @@ def explain_config_error(error: Exception, keys: list[str], swept: set[str]) -> 
             f"{group}=a,b; set this one in its own YAML or recipe, or sweep that {group} alone"
         )
     if unknown and isinstance(error, ConfigCompositionException):
-        return (
-            f"{unknown[1]} is not a key of the config: {_nearest(unknown[1], keys)} (+{unknown[1]}=... adds a new one)"
-        )
+        return f"{unknown[1]} is not a key of the config: {_nearest(unknown[1], keys)} (+{unknown[1]}=... adds a new one)"
     if isinstance(error, OverrideParseException):
         return f"{text}: quote words that hold special characters, as in 'key=\"a b\"'"
     if isinstance(error.__cause__, OmegaConfBaseException):
@@ -122,7 +126,11 @@ def config_keys(config: DictConfig) -> list[str]:
 def hydra_job() -> Job:
     """The job Hydra is running now."""
     hydra = HydraConfig.get()
-    choices = {str(group): str(option) for group, option in hydra.runtime.choices.items() if option is not None}
+    choices = {
+        str(group): str(option)
+        for group, option in hydra.runtime.choices.items()
+        if option is not None
+    }
     choices = {group: option for group, option in choices.items() if not group.startswith("hydra/")}
     multirun = hydra.mode == RunMode.MULTIRUN
     return Job(Path(hydra.runtime.output_dir), choices, list(hydra.overrides.task), multirun)

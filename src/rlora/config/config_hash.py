@@ -6,7 +6,13 @@ from typing import Any
 
 from rlora.config.flatten import move_paths
 
-PRESENTATION = ("paths", "logger", "print_config", "study", "skip_finished")  # sections that change no result
+PRESENTATION = (
+    "paths",
+    "logger",
+    "print_config",
+    "study",
+    "skip_finished",
+)  # sections that change no result
 TRAINER_PRESENTATION = ("default_root_dir", "enable_progress_bar")
 
 
@@ -23,7 +29,9 @@ def hashed_config(config: dict[str, Any], folder: str) -> dict[str, Any]:
     if not kept.get("certify"):
         kept.pop("certificate", None)
     if "trainer" in kept:
-        kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key not in TRAINER_PRESENTATION}
+        kept["trainer"] = {
+            key: value for key, value in kept["trainer"].items() if key not in TRAINER_PRESENTATION
+        }
     without: dict[str, Any] = move_paths(_without_null(kept), folder, ".")
     return without
 
@@ -35,5 +43,7 @@ def _without_null(config: Any) -> Any:
 
 
 def config_hash(config: dict[str, Any], folder: str) -> str:
-    """SHA-256 (hex) of a config's result-changing part: two runs of one hash give the same result on the same machine."""
-    return hashlib.sha256(json.dumps(hashed_config(config, folder), sort_keys=True).encode()).hexdigest()
+    """SHA-256 (hex) of what changes results: runs of one hash agree on the same machine."""
+    return hashlib.sha256(
+        json.dumps(hashed_config(config, folder), sort_keys=True).encode()
+    ).hexdigest()

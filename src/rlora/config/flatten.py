@@ -7,7 +7,9 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """Dotted keys to leaves, for loggers whose nested dicts would clash with sweep parameters."""
     if isinstance(config, dict) and config:
         return {
-            key: value for name, inner in config.items() for key, value in flatten(inner, f"{prefix}{name}.").items()
+            key: value
+            for name, inner in config.items()
+            for key, value in flatten(inner, f"{prefix}{name}.").items()
         }
     return {prefix.removesuffix("."): config}
 

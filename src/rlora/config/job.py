@@ -39,7 +39,10 @@ def check_job(config: dict[str, Any], job: Job) -> None:
             f"a multirun with trainer.devices={devices} would run the whole sweep once a process: use one device, or "
             "start the processes with torchrun or Slurm"
         )
-    dtype, precision = config["model"].get("dtype", "float32"), str(config["trainer"].get("precision"))
+    dtype, precision = (
+        config["model"].get("dtype", "float32"),
+        str(config["trainer"].get("precision")),
+    )
     if dtype != "float32" and not precision.endswith("mixed"):
         raise ValueError(
             f"model.dtype={dtype} needs mixed precision, for what trains stays in float32: set trainer=bf16 or "

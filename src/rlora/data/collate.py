@@ -73,9 +73,13 @@ class Padding:
         """Return ``input_ids``, ``attention_mask``, maybe ``token_type_ids`` (B, T), ``labels`` and ``index`` (B,)."""
         width = max(len(row["input_ids"]) for row in rows)
         batch = {"input_ids": self._pad([row["input_ids"] for row in rows], width, self.token)}
-        batch["attention_mask"] = self._pad([np.ones(len(row["input_ids"])) for row in rows], width, 0)
+        batch["attention_mask"] = self._pad(
+            [np.ones(len(row["input_ids"])) for row in rows], width, 0
+        )
         if "token_type_ids" in rows[0]:
-            batch["token_type_ids"] = self._pad([row["token_type_ids"] for row in rows], width, self.token_type)
+            batch["token_type_ids"] = self._pad(
+                [row["token_type_ids"] for row in rows], width, self.token_type
+            )
         if "labels" in rows[0]:
             batch["labels"] = torch.from_numpy(np.stack([row["labels"] for row in rows]))
         batch["index"] = torch.tensor([row["index"] for row in rows], dtype=torch.int64)
@@ -98,7 +102,9 @@ def default_workers() -> int:
     """
     if not torch.cuda.is_available():
         return 0
-    has_affinity = hasattr(os, "sched_getaffinity")  # the processors this process may use; not on macOS
+    has_affinity = hasattr(
+        os, "sched_getaffinity"
+    )  # the processors this process may use; not on macOS
     processors = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     return min(4, processors - 1)
 

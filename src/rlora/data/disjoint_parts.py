@@ -27,7 +27,9 @@ def containing(texts: Sequence[tuple[str, ...]]) -> list[NDArray[np.int64]]:
     for row, own in enumerate(words):
         first.setdefault(own, row)
     lengths = sorted({len(own) for own in first})
-    inside: dict[int, set[int]] = {row: set() for row in first.values()}  # row to the rows whose texts hold it
+    inside: dict[int, set[int]] = {
+        row: set() for row in first.values()
+    }  # row to the rows whose texts hold it
     for own, row in first.items():
         for length in lengths:
             if length >= len(own):
@@ -37,13 +39,17 @@ def containing(texts: Sequence[tuple[str, ...]]) -> list[NDArray[np.int64]]:
                 if other is not None:
                     inside[other].add(row)
     outermost = {
-        row: np.array(sorted(holder for holder in holders if not inside[holder]) or [row], dtype=np.int64)
+        row: np.array(
+            sorted(holder for holder in holders if not inside[holder]) or [row], dtype=np.int64
+        )
         for row, holders in inside.items()
     }
     return [outermost[first[own]] for own in words]
 
 
-def owners(texts: Sequence[tuple[str, ...]], fields: Sequence[int], *, contained: bool) -> list[NDArray[np.int64]]:
+def owners(
+    texts: Sequence[tuple[str, ...]], fields: Sequence[int], *, contained: bool
+) -> list[NDArray[np.int64]]:
     """For every row, the groups it belongs to: one, or, with `contained`, all the sentences that hold it.
 
     Raises:
@@ -56,7 +62,9 @@ def owners(texts: Sequence[tuple[str, ...]], fields: Sequence[int], *, contained
     return containing(texts)
 
 
-def deal(groups: Sequence[NDArray[np.int64]], shares: Mapping[str, float], seed: int) -> dict[str, NDArray[np.int64]]:
+def deal(
+    groups: Sequence[NDArray[np.int64]], shares: Mapping[str, float], seed: int
+) -> dict[str, NDArray[np.int64]]:
     """Rows of each part in file order: groups are dealt out in seeded order, a row of several parts goes to none.
 
     Args:
@@ -77,7 +85,9 @@ def deal(groups: Sequence[NDArray[np.int64]], shares: Mapping[str, float], seed:
     ends = np.cumsum([weight[group] for group in order.tolist()])
     middles = ends - np.array([weight[group] for group in order.tolist()]) / 2
     edges = np.cumsum(list(shares.values()))[:-1] * ends[-1]
-    part_of = dict(zip(order.tolist(), np.searchsorted(edges, middles, side="right").tolist(), strict=True))
+    part_of = dict(
+        zip(order.tolist(), np.searchsorted(edges, middles, side="right").tolist(), strict=True)
+    )
     parts = np.array([_only({part_of[group] for group in own.tolist()}) for own in groups])
     found = {name: np.flatnonzero(parts == number) for number, name in enumerate(shares)}
     if empty := [name for name, rows in found.items() if not len(rows)]:

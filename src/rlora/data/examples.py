@@ -57,16 +57,22 @@ class Examples:
         if num_labels is None:
             scores = np.asarray(self.labels, dtype=np.float32)
             if not np.isfinite(scores).all():
-                raise ValueError("A score is not a finite number; correct the data under task.path.")
+                raise ValueError(
+                    "A score is not a finite number; correct the data under task.path."
+                )
             return scores
         ids = np.asarray(self.labels, dtype=np.int64)
         wrong = ids[(ids < 0) | (ids >= num_labels)]
         if wrong.size:
-            raise ValueError(f"Label {wrong[0]} is outside 0..{num_labels - 1}; correct task.labels or the data.")
+            raise ValueError(
+                f"Label {wrong[0]} is outside 0..{num_labels - 1}; correct task.labels or the data."
+            )
         return ids
 
 
 def fingerprint(splits: dict[str, Examples]) -> str:
     """Return the SHA-256 (hex) of all splits: their names, texts and labels."""
-    lines = (f"{name}:{len(examples)}:{examples.digest}" for name, examples in sorted(splits.items()))
+    lines = (
+        f"{name}:{len(examples)}:{examples.digest}" for name, examples in sorted(splits.items())
+    )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -29,7 +29,9 @@ def load_split(subset: str, split: str) -> Any:
     """
     import datasets
 
-    if not hub_answers():  # then only the local cache is asked, instead of retrying for half a minute
+    if (
+        not hub_answers()
+    ):  # then only the local cache is asked, instead of retrying for half a minute
         datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
     try:
         return datasets.load_dataset(HUB_ID, subset, split=split, revision=HUB_REVISION)
@@ -60,7 +62,11 @@ def read_hub(
     if not labeled:
         return Examples(texts)
     labels = list(data["label"])
-    rows = [row for row, fields in enumerate(texts) if all(field and field.strip() for field in fields)]
+    rows = [
+        row for row, fields in enumerate(texts) if all(field and field.strip() for field in fields)
+    ]
     if len(rows) < len(texts) and incomplete_rows == "error":
-        raise ValueError(f"{location(subset)}, {split}: {len(texts) - len(rows)} rows have an empty text.")
+        raise ValueError(
+            f"{location(subset)}, {split}: {len(texts) - len(rows)} rows have an empty text."
+        )
     return Examples(texts, labels).take(rows)

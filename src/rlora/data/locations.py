@@ -21,7 +21,9 @@ def data_folder(path: str | Path | None, name: str, files: Sequence[str], origin
     """
     root = os.environ.get(DATA_VARIABLE)
     if path is None and not root:
-        raise ValueError(f"no data: set task.path to the folder that holds {', '.join(files)} ({origin})")
+        raise ValueError(
+            f"no data: set task.path to the folder that holds {', '.join(files)} ({origin})"
+        )
     folder = Path(path).expanduser() if path is not None else Path(str(root)).expanduser() / name
     if missing := next((file for file in files if not (folder / file).is_file()), None):
         told = f"task.path={path}" if path is not None else f"${DATA_VARIABLE}"

@@ -36,9 +36,13 @@ class Layout:
         Raises:
             ValueError: the tokenizer has no token that ends a text.
         """
-        end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+        end = (
+            tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+        )
         if end is None:
-            raise ValueError(f"{type(tokenizer).__name__} has no end-of-text token; choose another model.")
+            raise ValueError(
+                f"{type(tokenizer).__name__} has no end-of-text token; choose another model."
+            )
         plain = tokenizer("a", add_special_tokens=False)["input_ids"]
         whole = tokenizer("a")["input_ids"]
         return cls(tuple(whole[: whole.index(plain[0])]), (end,) if parted else (), end)
@@ -75,7 +79,9 @@ class Sequences(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         before = self.layout.before(_row(self.prompts, index))
-        tokens = np.asarray([*before, *_row(self.texts, index), self.layout.end], dtype=np.int64)[: self.max_length + 1]
+        tokens = np.asarray([*before, *_row(self.texts, index), self.layout.end], dtype=np.int64)[
+            : self.max_length + 1
+        ]
         labels = tokens[1:].copy()
         labels[: len(before) - 1] = IGNORED
         return {"input_ids": tokens[:-1], "labels": labels, "index": index}
@@ -128,10 +134,17 @@ class Packed:
         longest = max(sum(len(rows[i]["input_ids"]) for i in members) for members in packs)
 
         def joined(key: str, fill: int) -> Tensor:
-            return _filled([np.concatenate([rows[i][key] for i in members]) for members in packs], fill)
+            return _filled(
+                [np.concatenate([rows[i][key] for i in members]) for members in packs], fill
+            )
 
-        positions = [np.concatenate([np.arange(len(rows[i]["input_ids"])) for i in members]) for members in packs]
-        positions = [np.concatenate([row, np.arange(longest - len(row))]) for row in positions]  # padding is one more
+        positions = [
+            np.concatenate([np.arange(len(rows[i]["input_ids"])) for i in members])
+            for members in packs
+        ]
+        positions = [
+            np.concatenate([row, np.arange(longest - len(row))]) for row in positions
+        ]  # padding is one more
         return {
             "input_ids": joined("input_ids", self.token),
             "position_ids": torch.from_numpy(np.stack(positions)),

@@ -70,7 +70,9 @@ class TrainBatchSampler(Sampler[list[int]]):
             ValueError: ``batches`` is negative or more than an epoch has.
         """
         if not 0 <= batches <= len(self):
-            raise ValueError(f"Cannot skip {batches} batches of an epoch of {len(self)}; give 0..{len(self)}.")
+            raise ValueError(
+                f"Cannot skip {batches} batches of an epoch of {len(self)}; give 0..{len(self)}."
+            )
         self._skip = batches
 
     def __len__(self) -> int:
@@ -91,7 +93,11 @@ class TrainBatchSampler(Sampler[list[int]]):
         span = self.window * self.size
         windows = [head[start : start + span] for start in range(0, len(head), span)]
         ordered = [window[np.argsort(self.lengths[window], kind="stable")] for window in windows]
-        batches = np.concatenate([*ordered, head[:0]]).reshape(full, self.size)[random.permutation(full)].tolist()
+        batches = (
+            np.concatenate([*ordered, head[:0]])
+            .reshape(full, self.size)[random.permutation(full)]
+            .tolist()
+        )
         if self.world_size == 1 and len(tail):
             batches.append(tail.tolist())
         return batches
@@ -110,7 +116,12 @@ class EvalBatchSampler(Sampler[list[int]]):
     """
 
     def __init__(
-        self, lengths: Sequence[int] | NDArray[np.int64], batch_size: int, *, rank: int = 0, world_size: int = 1
+        self,
+        lengths: Sequence[int] | NDArray[np.int64],
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist()
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

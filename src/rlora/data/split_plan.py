@@ -61,17 +61,27 @@ class Division:
 
     def __post_init__(self) -> None:
         if self.validation not in ("train", "dev"):
-            raise ValueError(f"task.validation={self.validation} is unknown; set task.validation to train or dev.")
+            raise ValueError(
+                f"task.validation={self.validation} is unknown; set task.validation to train or dev."
+            )
         if not 0 < self.fraction < 1:
             raise ValueError(f"task.validation_fraction={self.fraction} must lie between 0 and 1.")
         if self.shots is not None and self.shots < 1:
-            raise ValueError(f"task.shots={self.shots} must be at least 1, or null for the whole training set.")
+            raise ValueError(
+                f"task.shots={self.shots} must be at least 1, or null for the whole training set."
+            )
         if self.train_examples is not None and self.train_examples < 1:
-            raise ValueError(f"task.train_examples={self.train_examples} must be at least 1, or null for all.")
+            raise ValueError(
+                f"task.train_examples={self.train_examples} must be at least 1, or null for all."
+            )
         if self.part not in (None, PRIOR, REST):
-            raise ValueError(f"task.part={self.part} is unknown; set task.part to {PRIOR}, {REST} or null.")
+            raise ValueError(
+                f"task.part={self.part} is unknown; set task.part to {PRIOR}, {REST} or null."
+            )
         if not 0 < self.prior_fraction < 1:
-            raise ValueError(f"task.prior_fraction={self.prior_fraction} must lie strictly between 0 and 1.")
+            raise ValueError(
+                f"task.prior_fraction={self.prior_fraction} must lie strictly between 0 and 1."
+            )
         chosen = {"part": self.part, "shots": self.shots, "train_examples": self.train_examples}
         both = [f"task.{name}={value}" for name, value in chosen.items() if value is not None]
         if len(both) > 1:
@@ -88,19 +98,29 @@ class Division:
             splits["train"], splits[VALIDATION] = few_shot(train, self.shots, self.sample_seed)
         elif self.part is not None:
             kept = size / len(train) if own_validation else 0.0
-            shares = {PRIOR: (1 - kept) * self.prior_fraction, REST: (1 - kept) * (1 - self.prior_fraction)}
+            shares = {
+                PRIOR: (1 - kept) * self.prior_fraction,
+                REST: (1 - kept) * (1 - self.prior_fraction),
+            }
             shares |= {VALIDATION: kept} if own_validation else {}
-            found = {name: train.take(rows) for name, rows in deal(self.groups(train), shares, self.seed).items()}
+            found = {
+                name: train.take(rows)
+                for name, rows in deal(self.groups(train), shares, self.seed).items()
+            }
             parts = {name: rows.digest for name, rows in found.items()}
             splits["train"] = found[self.part]
             splits |= {VALIDATION: found[VALIDATION]} if own_validation else {}
         elif own_validation:
-            rest, chosen = grouped_split(group_rows(train.texts, self._fields(train)), size, self.seed)
+            rest, chosen = grouped_split(
+                group_rows(train.texts, self._fields(train)), size, self.seed
+            )
             splits["train"], splits[VALIDATION] = train.take(rest), train.take(chosen)
         if self.validation == "dev":
             splits[VALIDATION] = read["test"]
         if self.train_examples is not None:
-            splits["train"] = splits["train"].take(sample(len(splits["train"]), self.train_examples, self.sample_seed))
+            splits["train"] = splits["train"].take(
+                sample(len(splits["train"]), self.train_examples, self.sample_seed)
+            )
         return Divided(splits, parts)
 
     def groups(self, examples: Examples) -> list[NDArray[np.int64]]:

@@ -42,7 +42,9 @@ def group_rows(texts: Sequence[tuple[str, ...]], fields: Sequence[int]) -> NDArr
     return np.array([root(row) for row in range(len(texts))], dtype=np.int64)
 
 
-def grouped_split(groups: NDArray[np.int64], size: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def grouped_split(
+    groups: NDArray[np.int64], size: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return rows (rest, chosen) in file order, with at most ``size`` chosen and no group on both sides.
 
     Groups are drawn in seeded order and taken while they fit; very large ones always stay in the rest.
@@ -81,7 +83,9 @@ def sample(rows: int, size: int, seed: int) -> NDArray[np.int64]:
         ValueError: There are fewer rows.
     """
     if size > rows:
-        raise ValueError(f"task.train_examples={size} is more than the {rows} training rows; set it to {rows} or less.")
+        raise ValueError(
+            f"task.train_examples={size} is more than the {rows} training rows; set it to {rows} or less."
+        )
     return np.sort(generator(seed, rows).permutation(rows)[:size])
 
 

@@ -49,7 +49,11 @@ class Tokens:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the arrays by name, without the absent one."""
         named: dict[str, NDArray[Any]] = {"input_ids": self.input_ids, "offsets": self.offsets}
-        return named if self.token_type_ids is None else {**named, "token_type_ids": self.token_type_ids}
+        return (
+            named
+            if self.token_type_ids is None
+            else {**named, "token_type_ids": self.token_type_ids}
+        )
 
     def checksum(self) -> str:
         """Return a CRC-32 over all arrays."""
@@ -78,7 +82,9 @@ def tokenizer_identity(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def tokenize(examples: Examples, tokenizer: Any, *, max_length: int | None, label: str, special: bool = True) -> Tokens:
+def tokenize(
+    examples: Examples, tokenizer: Any, *, max_length: int | None, label: str, special: bool = True
+) -> Tokens:
     """Tokenize examples of one or two text fields, cut to ``max_length`` tokens.
 
     Args:
@@ -108,9 +114,15 @@ def tokenize(examples: Examples, tokenizer: Any, *, max_length: int | None, labe
                 verbose=False,  # of texts longer than the model's context the caller tells
             )
             lengths.extend(len(row) for row in encoded["input_ids"])
-            ids.append(np.concatenate([np.asarray(row, dtype=np.int32) for row in encoded["input_ids"]]))
+            ids.append(
+                np.concatenate([np.asarray(row, dtype=np.int32) for row in encoded["input_ids"]])
+            )
             if "token_type_ids" in encoded:
-                types.append(np.concatenate([np.asarray(row, dtype=np.uint8) for row in encoded["token_type_ids"]]))
+                types.append(
+                    np.concatenate(
+                        [np.asarray(row, dtype=np.uint8) for row in encoded["token_type_ids"]]
+                    )
+                )
             bar.advance(job, len(rows))
     return Tokens(
         np.concatenate(ids) if ids else np.zeros(0, dtype=np.int32),
@@ -153,7 +165,9 @@ def cached_tokens(
     try:
         write_atomically(path, save(tokens.arrays(), metadata={"checksum": tokens.checksum()}))
     except OSError as error:
-        log.warning("The token cache %s could not be written (%s); the run goes on without it.", path, error)
+        log.warning(
+            "The token cache %s could not be written (%s); the run goes on without it.", path, error
+        )
     return tokens
 
 

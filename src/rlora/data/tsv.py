@@ -42,10 +42,14 @@ def _position(column: str | int, header: list[str] | None, width: int, path: Pat
     if isinstance(column, str):
         if header is None or column not in header:
             found = "no header" if header is None else f"the columns {header}"
-            raise ValueError(f"{path}, line 1: has {found}, expected a column {column!r} (task.text, task.label).")
+            raise ValueError(
+                f"{path}, line 1: has {found}, expected a column {column!r} (task.text, task.label)."
+            )
         return header.index(column)
     if not 0 <= column < width:
-        raise ValueError(f"{path}, line 1: has {width} columns, expected a column at position {column} (from 0).")
+        raise ValueError(
+            f"{path}, line 1: has {width} columns, expected a column at position {column} (from 0)."
+        )
     return column
 
 
@@ -89,7 +93,9 @@ def read_tsv(
             if problem is None and not all(field.strip() for field in row):
                 problem = f"an empty text column, expected text in columns {list(text)}"
             if problem is not None and incomplete_rows == "error":
-                raise ValueError(f"{path}, line {number}: {problem}; correct the file under task.path.")
+                raise ValueError(
+                    f"{path}, line {number}: {problem}; correct the file under task.path."
+                )
             if problem is not None and target is not None:
                 skipped += 1
                 continue
@@ -97,7 +103,9 @@ def read_tsv(
             if target is not None:
                 labels.append(_label(cells[target], parse_label, path, number))
     if skipped:
-        log.warning("%s: %d incomplete rows are left out (task.incomplete_rows=skip).", path, skipped)
+        log.warning(
+            "%s: %d incomplete rows are left out (task.incomplete_rows=skip).", path, skipped
+        )
     if not texts:
         raise ValueError(f"{path} holds no rows; give a complete file under task.path.")
     return Examples(texts, None if target is None else labels)
@@ -107,4 +115,6 @@ def _label(text: str, parse: ParseLabel, path: Path, number: int) -> int | float
     try:
         return parse(text)
     except ValueError as error:
-        raise ValueError(f"{path}, line {number}: {error}; correct the file or task.labels.") from None
+        raise ValueError(
+            f"{path}, line {number}: {error}; correct the file or task.labels."
+        ) from None

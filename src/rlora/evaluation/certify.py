@@ -48,13 +48,17 @@ def check(module: FineTuning, options: CertificateOptions) -> None:
         ValueError: no posterior, no 0-1 loss, or a rival that saw the rows.
     """
     if not isinstance(module.regularizer, PACBayes):
-        raise ValueError("certify=true needs a posterior, and this run has none: train it with regularizer=pac_bayes")
+        raise ValueError(
+            "certify=true needs a posterior, and this run has none: train it with regularizer=pac_bayes"
+        )
     if not module.task.has_bounded_loss:
         raise ValueError(
             f"certify=true bounds the 0-1 loss of classification, which task={module.task.name} has not: leave it out"
         )
     if options.rival is not None:
-        facts = prior_run.facts(Path(options.rival).expanduser(), module.run_config, "certificate.rival")
+        facts = prior_run.facts(
+            Path(options.rival).expanduser(), module.run_config, "certificate.rival"
+        )
         check_prior(module.task, facts, "rival")
 
 
@@ -77,7 +81,9 @@ def check_prior(task: Task, facts: dict[str, Any], name: str = "prior") -> None:
             f"{shared} of the rows to be certified are rows of the validation set too, on which the {name}'s epoch was "
             "chosen: use task.validation=train, which keeps them apart"
         )
-    if (facts["part"], here.get("part")) != ("prior", "rest") or facts["parts"] != here.get("parts"):
+    if (facts["part"], here.get("part")) != ("prior", "rest") or facts["parts"] != here.get(
+        "parts"
+    ):
         raise ValueError(
             f"the {name} was learned on examples that overlap those to be certified, or may do so: it must come from "
             "task.part=prior and be certified on task.part=rest of the same division (there "
@@ -120,7 +126,9 @@ class Certification:
         rows = np.arange(self.task.num_train_examples)
         every = self.gibbs_risk("certified rows", rows)
         apart = one_of_each(self.task.train_groups(), self.module.seed)
-        single = every if len(apart) == len(rows) else self.gibbs_risk("one row of each group", apart)
+        single = (
+            every if len(apart) == len(rows) else self.gibbs_risk("one row of each group", apart)
+        )
         bound = bound_of(every, divergence, payments, self.options)
         rival = self._rival(rows)
         return {
@@ -130,10 +138,15 @@ class Certification:
             "payments": [asdict(payment) for payment in payments],
             "confidence": 1 - self.options.delta - self.options.delta_mc,
             "options": asdict(self.options),
-            "draw": "each row its own" if self.own_draws else f"one for {self.options.rows_per_draw} rows",
+            "draw": "each row its own"
+            if self.own_draws
+            else f"one for {self.options.rows_per_draw} rows",
             "rival": rival,
             "gap": bound.bound - rival["bound"] if "bound" in rival else None,
-            "test": {name: self._test_errors(name, loader) for name, loader in self.task.test_loaders().items()},
+            "test": {
+                name: self._test_errors(name, loader)
+                for name, loader in self.task.test_loaders().items()
+            },
             "assumption": ASSUMPTION,
             "prior": self.module.prior,
         }
@@ -147,32 +160,48 @@ class Certification:
         """
         size = 1 if self.own_draws else min(self.options.rows_per_draw, len(rows))
         if not self.own_draws:
-            rows = np.random.default_rng(self.module.seed).permutation(rows)[: len(rows) // size * size]
+            rows = np.random.default_rng(self.module.seed).permutation(rows)[
+                : len(rows) // size * size
+            ]
         passes = -(-self.options.draws // (len(rows) // size))
         loader = self.task.certification_loader(rows, None if self.own_draws else size)
         errors = 0
         for number in range(passes):
             title = f"{label}, pass {number + 1} of {passes}"
-            for index, batch in enumerate(track(loader, title, console=self.console, transient=True)):
-                with self._drawn(_seed(self.module.seed, label, number, index), len(batch["labels"])):
+            for index, batch in enumerate(
+                track(loader, title, console=self.console, transient=True)
+            ):
+                with self._drawn(
+                    _seed(self.module.seed, label, number, index), len(batch["labels"])
+                ):
                     errors += int(self._wrong(batch).sum())
         return GibbsRisk(errors / (passes * len(rows)), len(rows), passes * len(rows) // size)
 
     def _drawn(self, seed: int, examples: int) -> AbstractContextManager[None]:
-        return draw_for_each(self.posterior, seed, examples) if self.own_draws else one_draw(self.posterior, seed)
+        return (
+            draw_for_each(self.posterior, seed, examples)
+            if self.own_draws
+            else one_draw(self.posterior, seed)
+        )
 
     def _rival(self, rows: NDArray[np.int64]) -> dict[str, Any]:
         of: str
         standing: AbstractContextManager[None]
         if self.options.rival is not None:
-            of, standing = self.options.rival, self._standing_in(Path(self.options.rival).expanduser())
+            of, standing = (
+                self.options.rival,
+                self._standing_in(Path(self.options.rival).expanduser()),
+            )
         elif self.module.prior["kind"] == "learned":
             of, standing = "the prior's mean", self.posterior.at_prior_mean()
         else:
             return {"reason": NO_RIVAL}
         with standing:
             errors = self._errors("the rival", self.task.certification_loader(rows, None))
-        return {"of": f"{of}, which never trained on these rows", **rival_of(errors, len(rows), self.options)}
+        return {
+            "of": f"{of}, which never trained on these rows",
+            **rival_of(errors, len(rows), self.options),
+        }
 
     @contextmanager
     def _standing_in(self, folder: Path) -> Iterator[None]:
@@ -192,26 +221,34 @@ class Certification:
         """Errors of the posterior's mean and of draws from it."""
         size = len(loader.dataset)  # type: ignore[arg-type]
         drawn = 0
-        for index, batch in enumerate(track(loader, f"{name}, draws", console=self.console, transient=True)):
+        for index, batch in enumerate(
+            track(loader, f"{name}, draws", console=self.console, transient=True)
+        ):
             with self._drawn(_seed(self.module.seed, name, 0, index), len(batch["labels"])):
                 drawn += int(self._wrong(batch).sum())
         return {"mean": self._errors(name, loader) / size, "posterior": drawn / size}
 
     def _errors(self, title: str, loader: DataLoader[Any]) -> int:
         return sum(
-            int(self._wrong(batch).sum()) for batch in track(loader, title, console=self.console, transient=True)
+            int(self._wrong(batch).sum())
+            for batch in track(loader, title, console=self.console, transient=True)
         )
 
     @torch.no_grad()
     def _wrong(self, batch: dict[str, Any]) -> Tensor:
         batch = self.module.on_before_batch_transfer(batch, 0)
-        batch = {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+        batch = {
+            key: value.to(self.device) if isinstance(value, Tensor) else value
+            for key, value in batch.items()
+        }
         with self.precision.forward_context():
             outputs = self.module(batch)
         return self.task.decode(outputs) != batch["labels"]
 
 
-def certify(module: FineTuning, trainer: L.Trainer, options: CertificateOptions, console: Console) -> dict[str, Any]:
+def certify(
+    module: FineTuning, trainer: L.Trainer, options: CertificateOptions, console: Console
+) -> dict[str, Any]:
     """Certify a trained posterior and print the report; see `Certification`."""
     found = Certification(
         module,
@@ -233,7 +270,9 @@ def _can_draw_for_each(posterior: GaussianPosterior) -> bool:
 
 
 def _seed(*parts: int | str) -> int:
-    return int.from_bytes(hashlib.sha256(repr(("certificate", *parts)).encode()).digest()[:7], "little")
+    return int.from_bytes(
+        hashlib.sha256(repr(("certificate", *parts)).encode()).digest()[:7], "little"
+    )
 
 
 def print_certificate(found: dict[str, Any], console: Console) -> None:
@@ -247,7 +286,9 @@ def print_certificate(found: dict[str, Any], console: Console) -> None:
 
 
 def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
-    payments = ", ".join(f"{payment['what']}: {payment['nats']:.2f}" for payment in found["payments"])
+    payments = ", ".join(
+        f"{payment['what']}: {payment['nats']:.2f}" for payment in found["payments"]
+    )
     rival, single = found["rival"], found["by_group"]
     told = (
         f"{rival['bound']:.4f} (error {rival['error']:.4f}, {rival['rows']:,} rows; {rival['of']})"
@@ -256,7 +297,10 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     )
     lines = [
         (f"risk at most, with {100 * found['confidence']:.1f} %", f"{found['bound']:.4f}"),
-        ("posterior's risk", f"{found['risk']:.4f}, at most {found['risk_upper']:.4f} by {found['draws']:,} draws"),
+        (
+            "posterior's risk",
+            f"{found['risk']:.4f}, at most {found['risk_upper']:.4f} by {found['draws']:,} draws",
+        ),
         ("KL", f"{found['kl']:.2f} nats over {found['rows']:,} rows; paid besides: {payments}"),
         ("one row of each group", f"{single['bound']:.4f} ({single['rows']:,} rows)"),
         ("rival, Clopper-Pearson", told),
@@ -264,5 +308,10 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     if found["gap"] is not None:
         lines.append(("bound - rival", f"{found['gap']:+.4f}"))
     for name, errors in found["test"].items():
-        lines.append((f"{name} error", f"{errors['mean']:.4f} (posterior's mean), {errors['posterior']:.4f} (draws)"))
+        lines.append(
+            (
+                f"{name} error",
+                f"{errors['mean']:.4f} (posterior's mean), {errors['posterior']:.4f} (draws)",
+            )
+        )
     return [*lines, ("assumed", found["assumption"])]

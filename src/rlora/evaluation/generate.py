@@ -37,13 +37,21 @@ class Generator:
     """
 
     def __init__(
-        self, adapters: AdapterSet, task: Pen, *, device: torch.device, precision: Precision, console: Console
+        self,
+        adapters: AdapterSet,
+        task: Pen,
+        *,
+        device: torch.device,
+        precision: Precision,
+        console: Console,
     ) -> None:
         self.adapters, self.task = adapters, task
         self.device, self.precision, self.console = device, precision, console
         self.options: Decoding = task.settings
 
-    def write(self, split: str, prompts: Sequence[Sequence[int]], file: Path, earlier: Path | None = None) -> list[str]:
+    def write(
+        self, split: str, prompts: Sequence[Sequence[int]], file: Path, earlier: Path | None = None
+    ) -> list[str]:
         """Return a text per prompt, in order, and keep each in `file` (JSON lines) as soon as its batch is done.
 
         Texts that the file holds of the same weights, prompts and options are not written again.
@@ -55,12 +63,21 @@ class Generator:
             earlier: Another file of the kind, whose texts are taken where `file` has none.
         """
         key = self._key(prompts)
-        texts = _kept(file, key, len(prompts)) or (_kept(earlier, key, len(prompts)) if earlier else {})
+        texts = _kept(file, key, len(prompts)) or (
+            _kept(earlier, key, len(prompts)) if earlier else {}
+        )
         missing = [row for row in range(len(prompts)) if row not in texts]
         if len(missing) < len(prompts):
-            log.info("%s: %d of %d texts are there already", split, len(prompts) - len(missing), len(prompts))
+            log.info(
+                "%s: %d of %d texts are there already",
+                split,
+                len(prompts) - len(missing),
+                len(prompts),
+            )
         if missing:
-            missing.sort(key=lambda row: -len(prompts[row]))  # longest first: too little memory shows at once
+            missing.sort(
+                key=lambda row: -len(prompts[row])
+            )  # longest first: too little memory shows at once
             with _Kept(file, key, texts) as kept, self.ready(), self._progress() as bar:
                 job = bar.add_task(f"writing {split}", total=len(prompts), completed=len(texts))
                 for start in range(0, len(missing), self.options.batch_size):
@@ -75,8 +92,12 @@ class Generator:
         """Return a text per prompt, all at once, within `ready`."""
         pad = self.adapters.model.config.pad_token_id  # type: ignore[union-attr]
         width = max(map(len, prompts))
-        ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=self.device)
-        seen = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
+        ids = torch.tensor(
+            [[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=self.device
+        )
+        seen = torch.tensor(
+            [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device
+        )
         with self.precision.forward_context():
             found: Tensor = self.adapters.model.generate(  # type: ignore[operator]
                 input_ids=ids,
@@ -88,7 +109,11 @@ class Generator:
                 no_repeat_ngram_size=self.options.no_repeat_ngram_size,
                 eos_token_id=self.task.end_token,
                 pad_token_id=pad,
-                **({"length_penalty": self.options.length_penalty} if self.options.beams > 1 else {}),
+                **(
+                    {"length_penalty": self.options.length_penalty}
+                    if self.options.beams > 1
+                    else {}
+                ),
             )
         return [self.task.text_of(row) for row in found[:, width:].tolist()]
 
@@ -98,7 +123,11 @@ class Generator:
         model = self.adapters.model.to(self.device)
         training = model.training
         model.eval()
-        merged = self.adapters.merged() if self.adapters.mergeable() is None else contextlib.nullcontext()
+        merged = (
+            self.adapters.merged()
+            if self.adapters.mergeable() is None
+            else contextlib.nullcontext()
+        )
         try:
             with merged:
                 yield
@@ -111,7 +140,9 @@ class Generator:
     def _key(self, prompts: Sequence[Sequence[int]]) -> str:
         """Digest of all that decides the texts."""
         digest = hashlib.sha256(
-            json.dumps([asdict(self.options), self.task.end_token, list(map(list, prompts))]).encode()
+            json.dumps(
+                [asdict(self.options), self.task.end_token, list(map(list, prompts))]
+            ).encode()
         )
         trained = {**self.adapters.adapter_parameters(), **self.adapters.head_parameters()}
         for name, parameter in sorted(trained.items()):
@@ -162,7 +193,9 @@ def _kept(file: Path, key: str, rows: int) -> dict[int, str]:
         except ValueError:
             break
         if number == 0 and found.get("key") != key:
-            log.info("%s holds texts of another model, or of other options: they are written anew", file)
+            log.info(
+                "%s holds texts of another model, or of other options: they are written anew", file
+            )
             return {}
         if number and 0 <= found["row"] < rows:
             texts[found["row"]] = found["text"]
@@ -170,7 +203,11 @@ def _kept(file: Path, key: str, rows: int) -> dict[int, str]:
 
 
 def write_and_score(
-    module: FineTuning, trainer: L.Trainer, folder: Path, console: Console, earlier: Path | None = None
+    module: FineTuning,
+    trainer: L.Trainer,
+    folder: Path,
+    console: Console,
+    earlier: Path | None = None,
 ) -> TextScores:
     """Write all texts that the module's task asks for, in the official formats too, and score them.
 
@@ -197,7 +234,9 @@ def write_and_score(
     for split, prompts in task.prompts().items():
         name = split if world == 1 else f"{split}-{rank}"
         file = f"{name}.jsonl"
-        mine = generator.write(split, prompts[rank::world], folder / file, earlier / file if earlier else None)
+        mine = generator.write(
+            split, prompts[rank::world], folder / file, earlier / file if earlier else None
+        )
         shares = _gathered(mine, world)
         texts[split] = [shares[row % world][row // world] for row in range(len(prompts))]
         if trainer.is_global_zero:

@@ -9,7 +9,9 @@ FORMATS = ("text", "jsonl", "csv")
 BY_SUFFIX = {".txt": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
 
 
-def read_rows(stream: TextIO, form: str, fields: Sequence[str], place: str) -> Iterator[tuple[str, ...]]:
+def read_rows(
+    stream: TextIO, form: str, fields: Sequence[str], place: str
+) -> Iterator[tuple[str, ...]]:
     """Yield the fields of each row.
 
     Args:
@@ -33,7 +35,9 @@ def read_rows(stream: TextIO, form: str, fields: Sequence[str], place: str) -> I
 def _text(line: str, fields: Sequence[str], where: str) -> tuple[str, ...]:
     cells = tuple(line.rstrip("\r\n").split("\t")) if len(fields) > 1 else (line.rstrip("\r\n"),)
     if len(cells) != len(fields):
-        raise ValueError(f"{where}: {len(cells)} fields, not {', '.join(fields)} with tabs between them")
+        raise ValueError(
+            f"{where}: {len(cells)} fields, not {', '.join(fields)} with tabs between them"
+        )
     return cells
 
 
@@ -52,7 +56,9 @@ def _object(line: str, fields: Sequence[str], where: str) -> tuple[str, ...]:
 def _csv(stream: TextIO, fields: Sequence[str], place: str) -> Iterator[tuple[str, ...]]:
     reader = csv.DictReader(stream)
     if missing := [name for name in fields if name not in (reader.fieldnames or ())]:
-        raise ValueError(f"{place} has no column {missing[0]}: it has {', '.join(reader.fieldnames or ()) or 'none'}")
+        raise ValueError(
+            f"{place} has no column {missing[0]}: it has {', '.join(reader.fieldnames or ()) or 'none'}"
+        )
     for row in reader:
         yield _values(row, fields, f"{place}, line {reader.line_num}")
 

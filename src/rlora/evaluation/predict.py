@@ -66,9 +66,16 @@ class Predictor:
         assert isinstance(task, GenerationTask)
         pen = task.pen(self.backbone.tokenizer)
         generator = Generator(
-            self.adapters, pen, device=self.device, precision=Precision(), console=Console(quiet=True)
+            self.adapters,
+            pen,
+            device=self.device,
+            precision=Precision(),
+            console=Console(quiet=True),
         )
-        prompts = [pen.before(task.prompt_for(row[0], f"row {number}")) for number, row in enumerate(rows, start=1)]
+        prompts = [
+            pen.before(task.prompt_for(row[0], f"row {number}"))
+            for number, row in enumerate(rows, start=1)
+        ]
         with generator.ready():
             return [{"text": text} for text in generator.batch(prompts)]
 
@@ -79,7 +86,10 @@ class Predictor:
         split = EncodedSplit(tokens, None)
         batch = Padding.of(tokenizer)([split[row] for row in range(len(rows))])
         inputs = {key: value.to(self.device) for key, value in batch.items() if key != "index"}
-        drawn = torch.stack([self._scores(inputs, draw) for draw in range(self.draws)] or [self._scores(inputs, None)])
+        drawn = torch.stack(
+            [self._scores(inputs, draw) for draw in range(self.draws)]
+            or [self._scores(inputs, None)]
+        )
         return _answers(task, drawn)
 
     @torch.no_grad()
@@ -102,10 +112,14 @@ def _answers(task: TextClassification, drawn: Tensor) -> list[Answer]:
     answers: list[Answer] = []
     for row, values in enumerate(means):
         if task.labels is None:
-            answers.append({"prediction": values[0]} | ({"spread": spreads[row][0]} if spreads else {}))
+            answers.append(
+                {"prediction": values[0]} | ({"spread": spreads[row][0]} if spreads else {})
+            )
             continue
         names = list(task.labels)
         answer: Answer = {"prediction": names[max(range(len(names)), key=values.__getitem__)]}
         answer["probabilities"] = dict(zip(names, values, strict=True))
-        answers.append(answer | ({"spread": dict(zip(names, spreads[row], strict=True))} if spreads else {}))
+        answers.append(
+            answer | ({"spread": dict(zip(names, spreads[row], strict=True))} if spreads else {})
+        )
     return answers

@@ -32,7 +32,9 @@ def with_part(config: dict[str, Any]) -> dict[str, Any]:
         return config
     task = config["task"]
     if "part" not in task:
-        raise ValueError(f"regularizer.prior={of(config)} needs a task that can be divided; this one has no task.part")
+        raise ValueError(
+            f"regularizer.prior={of(config)} needs a task that can be divided; this one has no task.part"
+        )
     if task["part"] not in (None, "rest"):
         raise ValueError(
             f"task.part={task['part']} with regularizer.prior={of(config)}: the posterior trains on the rest; leave "
@@ -41,7 +43,9 @@ def with_part(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "task": {**task, "part": "rest"}}
 
 
-def find(config: dict[str, Any], job: Job, *, run: Callable[[dict[str, Any], Job], object]) -> Path | None:
+def find(
+    config: dict[str, Any], job: Job, *, run: Callable[[dict[str, Any], Job], object]
+) -> Path | None:
     """The folder of the finished run that learned the prior; None for a prior without data.
 
     Args:
@@ -76,12 +80,16 @@ def job_of(config: dict[str, Any], job: Job) -> tuple[dict[str, Any], Job]:
         "print_config": False,
         "study": None,
     }
-    return own, replace(job, directory=folder, choices={**job.choices, "regularizer": "none"}, words=[])
+    return own, replace(
+        job, directory=folder, choices={**job.choices, "regularizer": "none"}, words=[]
+    )
 
 
 def finished(config: dict[str, Any], folder: Path) -> bool:
     """Whether a run of this very config lies finished in a folder, as after a break in the posterior's training."""
-    return (folder / RECORD_FILE).is_file() and read_record(folder).run.identity == config_hash(config, str(folder))
+    return (folder / RECORD_FILE).is_file() and read_record(folder).run.identity == config_hash(
+        config, str(folder)
+    )
 
 
 def facts(folder: Path, config: dict[str, Any], key: str = "regularizer.prior") -> dict[str, Any]:
@@ -94,7 +102,9 @@ def facts(folder: Path, config: dict[str, Any], key: str = "regularizer.prior") 
         record: RunRecord = read_record(folder)
     except ValueError as error:
         others = "start, split or " if key == "regularizer.prior" else ""
-        raise ValueError(f"{key}={folder} is not {others}the folder of a finished run: {error}") from error
+        raise ValueError(
+            f"{key}={folder} is not {others}the folder of a finished run: {error}"
+        ) from error
     if other := [key for key in SAME if record.config.get(key) != config[key]]:
         raise ValueError(
             f"{key}={folder} was learned with another {', '.join(other)}: use the same, or let "

@@ -19,13 +19,26 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m rlora.export", description=__doc__)
     made.add_argument("run", type=Path, help="run folder or adapter folder")
     made.add_argument(
-        "--format", choices=FORMATS, default="peft", help="an adapter of PEFT, or a whole model (%(default)s)"
+        "--format",
+        choices=FORMATS,
+        default="peft",
+        help="an adapter of PEFT, or a whole model (%(default)s)",
     )
     made.add_argument("--out", type=Path, help="directory to write; it must not exist yet")
-    made.add_argument("--rank", type=int, help="with peft: cut each update to its largest singular values, as a LoRA")
-    made.add_argument("--no-evaluate", action="store_true", help="with --rank: do not score what the cut loses")
-    made.add_argument("--push-to-hub", metavar="NAME", help="upload to the Hugging Face hub, as USER/NAME or NAME")
-    made.add_argument("--public", action="store_true", help="with --push-to-hub: let everybody see it")
+    made.add_argument(
+        "--rank",
+        type=int,
+        help="with peft: cut each update to its largest singular values, as a LoRA",
+    )
+    made.add_argument(
+        "--no-evaluate", action="store_true", help="with --rank: do not score what the cut loses"
+    )
+    made.add_argument(
+        "--push-to-hub", metavar="NAME", help="upload to the Hugging Face hub, as USER/NAME or NAME"
+    )
+    made.add_argument(
+        "--public", action="store_true", help="with --push-to-hub: let everybody see it"
+    )
     return made
 
 
@@ -58,7 +71,9 @@ def _write(given: argparse.Namespace, folder: Path) -> None:
     try:
         unfinished.mkdir(parents=True)
         name = given.push_to_hub or folder.name
-        for note in write(load_run(given.run), unfinished, given.format, name, given.rank, not given.no_evaluate):
+        for note in write(
+            load_run(given.run), unfinished, given.format, name, given.rank, not given.no_evaluate
+        ):
             print(note)
         unfinished.rename(folder)
     except BaseException:

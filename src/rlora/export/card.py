@@ -26,11 +26,24 @@ def model_card(run: TrainedRun, name: str, form: str, notes: list[str]) -> str:
     choices, config = run.config["choices"], run.config
     report = run.adapters.report()
     base = base_name(run)
-    front = ["---", f"base_model: {base}", f"library_name: {'peft' if form == 'peft' else 'transformers'}"]
-    front += ["tags:", "- rlora", f"- {choices.get('adapter')}", f"- {choices.get('task')}", "---", ""]
+    front = [
+        "---",
+        f"base_model: {base}",
+        f"library_name: {'peft' if form == 'peft' else 'transformers'}",
+    ]
+    front += [
+        "tags:",
+        "- rlora",
+        f"- {choices.get('adapter')}",
+        f"- {choices.get('task')}",
+        "---",
+        "",
+    ]
     auto = "AutoModelForCausalLM" if run.kind == "text" else "AutoModelForSequenceClassification"
     labels = "" if run.kind == "text" else f", num_labels={run.backbone.net.config.num_labels}"  # type: ignore[union-attr]
-    options = ", ".join(f"{key}={value}" for key, value in config["adapter"].items() if key != "_target_")
+    options = ", ".join(
+        f"{key}={value}" for key, value in config["adapter"].items() if key != "_target_"
+    )
     lines = [
         f"# {choices.get('adapter')} on {choices.get('task')} ({choices.get('model')})",
         "",
@@ -49,11 +62,17 @@ def model_card(run: TrainedRun, name: str, form: str, notes: list[str]) -> str:
 
 def base_name(run: TrainedRun) -> str:
     """What others load the backbone by: a hub id, or where it lay."""
-    return str(run.config["model"].get("path") or run.config["model"].get("name") or run.backbone.source)
+    return str(
+        run.config["model"].get("path") or run.config["model"].get("name") or run.backbone.source
+    )
 
 
 def _scores(run: TrainedRun) -> list[str]:
     if run.record is None:
         return []
-    rows = [f"| {name} | {score:.4f} |" for name, score in run.record.scores.items() if not name.endswith("/loss")]
+    rows = [
+        f"| {name} | {score:.4f} |"
+        for name, score in run.record.scores.items()
+        if not name.endswith("/loss")
+    ]
     return ["| score | |", "|---|--:|", *rows, ""]

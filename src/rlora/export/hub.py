@@ -22,8 +22,12 @@ def push(folder: Path, name: str, *, public: bool = False, api: Any = None) -> s
     api = api or huggingface_hub.HfApi()
     try:
         address = api.create_repo(name, private=not public, exist_ok=True)
-        api.upload_folder(folder_path=str(folder), repo_id=address.repo_id, commit_message="Export of rlora")
+        api.upload_folder(
+            folder_path=str(folder), repo_id=address.repo_id, commit_message="Export of rlora"
+        )
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"--push-to-hub {name}: the hub did not take it ({reason}); see hf auth login") from error
+        raise ValueError(
+            f"--push-to-hub {name}: the hub did not take it ({reason}); see hf auth login"
+        ) from error
     return str(address)

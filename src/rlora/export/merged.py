@@ -19,7 +19,10 @@ def write_merged(run: TrainedRun, folder: Path) -> None:
         ValueError: the backbone cannot hold the sum.
     """
     if was := quantization.dense(run.backbone.net):
-        log.warning("W was held as %s: the sum is added to what that stands for, and written unquantized", was)
+        log.warning(
+            "W was held as %s: the sum is added to what that stands for, and written unquantized",
+            was,
+        )
     if reason := run.adapters.mergeable():
         raise ValueError(f"it cannot be merged: {reason}")
     model = run.adapters.unwrapped()

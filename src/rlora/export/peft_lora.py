@@ -12,7 +12,9 @@ PREFIX = "base_model.model"
 TASK_TYPES = {"classification": "SEQ_CLS", "regression": "SEQ_CLS", "text": "CAUSAL_LM"}
 
 
-def peft_lora(adapters: AdapterSet, *, kind: str, base: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def peft_lora(
+    adapters: AdapterSet, *, kind: str, base: str
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return config and tensors of a PEFT LoRA that computes the same.
 
     A layer whose row blocks are adapted, as GPT-2's fused q, k and v, becomes one pair: the A of its blocks one above
@@ -30,7 +32,11 @@ def peft_lora(adapters: AdapterSet, *, kind: str, base: str) -> tuple[dict[str, 
         raise ValueError(
             f"{type(adapters.method).__name__} trains the backbone's own weights and has no update: use --format merged"
         )
-    layers = {name: module for name, module in adapters.model.named_modules() if isinstance(module, AdaptedLinear)}
+    layers = {
+        name: module
+        for name, module in adapters.model.named_modules()
+        if isinstance(module, AdaptedLinear)
+    }
     tensors: dict[str, Tensor] = {}
     for name, layer in layers.items():
         b, a = _factors(layer)
@@ -62,7 +68,9 @@ def _factors(layer: AdaptedLinear) -> tuple[Tensor, Tensor]:
     for (start, stop), update in zip(layer.rows, layer.adapters(), strict=True):
         factors = update.factors()
         if factors is None:
-            raise ValueError(f"{type(update).__name__} has full rank and no factors: use --format merged, or --rank")
+            raise ValueError(
+                f"{type(update).__name__} has full rank and no factors: use --format merged, or --rank"
+            )
         left = torch.zeros(layer.out_features, factors[0].shape[1])
         left[start:stop] = factors[0]
         lefts.append(left)
@@ -74,7 +82,10 @@ def _alphas(layers: dict[str, AdaptedLinear], ranks: dict[str, int]) -> dict[str
     """PEFT scales by alpha / r of the layer."""
     alphas = {name: layer.adapters()[0].scale * ranks[name] for name, layer in layers.items()}
     usual = alphas[max(ranks, key=lambda name: ranks[name])]
-    return {"lora_alpha": usual, "alpha_pattern": {name: alpha for name, alpha in alphas.items() if alpha != usual}}
+    return {
+        "lora_alpha": usual,
+        "alpha_pattern": {name: alpha for name, alpha in alphas.items() if alpha != usual},
+    }
 
 
 def targets(model: nn.Module, adapted: list[str]) -> list[str]:

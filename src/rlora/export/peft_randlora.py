@@ -13,7 +13,9 @@ from rlora.export.peft_lora import PREFIX, TASK_TYPES, head_modules, targets
 
 
 @torch.no_grad()
-def peft_randlora(adapters: AdapterSet, *, kind: str, base: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def peft_randlora(
+    adapters: AdapterSet, *, kind: str, base: str
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return config and tensors of a PEFT RandLoRA that computes the same.
 
     PEFT flattens A's rows as (r, n) and B's columns as (n, r), and multiplies one by the other: column p of B_j must
@@ -29,8 +31,14 @@ def peft_randlora(adapters: AdapterSet, *, kind: str, base: str) -> tuple[dict[s
     """
     method = adapters.method
     if not isinstance(method, RandLoRA):
-        raise ValueError(f"PEFT's RandLoRA holds what adapter=randlora trained, not {type(method).__name__}")
-    layers = {name: module for name, module in adapters.model.named_modules() if isinstance(module, AdaptedLinear)}
+        raise ValueError(
+            f"PEFT's RandLoRA holds what adapter=randlora trained, not {type(method).__name__}"
+        )
+    layers = {
+        name: module
+        for name, module in adapters.model.named_modules()
+        if isinstance(module, AdaptedLinear)
+    }
     updates = {name: _whole(name, layer) for name, layer in layers.items()}
     first = next(iter(updates.values()))
     products = len(first.lambda_)
@@ -65,7 +73,10 @@ def peft_randlora(adapters: AdapterSet, *, kind: str, base: str) -> tuple[dict[s
 
 def _banks(first: RandLoRALayer, updates: list[RandLoRALayer]) -> dict[str, Tensor]:
     """A and the permuted B, with zeros up to the sizes that PEFT gives them: it looks at rows and columns apart."""
-    tallest, widest = max(u.site.out_features for u in updates), max(u.site.in_features for u in updates)
+    tallest, widest = (
+        max(u.site.out_features for u in updates),
+        max(u.site.in_features for u in updates),
+    )
     small, large = sorted((tallest, widest))
     a, b = first.bases.A, first.bases.B
     products, rank = b.shape[1:]
@@ -78,7 +89,9 @@ def _banks(first: RandLoRALayer, updates: list[RandLoRALayer]) -> dict[str, Tens
 
 def _whole(name: str, layer: AdaptedLinear) -> RandLoRALayer:
     if layer.rows != [(0, layer.out_features)]:
-        raise ValueError(f"{name} is adapted in parts, which PEFT's RandLoRA cannot be: use --format merged or --rank")
+        raise ValueError(
+            f"{name} is adapted in parts, which PEFT's RandLoRA cannot be: use --format merged or --rank"
+        )
     update = layer.adapters()[0]
     assert isinstance(update, RandLoRALayer)
     return update

@@ -56,14 +56,20 @@ def cut_all(run: TrainedRun, rank: int, *, evaluate: bool) -> list[str]:
     """
     updates = dict(run.adapters.adapters)
     if not updates:
-        raise ValueError(f"--rank {rank}: nothing was trained beside the backbone's own weights; use --format merged")
+        raise ValueError(
+            f"--rank {rank}: nothing was trained beside the backbone's own weights; use --format merged"
+        )
     cuts = {name: cut(update, rank) for name, update in updates.items()}
-    told = [f"Cut to rank {rank}: {100 * energy_kept(cuts, updates):.2f} % of the updates' squared norm is kept."]
+    told = [
+        f"Cut to rank {rank}: {100 * energy_kept(cuts, updates):.2f} % of the updates' squared norm is kept."
+    ]
     before = _scores(run) if evaluate else {}
     for name, update in updates.items():
         _replace(update, cuts[name])
     after = _scores(run) if evaluate else {}
-    return told + [f"{name}: {before[name]:.4f} before the cut, {after[name]:.4f} after it." for name in before]
+    return told + [
+        f"{name}: {before[name]:.4f} before the cut, {after[name]:.4f} after it." for name in before
+    ]
 
 
 def _replace(update: Adapter, by: Cut) -> None:
@@ -77,7 +83,11 @@ def _replace(update: Adapter, by: Cut) -> None:
 def _scores(run: TrainedRun) -> dict[str, float]:
     """The task's metrics on its test split, or on validation where that is of texts to be written."""
     task = build(run.config["task"])
-    task.setup(run.backbone.tokenizer, seed=run.config["seed"], cache_dir=Path(run.config["paths"]["cache"]))
+    task.setup(
+        run.backbone.tokenizer,
+        seed=run.config["seed"],
+        cache_dir=Path(run.config["paths"]["cache"]),
+    )
     loaders = task.test_loaders() or task.validation_loaders()
     found: dict[str, float] = {}
     with run.adapters.merged():

@@ -20,7 +20,9 @@ from rlora.runs.load import TrainedRun
 FORMATS = ("peft", "merged")
 
 
-def write(run: TrainedRun, folder: Path, form: str, name: str, rank: int | None, evaluate: bool) -> list[str]:
+def write(
+    run: TrainedRun, folder: Path, form: str, name: str, rank: int | None, evaluate: bool
+) -> list[str]:
     """Write a run in one of the formats; gives what is to be told.
 
     Args:
@@ -35,7 +37,9 @@ def write(run: TrainedRun, folder: Path, form: str, name: str, rank: int | None,
         ValueError: the format cannot hold what was trained.
     """
     if rank is not None and (form != "peft" or rank < 1):
-        raise ValueError(f"--rank {rank} cuts the updates of --format peft to a LoRA of at least one singular value")
+        raise ValueError(
+            f"--rank {rank} cuts the updates of --format peft to a LoRA of at least one singular value"
+        )
     notes: list[str] = []
     if form == "merged":
         write_merged(run, folder)
@@ -58,4 +62,6 @@ def _as_peft(run: TrainedRun, *, cut: bool) -> tuple[dict[str, Any], dict[str, T
 
 def _write_peft(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (folder / "adapter_config.json").write_text(
+        json.dumps(config, indent=2) + "\n", encoding="utf-8"
+    )

@@ -12,17 +12,30 @@ from typing import Any
 from rlora.io.atomic import write_atomically
 
 TITLE = "Adapters compared"
-CURVES = {f"validation {name}": f"validation/{name}" for name in ("accuracy", "matthews", "pearson", "perplexity")}
+CURVES = {
+    f"validation {name}": f"validation/{name}"
+    for name in ("accuracy", "matthews", "pearson", "perplexity")
+}
 CURVES["training loss"] = "train/loss"  # a metric that no task of the project has stays empty
 BEST, TEST, TRAINED = "final/validation_score", "final/test_score", "parameters/adapter"
-SEARCHED = ("optimizer.lr", "optimizer.head_lr", "adapter.rank", "adapter.alpha", "regularizer.sigma_adapter")
+SEARCHED = (
+    "optimizer.lr",
+    "optimizer.head_lr",
+    "adapter.rank",
+    "adapter.alpha",
+    "regularizer.sigma_adapter",
+)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(prog="python -m rlora.integrations.wandb_dashboards", description=__doc__)
+    made = argparse.ArgumentParser(
+        prog="python -m rlora.integrations.wandb_dashboards", description=__doc__
+    )
     made.add_argument("project", metavar="ENTITY/PROJECT")
-    made.add_argument("--out", type=Path, metavar="FILE", help="save nothing, and write the panels as JSON")
+    made.add_argument(
+        "--out", type=Path, metavar="FILE", help="save nothing, and write the panels as JSON"
+    )
     return made
 
 
@@ -33,7 +46,9 @@ def main(words: Sequence[str] | None = None) -> None:
     if not (entity and slash and project):
         sys.exit(f"error: {asked.project} must be ENTITY/PROJECT, as in my-team/rlora")
     if asked.out is not None:
-        write_atomically(asked.out, workspace(entity, project)._to_model().model_dump_json(indent=2).encode())
+        write_atomically(
+            asked.out, workspace(entity, project)._to_model().model_dump_json(indent=2).encode()
+        )
         return
     try:
         for made in (workspace(entity, project), report(entity, project)):
@@ -65,7 +80,9 @@ def panels() -> dict[str, list[Any]]:
         for title, metric in CURVES.items()
     ]
     columns = [wr.ParallelCoordinatesPlotColumn(metric=adapter)]
-    columns += [wr.ParallelCoordinatesPlotColumn(metric=wr.Config(key), log="lr" in key) for key in SEARCHED]
+    columns += [
+        wr.ParallelCoordinatesPlotColumn(metric=wr.Config(key), log="lr" in key) for key in SEARCHED
+    ]
     columns += [wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(BEST))]
     search = [
         wr.ParallelCoordinatesPlot(title="Settings and validation score", columns=columns),
@@ -74,7 +91,12 @@ def panels() -> dict[str, list[Any]]:
     bound, risk = wr.SummaryMetric("certificate/bound"), wr.SummaryMetric("certificate/risk")
     certificates = [
         wr.ScatterPlot(title="PAC-Bayes bound against the posterior's risk", x=risk, y=bound),
-        wr.ScatterPlot(title="PAC-Bayes bound against KL", x=wr.SummaryMetric("certificate/kl"), y=bound, log_x=True),
+        wr.ScatterPlot(
+            title="PAC-Bayes bound against KL",
+            x=wr.SummaryMetric("certificate/kl"),
+            y=bound,
+            log_x=True,
+        ),
     ]
     return {
         "Scores": [*bars, against],
@@ -90,7 +112,9 @@ def workspace(entity: str, project: str) -> Any:
 
     sections = [ws.Section(name=name, panels=own, is_open=True) for name, own in panels().items()]
     grouped = ws.RunsetSettings(groupby=[ws.Config("task"), ws.Config("adapter")])
-    return ws.Workspace(entity=entity, project=project, name=TITLE, sections=sections, runset_settings=grouped)
+    return ws.Workspace(
+        entity=entity, project=project, name=TITLE, sections=sections, runset_settings=grouped
+    )
 
 
 def report(entity: str, project: str) -> Any:
@@ -99,7 +123,9 @@ def report(entity: str, project: str) -> Any:
 
     blocks: list[Any] = [wr.TableOfContents()]
     for name, own in panels().items():
-        runs = wr.Runset(entity=entity, project=project, name="by adapter", groupby=["config.adapter"])
+        runs = wr.Runset(
+            entity=entity, project=project, name="by adapter", groupby=["config.adapter"]
+        )
         blocks += [wr.H2(name), wr.PanelGrid(runsets=[runs], panels=own)]
     return wr.Report(entity=entity, project=project, title=TITLE, blocks=blocks)
 

@@ -39,8 +39,16 @@ def parse_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
     """
     try:
         tensors: dict[str, Tensor] = load(content)
-    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:  # the last four by odd dtypes
-        raise ValueError(f"{path} is damaged or cut short ({error}): save or copy it again") from error
+    except (
+        SafetensorError,
+        KeyError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+    ) as error:  # the last four by odd dtypes
+        raise ValueError(
+            f"{path} is damaged or cut short ({error}): save or copy it again"
+        ) from error
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise ValueError(f"{path}: {name} holds {tensor.dtype}, not floating-point numbers")

@@ -57,7 +57,9 @@ def score(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Captio
     results["ROUGE_L"] = Rouge().compute_score(sought, found)
     results["CIDEr"] = Cider().compute_score(sought, found)
     corpus = {name: float(value) for name, (value, _) in results.items()}
-    return Captions(corpus, {name: [float(v) for v in values] for name, (_, values) in results.items()}, missing)
+    return Captions(
+        corpus, {name: [float(v) for v in values] for name, (_, values) in results.items()}, missing
+    )
 
 
 def installed() -> bool:

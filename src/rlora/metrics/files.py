@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-_SOURCE = re.compile(r"(mr|src|source|meaning([_ .-]rep(resentation)?)?|da|dial(ogue)?[_ .-]act)s?", re.IGNORECASE)
+_SOURCE = re.compile(
+    r"(mr|src|source|meaning([_ .-]rep(resentation)?)?|da|dial(ogue)?[_ .-]act)s?", re.IGNORECASE
+)
 _OUTPUT = re.compile(
     r"(out(put)?|ref(erence)?|sys(tem)?([_ .-](out(put)?|ref(erence)?))?|trg|tgt|target|human([_ .-]ref(erence)?)?)s?",
     re.IGNORECASE,
@@ -35,7 +37,11 @@ def read_pairs(outputs: Path, references: Path) -> tuple[list[Row], list[list[st
     Raises:
         ValueError: a file or line cannot be read, a source has no reference, or the numbers differ.
     """
-    found = read_rows(outputs) if _is_table(outputs) else [Row(None, text, n) for n, text in _lines(outputs)]
+    found = (
+        read_rows(outputs)
+        if _is_table(outputs)
+        else [Row(None, text, n) for n, text in _lines(outputs)]
+    )
     groups = read_references(references)
     if found and found[0].source is not None and groups and groups[0][0].source is not None:
         return found, _by_source(found, groups, outputs, references)
@@ -79,12 +85,17 @@ def read_rows(path: Path) -> list[Row]:
         raise ValueError(f"{path} is empty")
     delimiter = "\t" if "\t" in lines[0][1] else ","
     quote = "'" if all(line.startswith("'") for _, line in lines[1:]) and len(lines) > 1 else '"'
-    table = [(number, next(csv.reader([line], delimiter=delimiter, quotechar=quote))) for number, line in lines]
+    table = [
+        (number, next(csv.reader([line], delimiter=delimiter, quotechar=quote)))
+        for number, line in lines
+    ]
     names = table[0][1]
     source, text, headed = _columns(names, path)
     for number, fields in table:
         if len(fields) != len(names):
-            raise ValueError(f"{path}, line {number}: {len(fields)} columns, where the first line has {len(names)}")
+            raise ValueError(
+                f"{path}, line {number}: {len(fields)} columns, where the first line has {len(names)}"
+            )
     return [Row(fields[source], fields[text], number) for number, fields in table[headed:]]
 
 
@@ -94,11 +105,15 @@ def _columns(names: Sequence[str], path: Path) -> tuple[int, int, bool]:
     if not sources and not texts and len(names) == 2:
         return 0, 1, False
     if len(sources) != 1 or len(texts) != 1:
-        raise ValueError(f"{path}: one column of sources (mr) and one of texts (ref, output) are needed, not {names}")
+        raise ValueError(
+            f"{path}: one column of sources (mr) and one of texts (ref, output) are needed, not {names}"
+        )
     return sources[0], texts[0], True
 
 
-def _by_source(found: list[Row], groups: list[list[Row]], outputs: Path, references: Path) -> list[list[str]]:
+def _by_source(
+    found: list[Row], groups: list[list[Row]], outputs: Path, references: Path
+) -> list[list[str]]:
     texts = {group[0].source: [row.text for row in group] for group in groups}
     if unknown := [row for row in found if row.source not in texts]:
         raise ValueError(

@@ -15,7 +15,10 @@ NIST_ORDER = 5
 _ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 _ENTITIES = (("&quot;", '"'), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">"))
 _SPLITS = (
-    (re.compile(r"([{-~\[-` -&(-+:-@/])"), r" \1 "),  # symbols; apostrophe, comma, dash and period are not among them
+    (
+        re.compile(r"([{-~\[-` -&(-+:-@/])"),
+        r" \1 ",
+    ),  # symbols; apostrophe, comma, dash and period are not among them
     (re.compile(r"([^0-9])([.,])"), r"\1 \2 "),
     (re.compile(r"([.,])([^0-9])"), r" \1 \2"),
     (re.compile(r"([0-9])(-)"), r"\1 \2 "),
@@ -61,7 +64,9 @@ def score(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Scores
         ValueError: the numbers of segments differ, or a segment has no reference that is not empty.
     """
     if len(outputs) != len(references) or not outputs:
-        raise ValueError(f"{len(outputs)} outputs for {len(references)} groups of references; give one each.")
+        raise ValueError(
+            f"{len(outputs)} outputs for {len(references)} groups of references; give one each."
+        )
     sought = [[words for text in group if (words := tokens(text))] for group in references]
     if empty := [number for number, group in enumerate(sought, start=1) if not group]:
         raise ValueError(f"segment {empty[0]} has no reference with a word in it.")
@@ -93,7 +98,9 @@ def _bleu(found: Sequence[Sequence[str]], sought: Sequence[Sequence[Sequence[str
     length = _counted(found, 1)
     if not length:
         return 0.0
-    closest = sum(_closest(len(words), map(len, group)) for words, group in zip(found, sought, strict=True))
+    closest = sum(
+        _closest(len(words), map(len, group)) for words, group in zip(found, sought, strict=True)
+    )
     total, smooth = 0.0, 1
     for n in range(1, BLEU_ORDER + 1):
         if not (counted := _counted(found, n)):
@@ -110,7 +117,9 @@ def _closest(length: int, lengths: Iterator[int]) -> int:
 
 
 def _nist(found: Sequence[Sequence[str]], sought: Sequence[Sequence[Sequence[str]]]) -> float:
-    counts: Ngrams = Counter(ngram for group in sought for words in group for ngram in _ngrams(words, NIST_ORDER))
+    counts: Ngrams = Counter(
+        ngram for group in sought for words in group for ngram in _ngrams(words, NIST_ORDER)
+    )
     words_in_all = sum(len(words) for group in sought for words in group)
     gained = [0.0] * (NIST_ORDER + 1)
     for words, group in zip(found, sought, strict=True):

@@ -35,14 +35,22 @@ class Backbone:
         Raises:
             ValueError: the model has none of these modules.
         """
-        heads = [name for name, _ in self.net.named_modules() if name.rpartition(".")[2] in modules and _is_top(name)]
+        heads = [
+            name
+            for name, _ in self.net.named_modules()
+            if name.rpartition(".")[2] in modules and _is_top(name)
+        ]
         if modules and not heads:
             raise ValueError(
                 f"the backbone {self.source} has none of the modules {', '.join(modules)} that the task trains: "
                 "choose a model with such a head"
             )
         names = [name for name, _ in self.net.named_parameters()]
-        return [n for n in names if n in set(self.fresh) or any(n.startswith(f"{head}.") for head in heads)]
+        return [
+            n
+            for n in names
+            if n in set(self.fresh) or any(n.startswith(f"{head}.") for head in heads)
+        ]
 
 
 def _is_top(name: str) -> bool:

@@ -77,7 +77,9 @@ def mini_decoder(
     return finish(net, tokenizer, source, [], gradient_checkpointing, quantize)
 
 
-def byte_pair_tokenizer(texts: list[str], size: int, length: int) -> transformers.PreTrainedTokenizerFast:
+def byte_pair_tokenizer(
+    texts: list[str], size: int, length: int
+) -> transformers.PreTrainedTokenizerFast:
     """Learn byte-level BPE as GPT-2 has it, with one special token, which ends texts, begins them and pads."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -90,7 +92,12 @@ def byte_pair_tokenizer(texts: list[str], size: int, length: int) -> transformer
     )
     tokenizer.train_from_iterator([f" {text}" for text in texts], trainer)
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=length, eos_token=END, bos_token=END, unk_token=END, pad_token=END
+        tokenizer_object=tokenizer,
+        model_max_length=length,
+        eos_token=END,
+        bos_token=END,
+        unk_token=END,
+        pad_token=END,
     )
 
 
@@ -103,5 +110,7 @@ def _texts(corpus: str, column: str) -> list[str]:
     with file.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.DictReader(stream)
         if column not in (reader.fieldnames or ()):
-            raise ValueError(f"{file} has no column {column!r}; set model.column to one of {reader.fieldnames}")
+            raise ValueError(
+                f"{file} has no column {column!r}; set model.column to one of {reader.fieldnames}"
+            )
         return [row[column] or "" for row in reader]

@@ -37,7 +37,9 @@ def package(
     """
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
-        raise ValueError(f"the package {name} is not installed: pip install {name.replace('_', '-')}")
+        raise ValueError(
+            f"the package {name} is not installed: pip install {name.replace('_', '-')}"
+        )
     backbone = pretrained(
         str(Path(spec.origin).parent / folder),
         kind=kind,

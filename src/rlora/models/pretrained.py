@@ -49,7 +49,9 @@ def pretrained(
     """
     local = Path(path).expanduser().is_dir()
     if not local and (path.startswith((".", "/", "~")) or path.count("/") > 1):
-        raise ValueError(f"model.path={path} is not a directory: give one with config.json, weights and tokenizer")
+        raise ValueError(
+            f"model.path={path} is not a directory: give one with config.json, weights and tokenizer"
+        )
     weights = _dtype(dtype)
     common: dict[str, Any] = {"trust_remote_code": False}
     if not local:
@@ -69,11 +71,17 @@ def pretrained(
             **common,
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **common)
-    if len(tokenizer) < config.vocab_size / 2:  # an empty one is made up where the files are missing
-        raise ValueError(f"model.path={path} holds a model but no tokenizer: put its tokenizer files beside it")
+    if (
+        len(tokenizer) < config.vocab_size / 2
+    ):  # an empty one is made up where the files are missing
+        raise ValueError(
+            f"model.path={path} holds a model but no tokenizer: put its tokenizer files beside it"
+        )
     mismatched = [key[0] if isinstance(key, tuple) else key for key in loading["mismatched_keys"]]
     if broken := [name for name in mismatched if name.startswith(f"{net.base_model_prefix}.")]:
-        raise ValueError(f"model.path={path} holds {broken[0]} in another shape than its config says")
+        raise ValueError(
+            f"model.path={path} holds {broken[0]} in another shape than its config says"
+        )
     described = f"directory {path}" if local else f"hub {path}@{revision or 'main'}"
     fresh = sorted({*loading["missing_keys"], *mismatched})
     return finish(net, tokenizer, described, fresh, gradient_checkpointing, quantize)
@@ -155,7 +163,10 @@ def _seeded(seed: int) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the report of missing heads off the console: the record lists them."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    verbosity, bars = (
+        transformers_logging.get_verbosity(),
+        transformers_logging.is_progress_bar_enabled(),
+    )
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:

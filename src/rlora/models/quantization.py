@@ -6,7 +6,10 @@ from typing import Any
 
 from torch import nn
 
-BLOCK, SUPERBLOCK = 64, 256  # weights that share a scale, and scales that share theirs: Dettmers et al. 2023, section 3
+BLOCK, SUPERBLOCK = (
+    64,
+    256,
+)  # weights that share a scale, and scales that share theirs: Dettmers et al. 2023, section 3
 
 
 def quantize(net: nn.Module, how: str) -> None:
@@ -44,7 +47,9 @@ def dense(net: nn.Module) -> str | None:
         weight: Any = layer.weight
         if type(weight) is not nn.Parameter:
             told = type(weight).__name__
-            restored = getattr(weight, "get_original_weight", weight.dequantize)()  # NF4's name for it
+            restored = getattr(
+                weight, "get_original_weight", weight.dequantize
+            )()  # NF4's name for it
             layer.weight = nn.Parameter(restored.to(weight.dtype), requires_grad=False)
     return told
 
@@ -75,4 +80,6 @@ def _need_torchao(how: str) -> None:
     try:
         import torchao  # noqa: F401
     except ImportError:
-        raise ValueError(f"model.quantize={how} needs torchao: pip install 'rlora[quantization]'") from None
+        raise ValueError(
+            f"model.quantize={how} needs torchao: pip install 'rlora[quantization]'"
+        ) from None

@@ -44,8 +44,14 @@ def random_model(
         torch.manual_seed(seed)
         net = head_for(kind, settings, num_labels).from_config(settings)
     base = f"{net.base_model_prefix}."
-    fresh = [] if kind == "text" else [name for name, _ in net.named_parameters() if not name.startswith(base)]
-    return finish(net, tokenizer, f"random {settings.model_type}", fresh, gradient_checkpointing, quantize)
+    fresh = (
+        []
+        if kind == "text"
+        else [name for name, _ in net.named_parameters() if not name.startswith(base)]
+    )
+    return finish(
+        net, tokenizer, f"random {settings.model_type}", fresh, gradient_checkpointing, quantize
+    )
 
 
 def byte_tokenizer() -> transformers.PreTrainedTokenizerFast:

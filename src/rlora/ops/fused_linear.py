@@ -57,7 +57,12 @@ def low_rank_linear(
 
 
 def full_rank_linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, delta: Tensor, *, again: Callable[[], Tensor] | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    delta: Tensor,
+    *,
+    again: Callable[[], Tensor] | None = None,
 ) -> Tensor:
     """Compute y = x (W + dW)^T + c with the gradient of dW, gy^T x.
 
@@ -124,7 +129,11 @@ def by_token(h: Tensor) -> Tensor:
 
 
 def _blocks(x: Tensor, rank: int) -> Tensor:
-    return x.reshape(BLOCKS if _worth_blocks(x, rank, len(x)) else 1, -1, x.shape[-1]) if len(x) else x[None]
+    return (
+        x.reshape(BLOCKS if _worth_blocks(x, rank, len(x)) else 1, -1, x.shape[-1])
+        if len(x)
+        else x[None]
+    )
 
 
 def _worth_blocks(x: Tensor, thin: int, long: int) -> bool:
@@ -147,7 +156,12 @@ class _LowRankLinear(torch.autograd.Function):
     ) -> Tensor:
         dtype, merged = compute_dtype(x), None
         with without_autocast(x):
-            rows, w, left, right = flatten_tokens(x).to(dtype), weight.to(dtype), b.to(dtype), a.to(dtype)
+            rows, w, left, right = (
+                flatten_tokens(x).to(dtype),
+                weight.to(dtype),
+                b.to(dtype),
+                a.to(dtype),
+            )
             c = None if bias is None else bias.to(dtype)
             h = projected
             if h is None and (wanted or not merge[0]):
@@ -162,7 +176,9 @@ class _LowRankLinear(torch.autograd.Function):
             wants_x, wants_a = ctx.needs_input_grad[0], ctx.needs_input_grad[4]
             keep = merge[1] and wants_x and not wants_a
             ctx.merge, ctx.scale, ctx.dtype, ctx.x_dtype = merge[1], scale, dtype, x.dtype
-            ctx.save_for_backward(rows if wants_a else None, h, merged if keep else None, weight, b, a)
+            ctx.save_for_backward(
+                rows if wants_a else None, h, merged if keep else None, weight, b, a
+            )
         return unflatten_like(y, x)
 
     @staticmethod
@@ -172,15 +188,26 @@ class _LowRankLinear(torch.autograd.Function):
         wants_x, _, _, wants_b, wants_a, *_ = ctx.needs_input_grad
         gx = gb = ga = None
         with without_autocast(gy):
-            g, w, left, right = flatten_tokens(gy), weight.to(ctx.dtype), b.to(ctx.dtype), a.to(ctx.dtype)
-            u = project(left.t().contiguous(), g) if wants_a or (wants_x and not ctx.merge) else None
+            g, w, left, right = (
+                flatten_tokens(gy),
+                weight.to(ctx.dtype),
+                b.to(ctx.dtype),
+                a.to(ctx.dtype),
+            )
+            u = (
+                project(left.t().contiguous(), g)
+                if wants_a or (wants_x and not ctx.merge)
+                else None
+            )
             if wants_b:
                 gb = (ctx.scale * contract(h, g)).t().to(b.dtype)
             if wants_a:
                 ga = (ctx.scale * contract(u, rows)).to(a.dtype)  # type: ignore[arg-type]
             if wants_x:
                 if ctx.merge:
-                    gx = g @ (torch.addmm(w, left, right, alpha=ctx.scale) if merged is None else merged)
+                    gx = g @ (
+                        torch.addmm(w, left, right, alpha=ctx.scale) if merged is None else merged
+                    )
                 else:
                     gx = (g @ w).addmm_(by_token(u), right, alpha=ctx.scale)  # type: ignore[arg-type]
                 gx = unflatten_like(gx, gy).to(ctx.x_dtype)

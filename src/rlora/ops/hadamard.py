@@ -17,7 +17,9 @@ from rlora.ops.context import without_autocast
 
 WHOLE = 64  # up to here H_n is one factor
 MAX_FACTOR = 32  # else the factors are at most so large, so that the cost grows as n log n
-CHUNK = 1 << 19  # entries a CPU thread transforms at a time, so that what lies between the factors reuses warm memory
+CHUNK = (
+    1 << 19
+)  # entries a CPU thread transforms at a time, so that what lies between the factors reuses warm memory
 KERNEL_DEVICE = "cuda"
 
 _without_kernel: set[torch.dtype] = set()  # dtypes whose kernel failed once on this machine
@@ -43,7 +45,9 @@ def _matrix(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 _cached_matrix = lru_cache(maxsize=64)(_matrix)
 
 
-def hadamard_matrix(n: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
+def hadamard_matrix(
+    n: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> Tensor:
     """H_n as an (n, n) tensor of +-1: H[j, k] = (-1)^popcount(j & k).
 
     Raises:
@@ -84,10 +88,14 @@ def fwht(x: Tensor, n: int | None = None) -> Tensor:
     """
     d = x.shape[-1]
     if d < 1:
-        raise ValueError("the Walsh-Hadamard transform needs at least one entry along the last dimension, not 0")
+        raise ValueError(
+            "the Walsh-Hadamard transform needs at least one entry along the last dimension, not 0"
+        )
     n = next_power_of_two(d) if n is None else n
     if not _is_power_of_two(n) or n < d:
-        raise ValueError(f"the Walsh-Hadamard transform of {d} entries needs a power of two of at least {d}, not {n}")
+        raise ValueError(
+            f"the Walsh-Hadamard transform of {d} entries needs a power of two of at least {d}, not {n}"
+        )
     if _differs_from_products(x, n):
         result: Tensor = _Transform.apply(x, n, n)
         return result
@@ -99,7 +107,9 @@ def _differs_from_products(x: Tensor, n: int) -> bool:
     """Whether `_run` does more than `_product`, which autograd and compilers understand by themselves."""
     if torch.compiler.is_compiling():
         return False
-    return _kernel(x, n) is not None or (x.device.type == "cpu" and _rows_at_a_time(n) * x.shape[-1] < x.numel())
+    return _kernel(x, n) is not None or (
+        x.device.type == "cpu" and _rows_at_a_time(n) * x.shape[-1] < x.numel()
+    )
 
 
 class _Transform(torch.autograd.Function):
@@ -125,7 +135,9 @@ class _Transform(torch.autograd.Function):
         return result
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int, None, None], x: Tensor, n: int, columns: int) -> tuple[Tensor, int]:
+    def vmap(
+        info: Any, in_dims: tuple[int, None, None], x: Tensor, n: int, columns: int
+    ) -> tuple[Tensor, int]:
         return _Transform.apply(x.movedim(in_dims[0], 0), n, columns), 0
 
 
@@ -142,9 +154,14 @@ def _run(x: Tensor, n: int, columns: int) -> Tensor:
             return kernel(x, n, columns)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # no C compiler, an old GPU, ...: slower is better than not at all
+        except (
+            Exception
+        ) as error:  # no C compiler, an old GPU, ...: slower is better than not at all
             _without_kernel.add(x.dtype)
-            warnings.warn(f"no Hadamard kernel for {x.dtype}, matrix products instead: {error!r}", stacklevel=2)
+            warnings.warn(
+                f"no Hadamard kernel for {x.dtype}, matrix products instead: {error!r}",
+                stacklevel=2,
+            )
     step = _rows_at_a_time(n)
     if x.device.type != "cpu" or len(x) <= step:
         return _product(x, n, columns)

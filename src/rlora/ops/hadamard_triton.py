@@ -7,9 +7,16 @@ import triton  # type: ignore[import-not-found,import-untyped,unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found,import-untyped,unused-ignore]
 from torch import Tensor
 
-ROW_BYTES = 1 << 16  # a row in the dtype of its sums; moving it between threads takes as much shared memory
+ROW_BYTES = (
+    1 << 16
+)  # a row in the dtype of its sums; moving it between threads takes as much shared memory
 BLOCK = 2048  # entries a program transforms, in several rows where they are short
-SUMS = {torch.float16: tl.float32, torch.bfloat16: tl.float32, torch.float32: tl.float32, torch.float64: tl.float64}
+SUMS = {
+    torch.float16: tl.float32,
+    torch.bfloat16: tl.float32,
+    torch.float32: tl.float32,
+    torch.float64: tl.float64,
+}
 
 
 @triton.jit
@@ -27,7 +34,9 @@ def _kernel(  # type: ignore[no-untyped-def]
 ):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     column = tl.arange(0, N)[None, :]
-    x = tl.load(source + row * stride + column, mask=(row < rows) & (column < size), other=0.0).to(SUM)
+    x = tl.load(source + row * stride + column, mask=(row < rows) & (column < size), other=0.0).to(
+        SUM
+    )
     # a round transforms along the lowest bit of the column number and makes it the highest one, so that all rounds are
     # the same and after BITS of them every bit has had its turn and is back in its place
     for _ in tl.static_range(BITS):
@@ -61,7 +70,9 @@ def transform(x: Tensor, n: int, columns: int) -> Tensor:
         return y
     block = max(1, BLOCK // n)
     with torch.cuda.device_of(x):  # Triton launches on the current device
-        launch: Any = _kernel[(triton.cdiv(rows, block),)]  # so that types check with Triton and without
+        launch: Any = _kernel[
+            (triton.cdiv(rows, block),)
+        ]  # so that types check with Triton and without
         sizes = {"N": n, "BITS": n.bit_length() - 1, "ROWS": block, "SUM": SUMS[x.dtype]}
         launch(x, y, rows, d, columns, x.stride(0), **sizes, num_warps=max(4, n // 1024))
     return y

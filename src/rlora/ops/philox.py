@@ -46,7 +46,9 @@ def signs(words: np.ndarray, count: int) -> np.ndarray:
 def symmetric_uniforms(words: np.ndarray, count: int) -> np.ndarray:
     """Map raw words to `count` uniforms on (-1, 1), two a word: odd multiples of 2^-24, exact in float32."""
     halves = words.astype("<u8").view("<u4")[:count]
-    return ((halves >> np.uint32(8)).astype(np.int64) * 2 + 1 - 2**24).astype(np.float32) * np.float32(2.0**-24)
+    return ((halves >> np.uint32(8)).astype(np.int64) * 2 + 1 - 2**24).astype(
+        np.float32
+    ) * np.float32(2.0**-24)
 
 
 def fractions(words: np.ndarray) -> np.ndarray:
@@ -61,7 +63,10 @@ def log_exact(x: np.ndarray) -> np.ndarray:
     """
     mantissa, exponent = np.frexp(x)
     low = mantissa < SQRT_HALF
-    mantissa, exponent = np.where(low, mantissa * 2.0, mantissa), np.where(low, exponent - 1, exponent)
+    mantissa, exponent = (
+        np.where(low, mantissa * 2.0, mantissa),
+        np.where(low, exponent - 1, exponent),
+    )
     ratio = (mantissa - 1.0) / (mantissa + 1.0)
     square = ratio * ratio
     series = np.zeros_like(square)
@@ -130,7 +135,9 @@ class RandomSource:
 
     def uniform(self, tag: str, shape: Sequence[int], bound: float = 1.0) -> Tensor:
         """Uniforms on (-bound, bound), float32."""
-        return self._draw(tag, shape, 2, lambda words, n: symmetric_uniforms(words, n) * np.float32(bound))
+        return self._draw(
+            tag, shape, 2, lambda words, n: symmetric_uniforms(words, n) * np.float32(bound)
+        )
 
     def signs(self, tag: str, shape: Sequence[int]) -> Tensor:
         """Random signs +-1, float32."""
@@ -138,7 +145,9 @@ class RandomSource:
 
     def normal(self, tag: str, shape: Sequence[int]) -> Tensor:
         """Standard normals, float32."""
-        return self._draw(tag, shape, 1, lambda words, n: normal_quantile(fractions(words)).astype(np.float32))
+        return self._draw(
+            tag, shape, 1, lambda words, n: normal_quantile(fractions(words)).astype(np.float32)
+        )
 
     def sparse_signs(self, tag: str, shape: Sequence[int], density: float) -> Tensor:
         """Values 0 with probability 1 - density, else a random sign; float32."""

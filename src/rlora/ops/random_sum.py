@@ -26,7 +26,9 @@ def stacked(lambda_: Tensor, gamma: Tensor, a: Tensor, scale: float) -> Tensor:
     return (a * gamma[:, None, :]).mul_(scale * lambda_[:, :, None]).flatten(0, 1)
 
 
-def coefficient_gradients(p: Tensor, lambda_: Tensor, gamma: Tensor, a: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def coefficient_gradients(
+    p: Tensor, lambda_: Tensor, gamma: Tensor, a: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
     """Gradients of lambda and gamma from that of S, P (n r, m)."""
     weighted = p.view(*lambda_.shape, -1).to(a.dtype) * a
     by_lambda = scale * (weighted @ gamma[:, :, None])[:, :, 0]
@@ -38,7 +40,9 @@ class RandomSum(torch.autograd.Function):
     """dW itself, keeping lambda and gamma only."""
 
     @staticmethod
-    def forward(ctx: Any, lambda_: Tensor, gamma: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    def forward(
+        ctx: Any, lambda_: Tensor, gamma: Tensor, a: Tensor, b: Tensor, scale: float
+    ) -> Tensor:
         """B S, (M, m)."""
         ctx.scale = scale
         ctx.save_for_backward(lambda_, gamma, a, b)
@@ -49,7 +53,12 @@ class RandomSum(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """P = B^T G."""
         lambda_, gamma, a, b = ctx.saved_tensors
-        return *coefficient_gradients(b.t() @ gradient, lambda_, gamma, a, ctx.scale), None, None, None
+        return (
+            *coefficient_gradients(b.t() @ gradient, lambda_, gamma, a, ctx.scale),
+            None,
+            None,
+            None,
+        )
 
 
 class RandomSumLinear(torch.autograd.Function):

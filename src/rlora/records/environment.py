@@ -15,7 +15,17 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from rlora.records.record import Environment
 
-PACKAGES = ("rlora", "torch", "lightning", "transformers", "torchmetrics", "datasets", "hydra-core", "numpy", "wandb")
+PACKAGES = (
+    "rlora",
+    "torch",
+    "lightning",
+    "transformers",
+    "torchmetrics",
+    "datasets",
+    "hydra-core",
+    "numpy",
+    "wandb",
+)
 
 
 def describe_environment(device: torch.device, precision: str) -> Environment:
@@ -25,7 +35,9 @@ def describe_environment(device: torch.device, precision: str) -> Environment:
     return Environment(
         host=socket.gethostname(),
         platform=f"{platform.platform()}, Python {platform.python_version()}",
-        device=torch.cuda.get_device_name(device) if on_gpu else f"{device.type} ({platform.processor() or 'unnamed'})",
+        device=torch.cuda.get_device_name(device)
+        if on_gpu
+        else f"{device.type} ({platform.processor() or 'unnamed'})",
         precision=precision,
         threads=torch.get_num_threads(),
         peak_memory_mib=peak_memory_mib(),
@@ -43,7 +55,9 @@ def peak_memory_mib() -> float:
     child by fork and exec. The high-water mark of /proc belongs to the program that runs.
     """
     with contextlib.suppress(OSError):
-        found = re.search(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+        found = re.search(
+            r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE
+        )
         if found:
             return int(found[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -63,7 +77,9 @@ def git_state() -> tuple[str | None, bool | None]:
     folder = Path(__file__).parent
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *words], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))

@@ -112,10 +112,19 @@ def summary_metrics(record: RunRecord) -> dict[str, float]:
     """What a logger keeps of a finished run: final/<stage>/<metric>, the monitored ones as final/<stage>_score, ..."""
     found = {f"final/{name}": score for name, score in record.scores.items()}
     headlines = {split: f"{split}/{record.headline(split)}" for split in ("validation", "test")}
-    found |= {f"final/{split}_score": record.scores[n] for split, n in headlines.items() if n in record.scores}
-    found |= {f"parameters/{name}": float(value) for name, value in asdict(record.parameters).items()}
+    found |= {
+        f"final/{split}_score": record.scores[n]
+        for split, n in headlines.items()
+        if n in record.scores
+    }
+    found |= {
+        f"parameters/{name}": float(value) for name, value in asdict(record.parameters).items()
+    }
     if record.certificate:
-        found |= {f"certificate/{name}": float(record.certificate[name]) for name in ("bound", "risk", "kl")}
+        found |= {
+            f"certificate/{name}": float(record.certificate[name])
+            for name in ("bound", "risk", "kl")
+        }
     return found
 
 
@@ -133,7 +142,9 @@ CERTIFICATE = {  # what reports read of one
 
 def write_record(record: RunRecord, directory: Path) -> Path:
     """Write results.json at once or not at all, so that its presence means a finished run."""
-    return write_atomically(directory / RECORD_FILE, (json.dumps(asdict(record), indent=2) + "\n").encode())
+    return write_atomically(
+        directory / RECORD_FILE, (json.dumps(asdict(record), indent=2) + "\n").encode()
+    )
 
 
 def read_record(path: Path) -> RunRecord:
@@ -146,7 +157,9 @@ def read_record(path: Path) -> RunRecord:
     try:
         raw = json.loads(path.read_text())
     except FileNotFoundError:
-        raise ValueError(f"{path} does not exist: the run did not finish, or this is not a run directory") from None
+        raise ValueError(
+            f"{path} does not exist: the run did not finish, or this is not a run directory"
+        ) from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a run record: {error}") from error
     return parse_record(raw, str(path))
@@ -197,7 +210,12 @@ def parse_record(raw: Any, path: str) -> RunRecord:
     schema = raw.get("schema") if isinstance(raw, dict) else None
     if schema != SCHEMA:
         raise ValueError(f"{path} has record schema {schema}, this version reads schema {SCHEMA}")
-    parts: dict[str, Any] = {"run": Run, "parameters": Parameters, "training": Training, "environment": Environment}
+    parts: dict[str, Any] = {
+        "run": Run,
+        "parameters": Parameters,
+        "training": Training,
+        "environment": Environment,
+    }
     try:
         made = {key: parts[key](**value) if key in parts else value for key, value in raw.items()}
         record = RunRecord(**made)

@@ -29,7 +29,9 @@ class RunStatus:
 def run_folders(folder: Path) -> Iterator[Path]:
     """Folders of runs at any depth, in order; what a run keeps within its own folder, such as its prior, is no run."""
     for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))  # .hydra holds a config.yaml too
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".")
+        )  # .hydra holds a config.yaml too
         if {RECORD_FILE, CONFIG, ERROR} & set(files):
             folders.clear()
             yield Path(place)

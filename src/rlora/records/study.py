@@ -12,7 +12,14 @@ from typing import Any
 
 from rlora.config.config_hash import config_hash, hashed_config
 from rlora.config.job import Job
-from rlora.records.record import RECORD_FILE, STUDY_FILE, RunRecord, read_record, read_study, write_record
+from rlora.records.record import (
+    RECORD_FILE,
+    STUDY_FILE,
+    RunRecord,
+    read_record,
+    read_study,
+    write_record,
+)
 from rlora.records.status import run_folders
 
 log = logging.getLogger(__name__)
@@ -31,7 +38,9 @@ def finished_record(config: dict[str, Any], job: Job) -> RunRecord | None:
     if record is not None:
         if study and not kept:
             append_record(record, study)
-        log.info("skipped: the same run finished on %s in %s", record.run.started, record.run.directory)
+        log.info(
+            "skipped: the same run finished on %s in %s", record.run.started, record.run.directory
+        )
         write_record(record, job.directory)
     return record
 
@@ -39,7 +48,9 @@ def finished_record(config: dict[str, Any], job: Job) -> RunRecord | None:
 def find_finished(wanted: str, outputs: Path) -> RunRecord | None:
     """The record of the finished run of this config hash anywhere below a folder; None where there is none."""
     for folder in run_folders(outputs):
-        with contextlib.suppress(OSError, ValueError):  # it did not finish, or was left half written
+        with contextlib.suppress(
+            OSError, ValueError
+        ):  # it did not finish, or was left half written
             file = folder / RECORD_FILE
             if _identity(file, file.stat().st_mtime_ns) == wanted:
                 return read_record(file)
@@ -54,7 +65,11 @@ def _identity(file: Path, changed: int) -> str:
 
 def study_path(config: dict[str, Any]) -> Path | None:
     """Where the records of a run's study are kept; None where it belongs to none."""
-    return Path(config["paths"]["studies"]) / str(config["study"]) / STUDY_FILE if config["study"] else None
+    return (
+        Path(config["paths"]["studies"]) / str(config["study"]) / STUDY_FILE
+        if config["study"]
+        else None
+    )
 
 
 def append_record(record: RunRecord, file: Path) -> None:
@@ -71,7 +86,9 @@ def append_record(record: RunRecord, file: Path) -> None:
 def portable_record(record: RunRecord) -> RunRecord:
     """A record without the names and paths of the machine it was made on, and of the epochs those that were scored."""
     folder = record.run.directory
-    scored = [row for row in record.training.history if any(key.startswith("validation/") for key in row)]
+    scored = [
+        row for row in record.training.history if any(key.startswith("validation/") for key in row)
+    ]
     return replace(
         record,
         training=replace(record.training, history=scored),

@@ -36,7 +36,10 @@ class Regularizer(nn.Module, ABC):
 
     @abstractmethod
     def prepare(
-        self, model: nn.Module, parameters: Mapping[str, Mapping[str, nn.Parameter]], num_examples: int
+        self,
+        model: nn.Module,
+        parameters: Mapping[str, Mapping[str, nn.Parameter]],
+        num_examples: int,
     ) -> None:
         """Learn what trains, before the optimizer is made.
 

@@ -26,7 +26,11 @@ WIDTH = 1e-12  # of the interval in which bisection has caught the root
 
 
 def _double(x: Number) -> Tensor:
-    return torch.as_tensor(x, dtype=torch.float64) if not isinstance(x, Tensor) else x.to(torch.float64)
+    return (
+        torch.as_tensor(x, dtype=torch.float64)
+        if not isinstance(x, Tensor)
+        else x.to(torch.float64)
+    )
 
 
 def _check_risk(r: Tensor, name: str = "risk") -> None:
@@ -43,7 +47,9 @@ def check_delta(delta: float, name: str = "delta") -> float:
         ValueError: it is.
     """
     if not 0 < delta < 1:
-        raise ValueError(f"{name}={delta} must lie strictly between 0 and 1: it is a probability of failure")
+        raise ValueError(
+            f"{name}={delta} must lie strictly between 0 and 1: it is a probability of failure"
+        )
     return float(delta)
 
 
@@ -76,7 +82,12 @@ def complexity(kl_divergence: Number, n: int, delta: float) -> Tensor:
 def kl(q: Number, p: Number) -> Tensor:
     """Divergence of two coins, q ln(q / p) + (1 - q) ln((1 - q) / (1 - p)) nats; infinite where p excludes q."""
     q, p = _double(q), _double(p)
-    return torch.xlogy(q, q) - torch.xlogy(q, p) + torch.special.xlog1py(1 - q, -q) - torch.special.xlog1py(1 - q, -p)
+    return (
+        torch.xlogy(q, q)
+        - torch.xlogy(q, p)
+        + torch.special.xlog1py(1 - q, -q)
+        - torch.special.xlog1py(1 - q, -p)
+    )
 
 
 class _UpperInverse(torch.autograd.Function):

@@ -25,7 +25,7 @@ class CertificateOptions:
         rows_per_draw: Rows that share a draw, where examples cannot each have their own.
         candidates: Priors (sigma0, splits, ...) that were tried on the certified examples, this one included.
         tune_sigma0: Choose the prior's variances afterwards, from a grid that is paid for.
-        rival: Folder of a run that never trained on the certified rows, to compare with; None: the learned prior's mean.
+        rival: Folder of a run that never trained on the certified rows, to compare with; None: a learned prior's.
 
     Raises:
         ValueError: an option is out of its range.
@@ -84,7 +84,9 @@ class Bound:
     bound: float
 
 
-def divergence_of(posterior: GaussianPosterior, options: CertificateOptions) -> tuple[float, list[Payment]]:
+def divergence_of(
+    posterior: GaussianPosterior, options: CertificateOptions
+) -> tuple[float, list[Payment]]:
     """KL(Q || P) in nats and what the choice of P costs.
 
     With `tune_sigma0` each group's sigma0^2 is the best of exp(-j / 10), j = 1, 2, ..., which costs 2 ln j + ln(pi^2 /
@@ -105,7 +107,10 @@ def divergence_of(posterior: GaussianPosterior, options: CertificateOptions) -> 
             if options.tune_sigma0:
                 divergence, j = _best_on_grid(posterior, group)
                 payments.append(
-                    Payment(f"sigma_{group}^2 = exp(-{j}/{GRID_STEPS})", 2 * math.log(j) + math.log(math.pi**2 / 6))
+                    Payment(
+                        f"sigma_{group}^2 = exp(-{j}/{GRID_STEPS})",
+                        2 * math.log(j) + math.log(math.pi**2 / 6),
+                    )
                 )
             else:
                 divergence = posterior.group_kl(group, posterior.sigma0(group)).item()
@@ -114,7 +119,10 @@ def divergence_of(posterior: GaussianPosterior, options: CertificateOptions) -> 
 
 
 def _best_on_grid(posterior: GaussianPosterior, group: str) -> tuple[float, int]:
-    shift, sigma = (posterior.mean(group) - posterior.mean0(group)).double(), posterior.sigma(group).double()
+    shift, sigma = (
+        (posterior.mean(group) - posterior.mean0(group)).double(),
+        posterior.sigma(group).double(),
+    )
     best = (shift.square() + sigma.square()).mean().item()  # where KL is least, payment apart
     middle = GRID_STEPS * math.log(GRID_TOP / best)
     candidates = {max(1, math.floor(middle) + step) for step in (-1, 0, 1, 2)}
@@ -127,10 +135,14 @@ def _best_on_grid(posterior: GaussianPosterior, group: str) -> tuple[float, int]
 
 
 def _on_grid(posterior: GaussianPosterior, group: str, j: int) -> float:
-    return posterior.group_kl(group, torch.tensor(math.sqrt(GRID_TOP * math.exp(-j / GRID_STEPS)))).item()
+    return posterior.group_kl(
+        group, torch.tensor(math.sqrt(GRID_TOP * math.exp(-j / GRID_STEPS)))
+    ).item()
 
 
-def bound_of(found: GibbsRisk, divergence: float, payments: Sequence[Payment], options: CertificateOptions) -> Bound:
+def bound_of(
+    found: GibbsRisk, divergence: float, payments: Sequence[Payment], options: CertificateOptions
+) -> Bound:
     """The two steps: klinv over the draws at delta', then klinv over the examples at delta.
 
         r_up = klinv(r, ln(1 / delta') / m)

@@ -18,9 +18,13 @@ def one_draw(posterior: GaussianPosterior, seed: int) -> Iterator[None]:
     """Let the model see theta = mu + sigma eps, one draw for all examples."""
     values = {}
     for group, members in posterior.members.items():
-        flat = posterior.noise(group, generator_on(posterior.mean0(group).device, _seed(seed, group)))
+        flat = posterior.noise(
+            group, generator_on(posterior.mean0(group).device, _seed(seed, group))
+        )
         pieces = posterior.split(group, flat)
-        values[group] = [_added(member, piece) for member, piece in zip(members, pieces, strict=True)]
+        values[group] = [
+            _added(member, piece) for member, piece in zip(members, pieces, strict=True)
+        ]
     with posterior.replaced(values):
         yield
 
@@ -39,14 +43,18 @@ def draw_for_each(posterior: GaussianPosterior, seed: int, examples: int) -> Ite
     if adapter:
         generator = generator_on(posterior.mean0("adapter").device, _seed(seed, "adapter"))
         pieces = posterior.split("adapter", posterior.noise("adapter", generator, examples))
-        values["adapter"] = [_added(member, piece) for member, piece in zip(adapter, pieces, strict=True)]
+        values["adapter"] = [
+            _added(member, piece) for member, piece in zip(adapter, pieces, strict=True)
+        ]
     with contextlib.ExitStack() as stack:
         stack.enter_context(posterior.replaced(values))
         if head:
             generator = generator_on(posterior.mean0("head").device, _seed(seed, "head"))
             sigmas = posterior.split("head", posterior.sigma("head"))
             for layer, own in _by_layer(head, sigmas).items():
-                stack.enter_context(layer.register_forward_hook(_NoisyOutput(own, generator, examples)))
+                stack.enter_context(
+                    layer.register_forward_hook(_NoisyOutput(own, generator, examples))
+                )
         yield
 
 
@@ -74,7 +82,9 @@ def check_draws_for_each(posterior: GaussianPosterior) -> None:
 class _NoisyOutput:
     """A forward hook of a linear layer that adds the noise of its weights and bias to its output."""
 
-    def __init__(self, sigmas: dict[str, Tensor], generator: torch.Generator, examples: int) -> None:
+    def __init__(
+        self, sigmas: dict[str, Tensor], generator: torch.Generator, examples: int
+    ) -> None:
         self.sigmas, self.generator, self.examples = sigmas, generator, examples
 
     def __call__(self, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:

@@ -12,7 +12,10 @@ class NoRegularizer(Regularizer):
     """Leave parameters and loss alone."""
 
     def prepare(
-        self, model: nn.Module, parameters: Mapping[str, Mapping[str, nn.Parameter]], num_examples: int
+        self,
+        model: nn.Module,
+        parameters: Mapping[str, Mapping[str, nn.Parameter]],
+        num_examples: int,
     ) -> None:
         """Nothing to prepare."""
 

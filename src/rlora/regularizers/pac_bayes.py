@@ -13,7 +13,12 @@ from rlora.regularizers.base import Regularizer, Step
 from rlora.regularizers.noise import check_draws_for_each, draw_for_each, one_draw
 from rlora.regularizers.posterior import GaussianPosterior
 
-BOUNDED = {"mcallester": bounds.mcallester, "quadratic": bounds.quadratic, "lambda": None, "kl": bounds.klinv}
+BOUNDED = {
+    "mcallester": bounds.mcallester,
+    "quadratic": bounds.quadratic,
+    "lambda": None,
+    "kl": bounds.klinv,
+}
 FREE = ("elbo", "pac_tuning")  # of any loss, bounded or not
 NOISES = ("per_step", "per_example", "none")
 LEARNED_RATE = 0.02
@@ -77,7 +82,9 @@ class PACBayes(Regularizer):
                 f"regularizer.objective={objective!r} is unknown: choose one of {', '.join((*BOUNDED, *FREE))}"
             )
         if noise not in NOISES:
-            raise ValueError(f"regularizer.noise={noise!r} is unknown: choose one of {', '.join(NOISES)}")
+            raise ValueError(
+                f"regularizer.noise={noise!r} is unknown: choose one of {', '.join(NOISES)}"
+            )
         bounds.check_delta(delta, "regularizer.delta")
         numbers = {"lr": lr, "mean_rate": mean_rate, "beta": beta, "gamma": gamma, "moment": moment}
         for key, value in numbers.items():
@@ -86,17 +93,26 @@ class PACBayes(Regularizer):
             if value is None or not (math.isfinite(value) and value > 0):
                 raise ValueError(f"regularizer.{key}={value} must be a finite number above 0")
         if not 0 < first_stage < 1:
-            raise ValueError(f"regularizer.first_stage={first_stage} must lie strictly between 0 and 1: it is a share")
+            raise ValueError(
+                f"regularizer.first_stage={first_stage} must lie strictly between 0 and 1: it is a share"
+            )
         self.kind, self.noise, self.prior, self.lr, self.delta = objective, noise, prior, lr, delta
-        self._mean_rate = (1.0 if prior == "start" else LEARNED_RATE) if mean_rate is None else mean_rate
+        self._mean_rate = (
+            (1.0 if prior == "start" else LEARNED_RATE) if mean_rate is None else mean_rate
+        )
         self.beta, self.gamma, self.moment, self.first_stage = beta, gamma, moment, first_stage
         self.sigma0 = {"adapter": sigma_adapter, "head": sigma_head}
         self.needs_bounded_loss = objective in BOUNDED
-        self.logit = nn.Parameter(torch.zeros(())) if objective == "lambda" else None  # l = 2 sigmoid(logit)
+        self.logit = (
+            nn.Parameter(torch.zeros(())) if objective == "lambda" else None
+        )  # l = 2 sigmoid(logit)
         self._facts: dict[str, Tensor] = {}
 
     def prepare(
-        self, model: nn.Module, parameters: Mapping[str, Mapping[str, nn.Parameter]], num_examples: int
+        self,
+        model: nn.Module,
+        parameters: Mapping[str, Mapping[str, nn.Parameter]],
+        num_examples: int,
     ) -> None:
         """Make the posterior around the parameters' present values, which become the prior's mean.
 
@@ -105,7 +121,9 @@ class PACBayes(Regularizer):
         """
         self.num_examples = bounds.check_count(num_examples, "the number of training examples")
         if not any(parameters.values()):
-            raise ValueError("regularizer=pac_bayes needs something that trains: this model has nothing")
+            raise ValueError(
+                "regularizer=pac_bayes needs something that trains: this model has nothing"
+            )
         self.posterior = GaussianPosterior(model, parameters, self.sigma0)
         if self.noise == "per_example":
             check_draws_for_each(self.posterior)
@@ -130,7 +148,9 @@ class PACBayes(Regularizer):
         self._facts = {"kl": divergence.detach(), "objective": value.detach()}
         return value.to(loss.dtype)
 
-    def _value(self, step: Step, loss: Tensor, bounded: Callable[[], Tensor], divergence: Tensor) -> Tensor:
+    def _value(
+        self, step: Step, loss: Tensor, bounded: Callable[[], Tensor], divergence: Tensor
+    ) -> Tensor:
         n = self.num_examples
         if self.kind == "elbo":
             return loss + self.beta * divergence / n
@@ -166,5 +186,7 @@ class PACBayes(Regularizer):
 
     def facts(self) -> dict[str, Tensor]:
         """KL in nats, the objective, and each group's mean sigma."""
-        sigmas = {f"sigma_{g}": self.posterior.sigma(g).detach().mean() for g in self.posterior.members}
+        sigmas = {
+            f"sigma_{g}": self.posterior.sigma(g).detach().mean() for g in self.posterior.members
+        }
         return {**self._facts, **sigmas}

@@ -44,21 +44,30 @@ class GaussianPosterior(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, parameters: Mapping[str, Mapping[str, nn.Parameter]], sigma0: Mapping[str, float]
+        self,
+        model: nn.Module,
+        parameters: Mapping[str, Mapping[str, nn.Parameter]],
+        sigma0: Mapping[str, float],
     ) -> None:
         super().__init__()
         places = _places(model)
         self.members = {
-            group: [Trained(name, parameter, places[id(parameter)]) for name, parameter in named.items()]
+            group: [
+                Trained(name, parameter, places[id(parameter)]) for name, parameter in named.items()
+            ]
             for group, named in parameters.items()
             if named
         }
         self.rho = nn.ParameterDict()
         for group, members in self.members.items():
             start = torch.cat([member.parameter.detach().float().flatten() for member in members])
-            self.rho[group] = nn.Parameter(torch.full_like(start, math.log(check_sigma(group, sigma0[group]))))
+            self.rho[group] = nn.Parameter(
+                torch.full_like(start, math.log(check_sigma(group, sigma0[group])))
+            )
             self.register_buffer(f"mean0_{group}", start)
-            self.register_buffer(f"sigma0_{group}", torch.tensor(float(sigma0[group]), device=start.device))
+            self.register_buffer(
+                f"sigma0_{group}", torch.tensor(float(sigma0[group]), device=start.device)
+            )
 
     def mean(self, group: str) -> Tensor:
         """Means mu of a group, flat."""
@@ -78,7 +87,9 @@ class GaussianPosterior(nn.Module):
 
     def kl(self) -> Tensor:
         """KL(Q || P) in nats, a scalar in float64."""
-        return torch.stack([self.group_kl(group, self.sigma0(group)) for group in self.members]).sum()
+        return torch.stack(
+            [self.group_kl(group, self.sigma0(group)) for group in self.members]
+        ).sum()
 
     def group_kl(self, group: str, sigma0: Tensor) -> Tensor:
         """One group's share of KL(Q || P) for a prior of this standard deviation."""
@@ -91,14 +102,19 @@ class GaussianPosterior(nn.Module):
         """Draw sigma eps, (N,) or one for every example, (examples, N)."""
         sigma = self.sigma(group)
         shape = sigma.shape if examples is None else (examples, *sigma.shape)
-        return sigma * torch.randn(shape, generator=generator, device=sigma.device, dtype=torch.float32)
+        return sigma * torch.randn(
+            shape, generator=generator, device=sigma.device, dtype=torch.float32
+        )
 
     def split(self, group: str, flat: Tensor) -> list[Tensor]:
         """(..., N) as tensors of the members' shapes, leading dimensions kept."""
         members = self.members[group]
         pieces = flat.split([member.parameter.numel() for member in members], dim=-1)
         lead = flat.shape[:-1]
-        return [piece.view(*lead, *member.parameter.shape) for piece, member in zip(pieces, members, strict=True)]
+        return [
+            piece.view(*lead, *member.parameter.shape)
+            for piece, member in zip(pieces, members, strict=True)
+        ]
 
     @contextlib.contextmanager
     def replaced(self, values: Mapping[str, list[Tensor]]) -> Iterator[None]:
@@ -107,7 +123,11 @@ class GaussianPosterior(nn.Module):
         Args:
             values: Group to tensors, one for each of its members.
         """
-        pairs = [pair for group, tensors in values.items() for pair in zip(self.members[group], tensors, strict=True)]
+        pairs = [
+            pair
+            for group, tensors in values.items()
+            for pair in zip(self.members[group], tensors, strict=True)
+        ]
         try:
             for member, value in pairs:
                 _put(member, value)

@@ -21,37 +21,80 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="python -m rlora.reports", description=__doc__)
     made.add_argument(
-        "paths", nargs="*", type=Path, help="folders of runs, at any depth, or files with a record a line"
+        "paths",
+        nargs="*",
+        type=Path,
+        help="folders of runs, at any depth, or files with a record a line",
     )
-    made.add_argument("--wandb", metavar="ENTITY/PROJECT[/sweeps/ID]", help="and runs that lie on Weights & Biases")
+    made.add_argument(
+        "--wandb",
+        metavar="ENTITY/PROJECT[/sweeps/ID]",
+        help="and runs that lie on Weights & Biases",
+    )
     ask = made.add_argument_group("what is asked")
     ask.add_argument(
-        "--rows", default="adapter", help="keys that make a row, such as adapter,adapter.rank (%(default)s)"
+        "--rows",
+        default="adapter",
+        help="keys that make a row, such as adapter,adapter.rank (%(default)s)",
     )
     ask.add_argument("--columns", default="task", help="keys that make a column (%(default)s)")
     ask.add_argument(
-        "--compare", default="adapter", help="a key of these, or key=option,option in their order (%(default)s)"
+        "--compare",
+        default="adapter",
+        help="a key of these, or key=option,option in their order (%(default)s)",
     )
     ask.add_argument("--baseline", help="compare with this option only, instead of each with each")
-    ask.add_argument("--pairs", default="", help="keys that pair the runs of two options (seed, and task.sample_seed)")
-    ask.add_argument("--where", default="", help="only runs with these values, such as model=minilm,adapter=lora|rlora")
-    ask.add_argument("--choose", default="", help="keep the values of these keys that are best on validation")
-    ask.add_argument("--split", default="test", choices=["test", "validation"], help="(%(default)s)")
     ask.add_argument(
-        "--metric", default="", help="these instead of the task's own, such as BLEU,NIST; key metric of rows or columns"
+        "--pairs",
+        default="",
+        help="keys that pair the runs of two options (seed, and task.sample_seed)",
     )
-    ask.add_argument("--interval", default="t", choices=INTERVALS, help="how intervals are made (%(default)s)")
-    ask.add_argument("--spread", default="sd", choices=["sd", "interval"], help="beside a mean (%(default)s)")
-    ask.add_argument("--published", default="", help="show published scores of these models, such as roberta_base")
+    ask.add_argument(
+        "--where",
+        default="",
+        help="only runs with these values, such as model=minilm,adapter=lora|rlora",
+    )
+    ask.add_argument(
+        "--choose", default="", help="keep the values of these keys that are best on validation"
+    )
+    ask.add_argument(
+        "--split", default="test", choices=["test", "validation"], help="(%(default)s)"
+    )
+    ask.add_argument(
+        "--metric",
+        default="",
+        help="these instead of the task's own, such as BLEU,NIST; key metric of rows or columns",
+    )
+    ask.add_argument(
+        "--interval", default="t", choices=INTERVALS, help="how intervals are made (%(default)s)"
+    )
+    ask.add_argument(
+        "--spread", default="sd", choices=["sd", "interval"], help="beside a mean (%(default)s)"
+    )
+    ask.add_argument(
+        "--published",
+        default="",
+        help="show published scores of these models, such as roberta_base",
+    )
     made.add_argument(
-        "--watch", nargs="?", type=float, const=10.0, metavar="SECONDS", help="show the scores while runs finish (10)"
+        "--watch",
+        nargs="?",
+        type=float,
+        const=10.0,
+        metavar="SECONDS",
+        help="show the scores while runs finish (10)",
     )
     write = made.add_argument_group("what is written beside the terminal")
     write.add_argument("--title", default=Question.title, help="of the report (%(default)s)")
     write.add_argument("--markdown", type=Path, metavar="FILE", help="all tables as Markdown")
     write.add_argument("--latex", type=Path, metavar="FILE", help="all tables as LaTeX (booktabs)")
     write.add_argument("--csv", type=Path, metavar="FILE", help="all runs, one a line, unrounded")
-    write.add_argument("--html", type=Path, metavar="FILE", help="one page with tables and charts, without a network")
+    write.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="one page with tables and charts, without a network",
+    )
     write.add_argument("--plots", type=Path, metavar="FOLDER", help="figures as PDF and PNG")
     return made
 
@@ -60,7 +103,9 @@ def main(words: Sequence[str] | None = None) -> None:
     """Read, compare, print; a wrong word ends in one sentence and exit status 1."""
     asked = parser().parse_args(words)
     if not asked.paths and not asked.wandb:
-        parser().error("name a folder of runs, a file with a record a line, or --wandb ENTITY/PROJECT")
+        parser().error(
+            "name a folder of runs, a file with a record a line, or --wandb ENTITY/PROJECT"
+        )
     reader, console = Reader(asked.split, _split(asked.metric)), Console()
 
     def ask() -> Report:

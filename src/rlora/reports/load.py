@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from rlora.config.flatten import flatten
-from rlora.records.record import RECORD_FILE, STUDY_FILE, RunRecord, parse_study_line, read_record, study_lines
+from rlora.records.record import (
+    RECORD_FILE,
+    STUDY_FILE,
+    RunRecord,
+    parse_study_line,
+    read_record,
+    study_lines,
+)
 from rlora.records.status import FAILED, FINISHED, run_folders, run_status
 from rlora.reports.metrics import Shown, shown
 
@@ -90,7 +97,9 @@ class Reader:
         items = [item for path in paths for item in self._look(path)] + list(more)
         problems = [item for item in items if isinstance(item, Problem)]
         found = [item for item in items if isinstance(item, Found)]
-        return gather(found, self.split, self.metrics, problems, len(items) - len(problems) - len(found))
+        return gather(
+            found, self.split, self.metrics, problems, len(items) - len(problems) - len(found)
+        )
 
     def _look(self, path: Path) -> list["Found | Problem | None"]:
         nothing = Problem(str(path), "holds no run: give a folder of runs or a records.jsonl")
@@ -109,7 +118,11 @@ class Reader:
                 if ended.state == FINISHED:
                     yield self._single(folder / RECORD_FILE)
                 else:
-                    yield Problem(str(folder), f"failed: {ended.reason}") if ended.state == FAILED else None
+                    yield (
+                        Problem(str(folder), f"failed: {ended.reason}")
+                        if ended.state == FAILED
+                        else None
+                    )
             for file in sorted(path.rglob(STUDY_FILE)):
                 yield from _lines(file)
 
@@ -154,7 +167,12 @@ def gather(
         other = latest.get(key)
         if other is not None and other.record.run.started != run.started:
             first, last = sorted((other, item), key=lambda each: each.record.run.started)
-            told.append(Problem(first.place, f"the same run was repeated on {last.record.run.started}, which counts"))
+            told.append(
+                Problem(
+                    first.place,
+                    f"the same run was repeated on {last.record.run.started}, which counts",
+                )
+            )
             latest[key] = last
         elif other is None:
             latest[key] = item
@@ -179,7 +197,12 @@ def measured(record: RunRecord, split: str, metric: str) -> Measured | str:
         return f"has no score {name}: {record.missing.get(name, 'leave it out, or see --split and --metric')}"
     if not math.isfinite(score):
         return f"its {name} is {score}"
-    named = {"task": run.task, "model": run.model, "adapter": run.adapter, "regularizer": run.regularizer}
+    named = {
+        "task": run.task,
+        "model": run.model,
+        "adapter": run.adapter,
+        "regularizer": run.regularizer,
+    }
     facts = {**flatten(record.config), **named, "seed": run.seed, "metric": metric}
     monitored, larger = record.headline("validation"), facts.get("task.mode", "max") == "max"
     validation = record.scores.get(f"validation/{monitored}")
@@ -187,7 +210,11 @@ def measured(record: RunRecord, split: str, metric: str) -> Measured | str:
         validation = -validation
     how = shown(metric)
     return Measured(
-        facts, score, replace(how, larger_is_better=larger) if metric == monitored else how, validation, record
+        facts,
+        score,
+        replace(how, larger_is_better=larger) if metric == monitored else how,
+        validation,
+        record,
     )
 
 
@@ -219,7 +246,9 @@ def _row(run: Measured) -> dict[str, Any]:
     certificate = record.certificate or {}
     choices = {key: run.facts[key] for key in ("task", "model", "adapter", "regularizer", "seed")}
     known = {*choices, "metric"}
-    training = {key: value for key, value in flatten(asdict(record.training)).items() if key != "history"}
+    training = {
+        key: value for key, value in flatten(asdict(record.training)).items() if key != "history"
+    }
     return {
         **choices,
         **record.scores,
@@ -228,10 +257,18 @@ def _row(run: Measured) -> dict[str, Any]:
         "peak_memory_mib": record.environment.peak_memory_mib,
         "peak_device_memory_mib": record.environment.peak_device_memory_mib,
         "adapter_file_bytes": record.adapter_file_bytes,
-        **{f"certificate.{key}": certificate[key] for key in ("bound", "risk", "kl", "rows") if key in certificate},
+        **{
+            f"certificate.{key}": certificate[key]
+            for key in ("bound", "risk", "kl", "rows")
+            if key in certificate
+        },
         "device": record.environment.device,
         "started": record.run.started,
         "identity": record.run.identity,
         "directory": record.run.directory,
-        **{key: value for key, value in run.facts.items() if key not in known and not key.endswith("_target_")},
+        **{
+            key: value
+            for key, value in run.facts.items()
+            if key not in known and not key.endswith("_target_")
+        },
     }

@@ -19,7 +19,9 @@ def html(report: Report) -> str:
     import vl_convert
 
     text = resources.files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8")
-    template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(text)
+    template = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True
+    ).from_string(text)
     charts = specifications(report)
     return template.render(
         title=report.question.title,

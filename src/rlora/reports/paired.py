@@ -34,7 +34,9 @@ class Difference:
     p_holm: float = math.nan
 
 
-def differences(grid: Grid, key: str, *, options: Sequence[str] = (), baseline: str | None = None) -> list[Difference]:
+def differences(
+    grid: Grid, key: str, *, options: Sequence[str] = (), baseline: str | None = None
+) -> list[Difference]:
     """Compare the options of one of the grid's keys, pair by pair, within each setting of the others.
 
     Args:
@@ -48,7 +50,9 @@ def differences(grid: Grid, key: str, *, options: Sequence[str] = (), baseline: 
     """
     names = grid.layout.keys
     if key == "metric" or key not in names:
-        raise ValueError(f"--compare {key} needs it among the keys of --rows or --columns ({', '.join(names)})")
+        raise ValueError(
+            f"--compare {key} needs it among the keys of --rows or --columns ({', '.join(names)})"
+        )
     place = names.index(key)
     cells: dict[Key, dict[Any, Cell]] = {}
     for (row, column), cell in grid.in_order():

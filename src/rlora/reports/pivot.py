@@ -10,7 +10,14 @@ from rlora.reports.statistics import Estimate, estimate, mean_ranks
 
 Key = tuple[Any, ...]
 USUAL_PAIRS = ("seed", "task.sample_seed")
-SILENT = ("seed", "_target_", "paths", "logger", "choices", "study")  # differences nobody would name a row by
+SILENT = (
+    "seed",
+    "_target_",
+    "paths",
+    "logger",
+    "choices",
+    "study",
+)  # differences nobody would name a row by
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,9 @@ class Grid:
     def estimate(self, row: Key, column: Key) -> Estimate | None:
         """Mean and spread of a cell; None for an empty one."""
         cell = self.cells.get((row, column))
-        return estimate(list(cell.scores().values()), interval=self.layout.interval) if cell else None
+        return (
+            estimate(list(cell.scores().values()), interval=self.layout.interval) if cell else None
+        )
 
     def in_order(self) -> list[tuple[tuple[Key, Key], Cell]]:
         """The cells, row by row."""
@@ -81,20 +90,28 @@ class Grid:
 
     def shown(self, column: Key) -> Shown:
         """How a column's scores are shown; its first cell's, where metrics make the rows."""
-        return next(self.cells[row, column].shown for row in self.rows if (row, column) in self.cells)
+        return next(
+            self.cells[row, column].shown for row in self.rows if (row, column) in self.cells
+        )
 
     def places(self) -> list[tuple[str, str] | None]:
         """Task and metric of each column; None for one of several."""
         found: dict[Key, set[tuple[str, str]]] = {column: set() for column in self.columns}
         for (_, column), cell in self.cells.items():
-            found[column] |= {(str(run.facts["task"]), str(run.facts["metric"])) for run in cell.runs.values()}
+            found[column] |= {
+                (str(run.facts["task"]), str(run.facts["metric"])) for run in cell.runs.values()
+            }
         return [next(iter(places)) if len(places) == 1 else None for places in found.values()]
 
     def ranks(self) -> dict[Key, float]:
         """Mean rank of each row over the tasks that all have; empty where columns are no tasks, or no two rows."""
         if "task" not in self.layout.columns or "metric" in self.layout.keys:
             return {}
-        full = [column for column in self.columns if all((row, column) in self.cells for row in self.rows)]
+        full = [
+            column
+            for column in self.columns
+            if all((row, column) in self.cells for row in self.rows)
+        ]
         if not full or len(self.rows) < 2:
             return {}
         means = [[_mean(self.cells[row, column]) for column in full] for row in self.rows]
@@ -105,7 +122,9 @@ class Grid:
         """Rows with a column's best mean, where there are two at least; empty where rows are of different tasks."""
         if {"task", "metric"} & {*self.layout.rows}:
             return set()
-        means = {row: _mean(self.cells[row, column]) for row in self.rows if (row, column) in self.cells}
+        means = {
+            row: _mean(self.cells[row, column]) for row in self.rows if (row, column) in self.cells
+        }
         if len(means) < 2:
             return set()
         top = (max if self.shown(column).larger_is_better else min)(means.values())
@@ -120,7 +139,9 @@ class Grid:
             for column in self.columns:
                 size = sizes.get((row, column), 0)
                 if size < most:
-                    name = ", ".join(_told(self.layout.rows, row) + _told(self.layout.columns, column))
+                    name = ", ".join(
+                        _told(self.layout.rows, row) + _told(self.layout.columns, column)
+                    )
                     told.append(f"{name}: {size} of {most} runs")
         return told
 
@@ -132,7 +153,9 @@ def lay_out(runs: Sequence[Measured], layout: Layout) -> Grid:
         ValueError: a key that no run has, or several runs of one row, column and pair.
     """
     check_known(runs, [*layout.rows, *layout.columns, *layout.pairs])
-    pairs = layout.pairs or tuple(key for key in USUAL_PAIRS if any(key in run.facts for run in runs))
+    pairs = layout.pairs or tuple(
+        key for key in USUAL_PAIRS if any(key in run.facts for run in runs)
+    )
     layout = replace(layout, pairs=pairs)
     cells: dict[tuple[Key, Key], Cell] = {}
     for run in runs:
@@ -147,7 +170,10 @@ def lay_out(runs: Sequence[Measured], layout: Layout) -> Grid:
     return Grid(
         layout,
         sorted({row for row, _ in cells}, key=lambda row: _place(layout.rows, row, asked)),
-        sorted({column for _, column in cells}, key=lambda column: _place(layout.columns, column, asked)),
+        sorted(
+            {column for _, column in cells},
+            key=lambda column: _place(layout.columns, column, asked),
+        ),
         cells,
     )
 
@@ -180,7 +206,9 @@ def choose(runs: Sequence[Measured], layout: Layout, keys: Sequence[str]) -> lis
     tried: dict[tuple[Key, Key], dict[Key, list[Measured]]] = {}
     for run in runs:
         if run.validation is None:
-            raise ValueError(f"--choose needs validation scores, and the run in {run.record.run.directory} has none")
+            raise ValueError(
+                f"--choose needs validation scores, and the run in {run.record.run.directory} has none"
+            )
         place = (_values(run, layout.rows), _values(run, layout.columns))
         tried.setdefault(place, {}).setdefault(_values(run, keys), []).append(run)
     kept: list[Measured] = []
@@ -199,7 +227,11 @@ def where(runs: Sequence[Measured], conditions: Mapping[str, str]) -> list[Measu
     """
     check_known(runs, list(conditions))
     asked = {key: value.split("|") for key, value in conditions.items()}
-    left = [run for run in runs if all(str(run.facts.get(key)) in values for key, values in asked.items())]
+    left = [
+        run
+        for run in runs
+        if all(str(run.facts.get(key)) in values for key, values in asked.items())
+    ]
     if not left:
         told = ", ".join(f"{key}={value}" for key, value in conditions.items())
         raise ValueError(f"none of {len(runs)} runs has {told}")
@@ -210,7 +242,9 @@ def check_known(runs: Sequence[Measured], names: Sequence[str]) -> None:
     """Refuse a key that no run has."""
     for name in names:
         if not any(name in run.facts for run in runs):
-            raise ValueError(f"no run has the key {name}: see a run's config.yaml for the keys there are")
+            raise ValueError(
+                f"no run has the key {name}: see a run's config.yaml for the keys there are"
+            )
 
 
 def _ambiguous(first: Measured, second: Measured, layout: Layout) -> str:
@@ -224,7 +258,11 @@ def _ambiguous(first: Measured, second: Measured, layout: Layout) -> str:
         and name.partition(".")[0] not in SILENT
         and first.facts.get(name) != second.facts.get(name)
     ]
-    hint = f"they differ in {', '.join(differing[:5])}: name it" if differing else "name the keys that tell them apart,"
+    hint = (
+        f"they differ in {', '.join(differing[:5])}: name it"
+        if differing
+        else "name the keys that tell them apart,"
+    )
     return f"several runs have {told}; {hint} in --rows, --columns, --pairs, --where or --choose"
 
 
@@ -233,7 +271,9 @@ def _mean(cell: Cell) -> float:
 
 
 def _values(run: Measured, names: Sequence[str]) -> Key:
-    return tuple(_hashable(run.facts.get(name, "")) for name in names)  # another option of the group may lack the key
+    return tuple(
+        _hashable(run.facts.get(name, "")) for name in names
+    )  # another option of the group may lack the key
 
 
 def _hashable(value: Any) -> Any:

@@ -42,10 +42,14 @@ def rows(of: Collection[str], places: Collection[Place]) -> list[Published]:
     """
     if unknown := [model for model in of if model not in models()]:
         known = ", ".join(sorted(models()))
-        raise ValueError(f"--published {unknown[0]}: no published scores of it here; there are some of {known}")
+        raise ValueError(
+            f"--published {unknown[0]}: no published scores of it here; there are some of {known}"
+        )
     made = []
     for line in _lines():
-        scores = {_place(name): score for name, score in line.items() if name not in FACTS and score}
+        scores = {
+            _place(name): score for name, score in line.items() if name not in FACTS and score
+        }
         found = {place: score for place, score in scores.items() if place in places}
         if line["model"] in of and found:
             made.append(Published(**{name: line[name] for name in FACTS}, scores=found))

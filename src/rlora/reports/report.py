@@ -69,7 +69,9 @@ def report(reading: Reading, question: Question) -> Report:
         runs = choose(runs, question.layout, question.choose)
     grid = lay_out(runs, question.layout)
     shown = [tables.scores(grid, question.split, _published(question, runs, grid))]
-    compared = differences(grid, question.compare, options=question.options, baseline=question.baseline)
+    compared = differences(
+        grid, question.compare, options=question.options, baseline=question.baseline
+    )
     if compared:
         shown.append(tables.comparisons(compared, grid, question.compare))
     shown.append(tables.costs(grid))
@@ -78,11 +80,22 @@ def report(reading: Reading, question: Question) -> Report:
     return Report(question, runs, grid, shown, reading.problems, reading.unfinished)
 
 
-def _published(question: Question, runs: Sequence[Measured], grid: Grid) -> list[published.Published]:
+def _published(
+    question: Question, runs: Sequence[Measured], grid: Grid
+) -> list[published.Published]:
     layout, places = grid.layout, grid.places()
-    if not {*layout.columns} <= {"task", "metric"} or "adapter" not in layout.rows or None in places:
+    if (
+        not {*layout.columns} <= {"task", "metric"}
+        or "adapter" not in layout.rows
+        or None in places
+    ):
         if question.published:
-            raise ValueError("--published needs adapters in rows and tasks in columns: leave out --rows and --columns")
+            raise ValueError(
+                "--published needs adapters in rows and tasks in columns: leave out --rows and --columns"
+            )
         return []
-    models = [*question.published, *sorted({str(run.facts["model"]) for run in runs} & published.models())]
+    models = [
+        *question.published,
+        *sorted({str(run.facts["model"]) for run in runs} & published.models()),
+    ]
     return published.rows(dict.fromkeys(models), [place for place in places if place])

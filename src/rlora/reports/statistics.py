@@ -53,7 +53,11 @@ def estimate(values: Sequence[float], confidence: float = 0.95, interval: str = 
     sd = statistics.stdev(values)
     if interval == "bootstrap" and n > 2 and sd > 0:
         ends = stats.bootstrap(
-            (np.asarray(values),), np.mean, confidence_level=confidence, n_resamples=RESAMPLES, rng=0
+            (np.asarray(values),),
+            np.mean,
+            confidence_level=confidence,
+            n_resamples=RESAMPLES,
+            rng=0,
         ).confidence_interval
         return Estimate(n, mean, sd, float(ends.low), float(ends.high))
     half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * sd / math.sqrt(n)
@@ -61,7 +65,10 @@ def estimate(values: Sequence[float], confidence: float = 0.95, interval: str = 
 
 
 def paired(
-    first: Mapping[Any, float], second: Mapping[Any, float], confidence: float = 0.95, interval: str = "t"
+    first: Mapping[Any, float],
+    second: Mapping[Any, float],
+    confidence: float = 0.95,
+    interval: str = "t",
 ) -> Estimate | None:
     """Second minus first over the keys that both have; None where they share none."""
     shared = [second[key] - first[key] for key in first if key in second]
@@ -72,7 +79,12 @@ def p_value(difference: Estimate) -> float:
     """Student's two-sided test that a mean difference is zero; nan where there is no spread to judge by."""
     if difference.n < 2 or difference.sd == 0:
         return math.nan
-    return float(2 * stats.t.sf(abs(difference.mean) * math.sqrt(difference.n) / difference.sd, difference.n - 1))
+    return float(
+        2
+        * stats.t.sf(
+            abs(difference.mean) * math.sqrt(difference.n) / difference.sd, difference.n - 1
+        )
+    )
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -80,7 +92,9 @@ def holm(values: Sequence[float]) -> list[float]:
 
     adjusted_(i) = max_{j <= i} min(1, (m - j + 1) p_(j)),  p_(1) <= ... <= p_(m)
     """
-    order = sorted((i for i, value in enumerate(values) if not math.isnan(value)), key=lambda i: values[i])
+    order = sorted(
+        (i for i, value in enumerate(values) if not math.isnan(value)), key=lambda i: values[i]
+    )
     adjusted, reached = [math.nan] * len(values), 0.0
     for rank, index in enumerate(order):
         reached = max(reached, min(1.0, (len(order) - rank) * values[index]))

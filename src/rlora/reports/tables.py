@@ -56,7 +56,9 @@ def scores(grid: Grid, split: str, published: Sequence[Published] = ()) -> Sheet
             means = [each.mean for each in found if each]
             texts.append(PERCENT.text(_mean(means)) if len(means) == len(found) else "")
         sheet.rows.append([*texts, *([f"{ranks[row]:.2f}"] if ranks else [])])
-        sheet.bold |= {(number, words + 1 + i) for i, column in enumerate(grid.columns) if row in best[column]}
+        sheet.bold |= {
+            (number, words + 1 + i) for i, column in enumerate(grid.columns) if row in best[column]
+        }
     sheet.notes.append(_what_is_shown(grid, sizes, even))
     if several:
         sheet.notes.append(f"mean: over all {len(grid.columns)} columns, where a row has them all")
@@ -77,7 +79,11 @@ def _has_mean(grid: Grid) -> bool:
 
 def _cell_text(grid: Grid, row: Key, column: Key, *, show_n: bool) -> str:
     found = grid.estimate(row, column)
-    return mean_text(found, grid.cells[row, column].shown, spread=grid.layout.spread, show_n=show_n) if found else ""
+    return (
+        mean_text(found, grid.cells[row, column].shown, spread=grid.layout.spread, show_n=show_n)
+        if found
+        else ""
+    )
 
 
 def _add_published(sheet: Sheet, grid: Grid, published: Sequence[Published]) -> None:
@@ -89,7 +95,10 @@ def _add_published(sheet: Sheet, grid: Grid, published: Sequence[Published]) -> 
         values = [item.scores.get(place, "") if place else "" for place in grid.places()]
         texts = [label, *[""] * (sheet.words - 1), item.trained, *values]
         sheet.rows.append(texts + [""] * (len(sheet.header) - len(texts)))
-    sheet.notes += [f"[{number}] published, not measured here: {source}" for number, source in enumerate(sources, 1)]
+    sheet.notes += [
+        f"[{number}] published, not measured here: {source}"
+        for number, source in enumerate(sources, 1)
+    ]
 
 
 def _what_is_shown(grid: Grid, sizes: set[int], even: bool) -> str:
@@ -102,19 +111,40 @@ def _what_is_shown(grid: Grid, sizes: set[int], even: bool) -> str:
             for run in cell.runs.values()
         }
         metrics.setdefault(" or ".join(sorted(found)), []).append(_title(column))
-    told = "; ".join(metric if len(metrics) == 1 else f"{metric}: {', '.join(of)}" for metric, of in metrics.items())
+    told = "; ".join(
+        metric if len(metrics) == 1 else f"{metric}: {', '.join(of)}"
+        for metric, of in metrics.items()
+    )
     if "metric" in grid.layout.keys:
         told = ""
     pairs = ", ".join(_names(grid.layout.pairs))
-    n = f"n = {sizes.pop()} runs ({pairs}) in every cell" if even else f"the number of runs ({pairs}) in brackets"
-    spread = "± standard deviation" if grid.layout.spread == "sd" else f"[{_interval_name(grid)} 95 % interval]"
+    n = (
+        f"n = {sizes.pop()} runs ({pairs}) in every cell"
+        if even
+        else f"the number of runs ({pairs}) in brackets"
+    )
+    spread = (
+        "± standard deviation"
+        if grid.layout.spread == "sd"
+        else f"[{_interval_name(grid)} 95 % interval]"
+    )
     return f"mean {spread}{_units(grid)}; {n}" + (f"; {told}" if told else "")
 
 
 def _units(grid: Grid) -> str:
-    shown = {str(run.facts["metric"]): cell.shown for cell in grid.cells.values() for run in cell.runs.values()}
+    shown = {
+        str(run.facts["metric"]): cell.shown
+        for cell in grid.cells.values()
+        for run in cell.runs.values()
+    }
     plain = [metric for metric, how in shown.items() if not how.percent]
-    return "" if len(plain) == len(shown) else f" in percent, {' and '.join(plain)} not" if plain else " in percent"
+    return (
+        ""
+        if len(plain) == len(shown)
+        else f" in percent, {' and '.join(plain)} not"
+        if plain
+        else " in percent"
+    )
 
 
 def comparisons(found: Sequence[Difference], grid: Grid, key: str) -> Sheet:
@@ -140,7 +170,9 @@ def comparisons(found: Sequence[Difference], grid: Grid, key: str) -> Sheet:
         f"{_differences_in(found)}over runs paired by {', '.join(_names(grid.layout.pairs))}; {interval} intervals, "
         f"each for itself; Student's paired test; Holm's adjustment over the {tests} tests of this table"
     ]
-    return Sheet(f"Differences between options of {key}", header, rows, len(others) + 1, bold, notes)
+    return Sheet(
+        f"Differences between options of {key}", header, rows, len(others) + 1, bold, notes
+    )
 
 
 def _differences_in(found: Sequence[Difference]) -> str:
@@ -168,17 +200,33 @@ def costs(grid: Grid) -> Sheet:
                 f"{_mean([(run.record.adapter_file_bytes or 0) / 2**10 for run in runs]):,.1f}",
                 f"{_mean([run.record.training.examples_per_second for run in runs]):,.0f}",
                 f"{_mean([run.record.training.seconds for run in runs]):,.1f}",
-                f"{_mean([peak_memory(run) for run in runs]):,.0f}" + (" (device)" if on_gpu else ""),
+                f"{_mean([peak_memory(run) for run in runs]):,.0f}"
+                + (" (device)" if on_gpu else ""),
             ]
         )
-    devices = sorted({run.record.environment.device for row in grid.rows for run in _runs_of(grid, row)})
-    sheet.notes.append(f"means; time compares only between runs of the same machine and load; here: {_some(devices)}")
+    devices = sorted(
+        {run.record.environment.device for row in grid.rows for run in _runs_of(grid, row)}
+    )
+    sheet.notes.append(
+        f"means; time compares only between runs of the same machine and load; here: {_some(devices)}"
+    )
     return sheet
 
 
 def certificates(runs: Sequence[Measured]) -> Sheet | None:
     """PAC-Bayes certificates beside the errors on dev; None where no run has one."""
-    header = ["task", "adapter", "seed", "bound", "one row a group", "risk", "KL", "rows", "rival", "error of the mean"]
+    header = [
+        "task",
+        "adapter",
+        "seed",
+        "bound",
+        "one row a group",
+        "risk",
+        "KL",
+        "rows",
+        "rival",
+        "error of the mean",
+    ]
     rows = []
     for run in once(runs):
         found = run.record.certificate
@@ -200,7 +248,9 @@ def certificates(runs: Sequence[Measured]) -> Sheet | None:
                 f"{dev['mean']:.4f}",
             ]
         )
-    notes = ["bounds hold for rows like the certified ones; dev, if of another distribution, may lie above"]
+    notes = [
+        "bounds hold for rows like the certified ones; dev, if of another distribution, may lie above"
+    ]
     return Sheet("PAC-Bayes certificates", header, rows, 2, notes=notes) if rows else None
 
 
@@ -208,7 +258,11 @@ def left_out(problems: Sequence[Problem], unfinished: int) -> Sheet | None:
     """What was left out; None where nothing was."""
     rows = [[problem.place, problem.reason] for problem in problems]
     notes = [f"{unfinished} runs are unfinished: they run, or were ended"] if unfinished else []
-    return Sheet(f"Left out: {len(rows)}", ["where", "why"], rows, 2, notes=notes) if rows or notes else None
+    return (
+        Sheet(f"Left out: {len(rows)}", ["where", "why"], rows, 2, notes=notes)
+        if rows or notes
+        else None
+    )
 
 
 def mean_text(found: Estimate, shown: Shown, *, spread: str, show_n: bool) -> str:
@@ -227,7 +281,11 @@ def _interval_name(grid: Grid) -> str:
 
 def interval_text(found: Estimate, shown: Shown) -> str:
     """An interval of a difference."""
-    return "" if found.n == 1 else f"[{shown.text(found.low, signed=True)}, {shown.text(found.high, signed=True)}]"
+    return (
+        ""
+        if found.n == 1
+        else f"[{shown.text(found.low, signed=True)}, {shown.text(found.high, signed=True)}]"
+    )
 
 
 def p_text(value: float) -> str:
@@ -249,7 +307,9 @@ def peak_memory(run: Measured) -> float:
 
 
 def _runs_of(grid: Grid, row: Key) -> list[Measured]:
-    return once(run for (other, _), cell in grid.cells.items() if other == row for run in cell.runs.values())
+    return once(
+        run for (other, _), cell in grid.cells.items() if other == row for run in cell.runs.values()
+    )
 
 
 def _names(keys: Sequence[str]) -> list[str]:
@@ -270,4 +330,6 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _some(texts: Sequence[str], most: int = 6) -> str:
-    return "; ".join(texts[:most]) + (f"; and {len(texts) - most} more" if len(texts) > most else "")
+    return "; ".join(texts[:most]) + (
+        f"; and {len(texts) - most} more" if len(texts) > most else ""
+    )

@@ -43,7 +43,9 @@ def _runs(api: Any, project: str) -> list[Any]:
 def _record(run: Any, place: str) -> Found | Problem:
     names = {file.name for file in run.files()}
     if RECORD_FILE not in names:
-        return Problem(place, f"holds no {RECORD_FILE}: it was logged by another program or an older version")
+        return Problem(
+            place, f"holds no {RECORD_FILE}: it was logged by another program or an older version"
+        )
     with tempfile.TemporaryDirectory() as folder:
         run.file(RECORD_FILE).download(root=folder, replace=True)
         try:

@@ -13,7 +13,9 @@ from rlora.reports.render import terminal
 from rlora.reports.report import Report
 
 
-def watch(ask: Callable[[], Report], seconds: float, console: Console, rounds: int | None = None) -> None:
+def watch(
+    ask: Callable[[], Report], seconds: float, console: Console, rounds: int | None = None
+) -> None:
     """Draw the scores and how many runs there are, until Ctrl-C.
 
     Args:

@@ -25,10 +25,15 @@ UNHELPFUL = (
 def print_summary(record: RunRecord, console: Console) -> None:
     """Print what was trained, how well it scored, what it cost and where it lies."""
     run, parameters, training = record.run, record.parameters, record.training
-    table = Table(title=f"{run.adapter} on {run.task} ({run.model}, seed {run.seed})", show_header=False)
+    table = Table(
+        title=f"{run.adapter} on {run.task} ({run.model}, seed {run.seed})", show_header=False
+    )
     table.add_column(style="bold")
     table.add_column()
-    table.add_row("trained by the adapter", f"{parameters.adapter:,} ({parameters.percent:.3g} % of the backbone)")
+    table.add_row(
+        "trained by the adapter",
+        f"{parameters.adapter:,} ({parameters.percent:.3g} % of the backbone)",
+    )
     table.add_row("trained in the head", f"{parameters.head:,}")
     for name, score in record.scores.items():
         if not name.endswith("/loss"):
@@ -57,7 +62,10 @@ def quieten() -> None:
     transformers.utils.logging.disable_progress_bar()
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for name in ("torchao", "torch.utils._pytree"):  # transformers imports it, and it tells of every kernel it lacks
+    for name in (
+        "torchao",
+        "torch.utils._pytree",
+    ):  # transformers imports it, and it tells of every kernel it lacks
         logging.getLogger(name).setLevel(logging.ERROR)
     for text in UNHELPFUL:
         warnings.filterwarnings("ignore", text)

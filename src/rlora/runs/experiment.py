@@ -26,7 +26,14 @@ from rlora.io.atomic import write_atomically
 from rlora.models.backbone import Backbone
 from rlora.records import study
 from rlora.records.environment import describe_environment, is_first_process, reset_peak_memory
-from rlora.records.record import RECORD_FILE, Parameters, Run, RunRecord, summary_metrics, write_record
+from rlora.records.record import (
+    RECORD_FILE,
+    Parameters,
+    Run,
+    RunRecord,
+    summary_metrics,
+    write_record,
+)
 from rlora.regularizers.certificate import CertificateOptions
 from rlora.runs import resume
 from rlora.runs.console import print_summary, quieten
@@ -58,7 +65,9 @@ def run(config: DictConfig, job: Job) -> float | None:
             job.directory.mkdir(parents=True, exist_ok=True)
             (job.directory / "error.log").write_text(traceback.format_exc())
         if job.multirun and isinstance(error, Exception):
-            log.error("failed, the others go on: %s", " ".join(str(error).split()) or type(error).__name__)
+            log.error(
+                "failed, the others go on: %s", " ".join(str(error).split()) or type(error).__name__
+            )
             return None
         if isinstance(error, MisconfigurationException):  # Lightning's word for wrong input
             raise ValueError(str(error)) from error
@@ -85,7 +94,9 @@ class Experiment:
         if config["ckpt_path"] is not None:
             self.saved = resume.find_saved(config["ckpt_path"], resume=config["train"])
             continues = self.saved.checkpoint is not None and config["train"]
-            config, self.choices = resume.bring(config, job.choices, self.saved, job.words, resume=continues)
+            config, self.choices = resume.bring(
+                config, job.choices, self.saved, job.words, resume=continues
+            )
         if config["train"] or config["certify"]:
             config = prior_run.with_part(config)
         self.config = config
@@ -109,15 +120,21 @@ class Experiment:
         """Train if asked to, test, predict, and write what is left of it."""
         quieten()
         config = self.config
-        resumed = self.saved is not None and self.saved.checkpoint is not None  # a checkpoint holds its prior
+        resumed = (
+            self.saved is not None and self.saved.checkpoint is not None
+        )  # a checkpoint holds its prior
         self.certificate_options = CertificateOptions(**config["certificate"])
         learned = None if resumed else prior_run.find(config, self.job, run=self._run_another)
         L.seed_everything(config["seed"], workers=True, verbose=False)
         self.task: Task = build(config["task"])
         self.backbone: Backbone = build(config["model"], **self.task.head(), seed=config["seed"])
-        self.task.setup(self.backbone.tokenizer, seed=config["seed"], cache_dir=Path(config["paths"]["cache"]))
+        self.task.setup(
+            self.backbone.tokenizer, seed=config["seed"], cache_dir=Path(config["paths"]["cache"])
+        )
         if config["predict"] and not self.task.predict_loaders():
-            raise ValueError(f"predict=true, but task={self.task.name} has no unlabeled test split here: leave it out")
+            raise ValueError(
+                f"predict=true, but task={self.task.name} has no unlabeled test split here: leave it out"
+            )
         self.adapters: AdapterSet = inject(
             self.backbone.net,
             build(config["adapter"]),
@@ -132,7 +149,9 @@ class Experiment:
             certify.check(self.module, self.certificate_options)
         failed = True
         try:
-            self.trainer = make_trainer(self.config, self.choices, self.task, self.adapters, self.recorder)
+            self.trainer = make_trainer(
+                self.config, self.choices, self.task, self.adapters, self.recorder
+            )
             scores = self._train() if config["train"] else {}
             if not config["train"]:
                 self._load_for_evaluation()
@@ -166,20 +185,26 @@ class Experiment:
             task=self.task,
             regularizer=build(config["regularizer"]),
             optimizer=lambda groups: build(config["optimizer"], groups),
-            scheduler=lambda optimizer, total_steps: build(config["scheduler"], optimizer, total_steps=total_steps),
+            scheduler=lambda optimizer, total_steps: build(
+                config["scheduler"], optimizer, total_steps=total_steps
+            ),
             seed=config["seed"],
             identity=identity,
             run_config={"choices": self.choices, **config},
         )
         if config["compile"]:
-            module.net.compile(backend="inductor" if config["compile"] is True else config["compile"])
+            module.net.compile(
+                backend="inductor" if config["compile"] is True else config["compile"]
+            )
         return module
 
     def _train(self) -> dict[str, float]:
         """Fit, return to the best epoch, and save the adapter; gives the best epoch's validation scores."""
         checkpoint = self.saved.checkpoint if self.saved else None
         if self.saved and self.saved.adapter:
-            self._load_adapter(self.saved.adapter)  # a start, not a resumption: optimizer and epochs begin anew
+            self._load_adapter(
+                self.saved.adapter
+            )  # a start, not a resumption: optimizer and epochs begin anew
         if checkpoint:
             state = resume.read_checkpoint(checkpoint)
             self._check_unfinished(state)
@@ -189,7 +214,9 @@ class Experiment:
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
         row = self.recorder.history[-1]
-        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")  # no checkpoints: the last epoch it is
+        best = getattr(
+            self.trainer.checkpoint_callback, "best_model_path", ""
+        )  # no checkpoints: the last epoch it is
         if best:
             epoch = self._load_checkpoint(Path(best))
             row = next(row for row in self.recorder.history if row["epoch"] == epoch)
@@ -199,7 +226,12 @@ class Experiment:
     def _check_unfinished(self, state: dict[str, Any]) -> None:
         epochs = state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
         limit = self.config["trainer"]["max_epochs"]
-        if limit is not None and 0 <= limit <= epochs and self.saved and (self.saved.run / RECORD_FILE).is_file():
+        if (
+            limit is not None
+            and 0 <= limit <= epochs
+            and self.saved
+            and (self.saved.run / RECORD_FILE).is_file()
+        ):
             raise ValueError(
                 f"ckpt_path={self.config['ckpt_path']} has trained {epochs} of trainer.max_epochs={limit} epochs: "
                 "set trainer.max_epochs higher to go on, or train=false to evaluate it"
@@ -233,8 +265,12 @@ class Experiment:
                 "use train=true to start from the adapter"
             )
         if not same_task:
-            log.info("the saved head belongs to another task: the adapter is loaded, the head starts anew")
-        checkpoint.load(self.adapters, directory, fingerprint=self.backbone.fingerprint, head=same_task)
+            log.info(
+                "the saved head belongs to another task: the adapter is loaded, the head starts anew"
+            )
+        checkpoint.load(
+            self.adapters, directory, fingerprint=self.backbone.fingerprint, head=same_task
+        )
         if not self.config["train"]:
             resume.load_regularizer(self.module.regularizer, directory)
             self.module.prior = checkpoint.read_manifest(directory).get("prior", self.module.prior)
@@ -248,7 +284,9 @@ class Experiment:
             write_predictions(self.trainer, self.module, self.job.directory / "predictions")
         certificate = None
         if config["certify"]:
-            certificate = certify.certify(self.module, self.trainer, self.certificate_options, self.console)
+            certificate = certify.certify(
+                self.module, self.trainer, self.certificate_options, self.console
+            )
         record = self._record(scores, size, certificate)
         for logger in self.trainer.loggers:
             logger.log_metrics(summary_metrics(record))
@@ -271,7 +309,9 @@ class Experiment:
         if isinstance(self.task, Writer):
             earlier = self.saved.run / "texts" if self.saved else None
             folder = self.job.directory / "texts"
-            found = generate.write_and_score(self.module, self.trainer, folder, self.console, earlier)
+            found = generate.write_and_score(
+                self.module, self.trainer, folder, self.console, earlier
+            )
             scores |= found.values
             self.missing = found.missing
             for name, reason in found.missing.items():
@@ -279,7 +319,11 @@ class Experiment:
         return scores
 
     def _measured(self, stage: str) -> dict[str, float]:
-        return {key: float(value) for key, value in self.trainer.callback_metrics.items() if key.startswith(stage)}
+        return {
+            key: float(value)
+            for key, value in self.trainer.callback_metrics.items()
+            if key.startswith(stage)
+        }
 
     def _save_adapter(self) -> int | None:
         if not self.trainer.is_global_zero:
@@ -288,11 +332,21 @@ class Experiment:
         extra = {"config": self.module.run_config, "prior": self.module.prior}
         beside = resume.regularizer_files(self.module.regularizer)
         return checkpoint.save(
-            self.adapters, self.job.directory / "adapter", backbone=source, extra=extra, beside=beside
+            self.adapters,
+            self.job.directory / "adapter",
+            backbone=source,
+            extra=extra,
+            beside=beside,
         )
 
-    def _record(self, scores: dict[str, float], size: int | None, certificate: dict[str, Any] | None) -> RunRecord:
-        config, report, monitor = self.config, self.adapters.report(), f"validation/{self.task.monitor}"
+    def _record(
+        self, scores: dict[str, float], size: int | None, certificate: dict[str, Any] | None
+    ) -> RunRecord:
+        config, report, monitor = (
+            self.config,
+            self.adapters.report(),
+            f"validation/{self.task.monitor}",
+        )
         return RunRecord(
             run=Run(
                 **{group: self.choices.get(group, "") for group in GROUPS},
@@ -309,7 +363,9 @@ class Experiment:
             scores=scores,
             monitor=monitor,
             training=self.recorder.training(),
-            environment=describe_environment(self.trainer.strategy.root_device, str(self.trainer.precision)),
+            environment=describe_environment(
+                self.trainer.strategy.root_device, str(self.trainer.precision)
+            ),
             data={**self.task.describe(), "fingerprint": self.task.fingerprint},
             backbone={
                 "source": self.backbone.source,

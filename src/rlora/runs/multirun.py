@@ -46,7 +46,10 @@ def _counted(ended: list[RunStatus]) -> str:
 
 def _was_skipped(item: RunStatus) -> bool:
     """A skipped run's folder holds the record of the run that finished elsewhere."""
-    return item.state == FINISHED and Path(read_record(item.directory).run.directory) != item.directory.resolve()
+    return (
+        item.state == FINISHED
+        and Path(read_record(item.directory).run.directory) != item.directory.resolve()
+    )
 
 
 def _table(failed: list[RunStatus]) -> Table:

@@ -46,14 +46,20 @@ class Asked:
 
     def __post_init__(self) -> None:
         if self.form not in FORMATS:
-            raise ValueError(f"format={self.format or self.input} is unknown: give format={', '.join(FORMATS)}")
+            raise ValueError(
+                f"format={self.format or self.input} is unknown: give format={', '.join(FORMATS)}"
+            )
         if self.batch_size < 1 or self.draws < 0:
-            raise ValueError(f"batch_size={self.batch_size} must be at least 1, and draws={self.draws} not negative")
+            raise ValueError(
+                f"batch_size={self.batch_size} must be at least 1, and draws={self.draws} not negative"
+            )
 
     @property
     def form(self) -> str:
         """The input's format."""
-        return self.format or ("text" if self.input == "-" else BY_SUFFIX.get(Path(self.input).suffix, ""))
+        return self.format or (
+            "text" if self.input == "-" else BY_SUFFIX.get(Path(self.input).suffix, "")
+        )
 
 
 def asked(words: Sequence[str]) -> Asked:
@@ -65,9 +71,13 @@ def asked(words: Sequence[str]) -> Asked:
     known = [each.name for each in fields(Asked)]
     pairs = dict(word.partition("=")[::2] for word in words)
     if unknown := [key for key in pairs if key not in known]:
-        raise ValueError(f"{unknown[0]} is unknown: the words are {', '.join(f'{key}=' for key in known)}")
+        raise ValueError(
+            f"{unknown[0]} is unknown: the words are {', '.join(f'{key}=' for key in known)}"
+        )
     if missing := [key for key in ("run", "input") if not pairs.get(key)]:
-        raise ValueError(f"{missing[0]}= is missing: python predict.py run=outputs/runs/... input=FILE, or input=- ")
+        raise ValueError(
+            f"{missing[0]}= is missing: python predict.py run=outputs/runs/... input=FILE, or input=- "
+        )
     values: dict[str, Any] = dict(pairs)
     for key in ("batch_size", "draws"):
         if key in values and not values[key].isdecimal():
@@ -108,7 +118,9 @@ def load(given: Asked) -> Predictor:
         raise ValueError(f"device={given.device} is unknown: choose auto, cpu or cuda") from None
     run = load_run(Path(given.run))
     task = build(run.config["task"])
-    return Predictor(run.backbone, run.adapters, task, device, posterior=run.posterior, draws=given.draws)
+    return Predictor(
+        run.backbone, run.adapters, task, device, posterior=run.posterior, draws=given.draws
+    )
 
 
 @contextlib.contextmanager
@@ -120,7 +132,9 @@ def _input(given: Asked) -> Iterator[TextIO]:
         with open(given.input, encoding="utf-8", newline="") as stream:
             yield stream
     except (FileNotFoundError, IsADirectoryError):
-        raise ValueError(f"input={given.input} is not a file: give one, or - for standard input") from None
+        raise ValueError(
+            f"input={given.input} is not a file: give one, or - for standard input"
+        ) from None
     except UnicodeDecodeError as error:
         raise ValueError(f"input={given.input} is not UTF-8: {error}") from error
 

@@ -17,9 +17,26 @@ from rlora.io.safetensors import read_tensors
 
 REGULARIZER = "regularizer.safetensors"  # beside an adapter: a posterior's deviations and its prior
 CONFIG = "config.yaml"
-BROUGHT = ("model", "task", "adapter", "seed", "regularizer")  # what an evaluation takes from the saved config
-RESUMED = (*BROUGHT, "optimizer", "scheduler", "trainer")  # what going on with a training takes besides
-OF_THE_MACHINE = {"accelerator", "devices", "num_nodes", "strategy", "default_root_dir"}  # stay as they are here
+BROUGHT = (
+    "model",
+    "task",
+    "adapter",
+    "seed",
+    "regularizer",
+)  # what an evaluation takes from the saved config
+RESUMED = (
+    *BROUGHT,
+    "optimizer",
+    "scheduler",
+    "trainer",
+)  # what going on with a training takes besides
+OF_THE_MACHINE = {
+    "accelerator",
+    "devices",
+    "num_nodes",
+    "strategy",
+    "default_root_dir",
+}  # stay as they are here
 
 
 @dataclass(frozen=True)
@@ -59,7 +76,9 @@ def find_saved(path: str, *, resume: bool) -> Saved:
     """
     place = Path(path).expanduser()
     if place.is_file():
-        return Saved(place, None, place, _checked(read_checkpoint(place)["rlora"].get("config"), place))
+        return Saved(
+            place, None, place, _checked(read_checkpoint(place)["rlora"].get("config"), place)
+        )
     if (place / checkpoint.MANIFEST).is_file():
         card = checkpoint.read_manifest(place)
         return Saved(place, place, None, _checked(card.get("config"), place / checkpoint.MANIFEST))
@@ -78,7 +97,9 @@ def find_saved(path: str, *, resume: bool) -> Saved:
     if not resume and best.is_file():
         return Saved(place, None, best, config)
     needed = "checkpoints/last.ckpt to go on from" if resume else "adapter folder and no checkpoint"
-    raise ValueError(f"ckpt_path={path} holds no {needed}: that run stopped before its first epoch ended")
+    raise ValueError(
+        f"ckpt_path={path} holds no {needed}: that run stopped before its first epoch ended"
+    )
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -90,7 +111,9 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _checked(config: Any, path: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or "choices" not in config:
-        raise ValueError(f"{path} holds no config of a run, so ckpt_path cannot bring model, task and adapter back")
+        raise ValueError(
+            f"{path} holds no config of a run, so ckpt_path cannot bring model, task and adapter back"
+        )
     check_targets({section: config.get(section) for section in RESUMED}, str(path))
     return config
 
@@ -113,7 +136,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def regularizer_files(regularizer: nn.Module) -> dict[str, bytes]:
     """The file that holds a regularizer's state, by name; none where it has no state."""
-    state = {key: tensor.detach().cpu().contiguous() for key, tensor in regularizer.state_dict().items()}
+    state = {
+        key: tensor.detach().cpu().contiguous() for key, tensor in regularizer.state_dict().items()
+    }
     return {REGULARIZER: dump_tensors(state)} if state else {}
 
 
@@ -130,13 +155,20 @@ def load_regularizer(regularizer: nn.Module, directory: Path) -> None:
     if not path.is_file():
         raise ValueError(f"{path} does not exist: that run was trained without this regularizer")
     state = read_tensors(path)
-    if {key: value.shape for key, value in state.items()} != {key: value.shape for key, value in own.items()}:
+    if {key: value.shape for key, value in state.items()} != {
+        key: value.shape for key, value in own.items()
+    }:
         raise ValueError(f"{path} belongs to a model of other parameters or another regularizer")
     regularizer.load_state_dict(state)
 
 
 def bring(
-    config: dict[str, Any], choices: dict[str, str], saved: Saved, words: Sequence[str], *, resume: bool
+    config: dict[str, Any],
+    choices: dict[str, str],
+    saved: Saved,
+    words: Sequence[str],
+    *,
+    resume: bool,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Lay the saved sections under the words of the command line.
 

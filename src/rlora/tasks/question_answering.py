@@ -68,9 +68,13 @@ class Questions(GenerationTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        known = sorted(file.stem for file in PROMPTS.glob("*.txt") if not file.stem.endswith("_input"))
+        known = sorted(
+            file.stem for file in PROMPTS.glob("*.txt") if not file.stem.endswith("_input")
+        )
         if self.template not in known:
-            raise ValueError(f"task.template={self.template} is unknown; set task.template to one of {known}.")
+            raise ValueError(
+                f"task.template={self.template} is unknown; set task.template to one of {known}."
+            )
         for name, test in self.tests.items():
             if not isinstance(test["answer"], list) and test["answer"] not in ("number", "letter"):
                 raise ValueError(
@@ -79,7 +83,9 @@ class Questions(GenerationTask):
 
     def read(self) -> dict[str, list[Pair]]:
         """Return every training question with its answer in words."""
-        found = [question for name in self.train for question in read_questions(self._folder() / name)]
+        found = [
+            question for name in self.train for question in read_questions(self._folder() / name)
+        ]
         if unanswered := [question.place for question in found if not question.output.strip()]:
             raise ValueError(f"{unanswered[0]}: its output is empty ({len(unanswered)} such rows)")
         return {"train": [Pair(self._prompt(q), q.output.strip(), q.place) for q in found]}
@@ -102,7 +108,10 @@ class Questions(GenerationTask):
         """Read, split and tokenize; tell of test questions that are trained on, case and white space apart."""
         super().setup(processor, seed=seed, cache_dir=cache_dir)
         trained = {normalize(pair.prompt) for pair in self.read()["train"]}
-        counts = {name: sum(normalize(p.prompt) in trained for p in asked) for name, asked in self.asked.items()}
+        counts = {
+            name: sum(normalize(p.prompt) in trained for p in asked)
+            for name, asked in self.asked.items()
+        }
         self._leaked = {name: count for name, count in counts.items() if count}
         for name, count in self._leaked.items():
             log.warning(
@@ -125,8 +134,16 @@ class Questions(GenerationTask):
     def write_texts(self, directory: Path, split: str, texts: Sequence[str]) -> list[Path]:
         """Write ``<split>.json`` as LLM-Adapters' evaluator does: instruction, answer, output_pred, pred, flag."""
         rows = [
-            {"instruction": p.source, "answer": p.references[0], "output_pred": text, "pred": found, "flag": correct}
-            for p, text, (found, correct) in zip(self.asked[split], texts, self._judged(split, texts), strict=True)
+            {
+                "instruction": p.source,
+                "answer": p.references[0],
+                "output_pred": text,
+                "pred": found,
+                "flag": correct,
+            }
+            for p, text, (found, correct) in zip(
+                self.asked[split], texts, self._judged(split, texts), strict=True
+            )
         ]
         content = json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
         return [write_atomically(directory / f"{split}.json", content.encode())]
@@ -137,11 +154,19 @@ class Questions(GenerationTask):
 
     def describe(self) -> dict[str, Any]:
         """Return sizes, conventions and sources for the run record."""
-        return {**super().describe(), "template": self.template, "trained_test_questions": self._leaked}
+        return {
+            **super().describe(),
+            "template": self.template,
+            "trained_test_questions": self._leaked,
+        }
 
-    def _judged(self, split: str, texts: Sequence[str]) -> Iterator[tuple[float | str | None, bool]]:
+    def _judged(
+        self, split: str, texts: Sequence[str]
+    ) -> Iterator[tuple[float | str | None, bool]]:
         """What each text answers, and whether that is right."""
-        kind = next(test["answer"] for name, test in self.tests.items() if self._split(name) == split)
+        kind = next(
+            test["answer"] for name, test in self.tests.items() if self._split(name) == split
+        )
         find: Callable[[str], float | str | None]
         if isinstance(kind, list):
             find = lambda text: answers.choice(text, kind)  # noqa: E731
@@ -157,7 +182,9 @@ class Questions(GenerationTask):
     def _prompt(self, question: Question) -> str:
         name = f"{self.template}_input" if question.input else self.template
         text = (PROMPTS / f"{name}.txt").read_text(encoding="utf-8")
-        return text.replace("{instruction}", question.instruction).replace("{input}", question.input)
+        return text.replace("{instruction}", question.instruction).replace(
+            "{input}", question.input
+        )
 
     def _folder(self) -> Path:
         needed = [*self.train, *(test["file"] for test in self.tests.values())]
@@ -172,7 +199,11 @@ def read_questions(file: Path) -> list[Question]:
     """
     try:
         content = file.read_text(encoding="utf-8")
-        rows = [json.loads(line) for line in content.splitlines()] if file.suffix == ".jsonl" else json.loads(content)
+        rows = (
+            [json.loads(line) for line in content.splitlines()]
+            if file.suffix == ".jsonl"
+            else json.loads(content)
+        )
     except ValueError as error:
         raise ValueError(f"{file} is not valid JSON: {error}") from error
     return [_question(row, f"{file}, row {number}") for number, row in enumerate(rows, start=1)]
@@ -184,5 +215,9 @@ def _question(row: Any, place: str) -> Question:
         final = solution.rpartition("####")[2].replace(",", "").strip()
         return Question(row["question"], "", solution, final, place)
     if isinstance(row, dict) and {"instruction", "output", "answer"} <= row.keys():
-        return Question(row["instruction"], row.get("input", ""), row["output"], str(row["answer"]), place)
-    raise ValueError(f"{place}: it has neither question and answer, nor instruction, output and answer")
+        return Question(
+            row["instruction"], row.get("input", ""), row["output"], str(row["answer"]), place
+        )
+    raise ValueError(
+        f"{place}: it has neither question and answer, nor instruction, output and answer"
+    )

@@ -44,15 +44,22 @@ def format_prediction(
     """
     if labels is None:
         if math.isnan(value):
-            raise ValueError("A predicted score is not a number; the model has diverged, lower the learning rate.")
+            raise ValueError(
+                "A predicted score is not a number; the model has diverged, lower the learning rate."
+            )
         low, high = limits or (-math.inf, math.inf)
         return f"{min(max(float(value), low), high):.3f}"
     if not 0 <= int(value) < len(labels):
-        raise ValueError(f"Predicted class {value} is outside 0..{len(labels) - 1} of task.labels={list(labels)}.")
+        raise ValueError(
+            f"Predicted class {value} is outside 0..{len(labels) - 1} of task.labels={list(labels)}."
+        )
     return labels[int(value)]
 
 
 def write_table(path: Path, predictions: Sequence[str]) -> Path:
     """Write one line per prediction, numbered from 0, so that the file is either whole or absent."""
-    lines = ["index\tprediction", *(f"{index}\t{prediction}" for index, prediction in enumerate(predictions))]
+    lines = [
+        "index\tprediction",
+        *(f"{index}\t{prediction}" for index, prediction in enumerate(predictions)),
+    ]
     return write_atomically(path, ("\n".join(lines) + "\n").encode())

@@ -41,7 +41,9 @@ class LabeledTask(Task):
         if self.mode not in ("max", "min"):
             raise ValueError(f"task.mode={self.mode} is unknown; set task.mode to max or min.")
         if self.monitor not in self.metrics:
-            raise ValueError(f"task.monitor={self.monitor} is no metric of {self.name}; use {sorted(self.metrics)}.")
+            raise ValueError(
+                f"task.monitor={self.monitor} is no metric of {self.name}; use {sorted(self.metrics)}."
+            )
 
     @property
     def num_labels(self) -> int:
@@ -50,7 +52,10 @@ class LabeledTask(Task):
 
     def head(self) -> dict[str, Any]:
         """Return the kind of the head and its number of outputs."""
-        return {"kind": "regression" if self.labels is None else "classification", "num_labels": self.num_labels}
+        return {
+            "kind": "regression" if self.labels is None else "classification",
+            "num_labels": self.num_labels,
+        }
 
     def loss(self, outputs: Any, batch: dict[str, Tensor]) -> Tensor:
         """Return the mean cross entropy, or the mean squared error of regression, in float32.

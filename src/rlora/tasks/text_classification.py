@@ -88,7 +88,9 @@ class TextClassification(LabeledTask):
         for key in ("batch_size", "eval_batch_size", "max_length", "validation_max"):
             if getattr(self, key) < 1:
                 raise ValueError(f"task.{key}={getattr(self, key)} must be at least 1.")
-        for key in ("num_workers", "split_seed", "sample_seed")[self.num_workers is None :]:  # which may be None
+        for key in ("num_workers", "split_seed", "sample_seed")[
+            self.num_workers is None :
+        ]:  # which may be None
             if getattr(self, key) < 0:
                 raise ValueError(f"task.{key}={getattr(self, key)} must not be negative.")
         self.division()
@@ -137,7 +139,9 @@ class TextClassification(LabeledTask):
         key = (identity, seed, str(cache_dir))
         if self._ready is not None and self._ready.key == key:
             return
-        encode = partial(self._encode, tokenizer=processor, identity=identity, folder=Path(cache_dir) / "tokens")
+        encode = partial(
+            self._encode, tokenizer=processor, identity=identity, folder=Path(cache_dir) / "tokens"
+        )
         divided = self.division().of(self.read())
         splits = {name: encode(split) for name, split in divided.splits.items()}
         self._ready = _Ready(
@@ -166,29 +170,41 @@ class TextClassification(LabeledTask):
         ready = self._setup_done()
         split, seed = ready.splits["train"], ready.key[1]
         lengths = split.tokens.lengths
-        sampler = TrainBatchSampler(lengths, self.batch_size, seed=seed, rank=rank, world_size=world_size)
+        sampler = TrainBatchSampler(
+            lengths, self.batch_size, seed=seed, rank=rank, world_size=world_size
+        )
         return make_loader(split, sampler, ready.padding, num_workers=self.num_workers, seed=seed)
 
-    def validation_loaders(self, *, rank: int = 0, world_size: int = 1) -> dict[str, DataLoader[Any]]:
+    def validation_loaders(
+        self, *, rank: int = 0, world_size: int = 1
+    ) -> dict[str, DataLoader[Any]]:
         """Return the validation set under ``validation``."""
-        return self._eval_loaders({"validation": self._setup_done().splits["validation"]}, rank, world_size)
+        return self._eval_loaders(
+            {"validation": self._setup_done().splits["validation"]}, rank, world_size
+        )
 
     def test_loaders(self, *, rank: int = 0, world_size: int = 1) -> dict[str, DataLoader[Any]]:
         """Return the test set under ``test``, and further ones under names that start with it."""
         splits = self._setup_done().splits
-        return self._eval_loaders({k: v for k, v in splits.items() if k.startswith("test")}, rank, world_size)
+        return self._eval_loaders(
+            {k: v for k, v in splits.items() if k.startswith("test")}, rank, world_size
+        )
 
     def predict_loaders(self, *, rank: int = 0, world_size: int = 1) -> dict[str, DataLoader[Any]]:
         """Return the unlabeled official test sets, read when first asked for."""
         return self._eval_loaders(self._unlabeled_splits(), rank, world_size)
 
-    def certification_loader(self, rows: NDArray[np.int64], batch_size: int | None) -> DataLoader[Any]:
+    def certification_loader(
+        self, rows: NDArray[np.int64], batch_size: int | None
+    ) -> DataLoader[Any]:
         """Return these training rows in batches of similar length."""
         ready = self._setup_done()
         split, size = ready.splits["train"], batch_size or self.eval_batch_size
         order = rows[np.argsort(split.tokens.lengths[rows], kind="stable")]
         batches = [order[start : start + size].tolist() for start in range(0, len(order), size)]
-        return make_loader(split, batches, ready.padding, num_workers=self.num_workers, seed=ready.key[1])
+        return make_loader(
+            split, batches, ready.padding, num_workers=self.num_workers, seed=ready.key[1]
+        )
 
     def train_groups(self) -> list[NDArray[np.int64]]:
         """Return the groups of each training row."""
@@ -200,7 +216,9 @@ class TextClassification(LabeledTask):
         seen = {tuple(map(normalize, texts)) for texts in examples["validation"].texts}
         return sum(tuple(map(normalize, texts)) in seen for texts in examples["train"].texts)
 
-    def write_predictions(self, directory: Path, loader_name: str, predictions: Sequence[float | int]) -> Path:
+    def write_predictions(
+        self, directory: Path, loader_name: str, predictions: Sequence[float | int]
+    ) -> Path:
         """Write ``index`` and ``prediction`` (a label name, or a score clipped to its range) per row.
 
         Raises:
@@ -208,7 +226,9 @@ class TextClassification(LabeledTask):
         """
         splits = {**self._setup_done().splits, **self._unlabeled_splits()}
         if loader_name not in splits:
-            raise ValueError(f"{self.name} has no split {loader_name!r}; use one of {sorted(splits)}.")
+            raise ValueError(
+                f"{self.name} has no split {loader_name!r}; use one of {sorted(splits)}."
+            )
         if len(predictions) != len(splits[loader_name]):
             raise ValueError(
                 f"{len(predictions)} predictions for the {len(splits[loader_name])} rows of {self.name} {loader_name}; "
@@ -258,22 +278,37 @@ class TextClassification(LabeledTask):
             contained=self.contained,
         )
 
-    def _encode(self, examples: Examples, *, tokenizer: Any, identity: str, folder: Path) -> EncodedSplit:
+    def _encode(
+        self, examples: Examples, *, tokenizer: Any, identity: str, folder: Path
+    ) -> EncodedSplit:
         labels = examples.label_array(None if self.labels is None else len(self.labels))
         tokens = cached_tokens(
-            examples, tokenizer, identity=identity, max_length=self.max_length, label=self.name, cache_dir=folder
+            examples,
+            tokenizer,
+            identity=identity,
+            max_length=self.max_length,
+            label=self.name,
+            cache_dir=folder,
         )
         return EncodedSplit(tokens, labels)
 
     def _unlabeled_splits(self) -> dict[str, EncodedSplit]:
         if self._unlabeled is None:
             encode = self._setup_done().encode
-            self._unlabeled = {name: encode(examples) for name, examples in self.read_unlabeled().items()}
+            self._unlabeled = {
+                name: encode(examples) for name, examples in self.read_unlabeled().items()
+            }
         return self._unlabeled
 
-    def _eval_loaders(self, splits: dict[str, EncodedSplit], rank: int, world: int) -> dict[str, DataLoader[Any]]:
+    def _eval_loaders(
+        self, splits: dict[str, EncodedSplit], rank: int, world: int
+    ) -> dict[str, DataLoader[Any]]:
         ready, loaders = self._setup_done(), {}
         for name, split in splits.items():
-            sampler = EvalBatchSampler(split.tokens.lengths, self.eval_batch_size, rank=rank, world_size=world)
-            loaders[name] = make_loader(split, sampler, ready.padding, num_workers=self.num_workers, seed=ready.key[1])
+            sampler = EvalBatchSampler(
+                split.tokens.lengths, self.eval_batch_size, rank=rank, world_size=world
+            )
+            loaders[name] = make_loader(
+                split, sampler, ready.padding, num_workers=self.num_workers, seed=ready.key[1]
+            )
         return loaders

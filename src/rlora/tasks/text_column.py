@@ -41,9 +41,15 @@ class Column(LanguageModeling):
         with file.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream)
             if self.column not in (reader.fieldnames or ()):
-                raise ValueError(f"{file} has no column {self.column!r}, but {', '.join(reader.fieldnames or ())}")
+                raise ValueError(
+                    f"{file} has no column {self.column!r}, but {', '.join(reader.fieldnames or ())}"
+                )
             pairs = [
-                Pair("", " ".join((row[self.column] or "").split()), f"{file}, line {reader.line_num}")
+                Pair(
+                    "",
+                    " ".join((row[self.column] or "").split()),
+                    f"{file}, line {reader.line_num}",
+                )
                 for row in reader
             ]
         if empty := [pair.place for pair in pairs if not pair.text]:

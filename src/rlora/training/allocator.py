@@ -27,6 +27,8 @@ def keep_freed_memory() -> bool:
 
 
 def _has_glibc() -> bool:
-    with contextlib.suppress(AttributeError, ValueError, OSError):  # no confstr, or it knows no such name
+    with contextlib.suppress(
+        AttributeError, ValueError, OSError
+    ):  # no confstr, or it knows no such name
         return bool(os.confstr("CS_GNU_LIBC_VERSION"))
     return False

@@ -59,7 +59,9 @@ class FineTuning(L.LightningModule):
         run_config: dict[str, Any],
     ) -> None:
         super().__init__()
-        self.net = adapters.model.train()  # loaded in evaluation mode, which would leave its dropout off
+        self.net = (
+            adapters.model.train()
+        )  # loaded in evaluation mode, which would leave its dropout off
         self.regularizer = regularizer
         self.adapter_set, self.task, self.seed = adapters, task, seed
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
@@ -80,13 +82,18 @@ class FineTuning(L.LightningModule):
 
     def parameter_groups(self) -> dict[str, dict[str, nn.Parameter]]:
         """What trains, by group and stable name."""
-        return {"adapter": self.adapter_set.adapter_parameters(), "head": self.adapter_set.head_parameters()}
+        return {
+            "adapter": self.adapter_set.adapter_parameters(),
+            "head": self.adapter_set.head_parameters(),
+        }
 
     # data
 
     def train_dataloader(self) -> DataLoader:
         """This rank's share of the training batches, from where a resumed run goes on."""
-        loader = self.task.train_loader(rank=self.trainer.global_rank, world_size=self.trainer.world_size)
+        loader = self.task.train_loader(
+            rank=self.trainer.global_rank, world_size=self.trainer.world_size
+        )
         epoch, batches = self.start
         loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
         loader.batch_sampler.skip(batches)  # type: ignore[union-attr]
@@ -114,12 +121,16 @@ class FineTuning(L.LightningModule):
         """The unlabeled splits."""
         return self._evaluation_loaders("predict", self.task.predict_loaders)
 
-    def _evaluation_loaders(self, stage: str, make: Callable[..., dict[str, DataLoader]]) -> list[DataLoader]:
+    def _evaluation_loaders(
+        self, stage: str, make: Callable[..., dict[str, DataLoader]]
+    ) -> list[DataLoader]:
         loaders = make(rank=self.trainer.global_rank, world_size=self.trainer.world_size)
         self.loader_names[stage] = list(loaders)
         for name in loaders:
             if stage != "predict" and name not in self.metrics:
-                self.metrics[name] = self.task.new_metrics().clone(prefix=f"{name}/").to(self.device)
+                self.metrics[name] = (
+                    self.task.new_metrics().clone(prefix=f"{name}/").to(self.device)
+                )
         return list(loaders.values())
 
     # steps
@@ -146,7 +157,9 @@ class FineTuning(L.LightningModule):
         self._perturbation.enter_context(self.regularizer.perturbed(step))
         outputs = self(batch)
         loss = self.task.loss(outputs, batch)
-        objective = self.regularizer.objective(step, loss, lambda: self.task.bounded_loss(outputs, batch))
+        objective = self.regularizer.objective(
+            step, loss, lambda: self.task.bounded_loss(outputs, batch)
+        )
         self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, batch_size=size)
         for name, value in self.regularizer.facts().items():
             self.log(f"train/{name}", value.float(), on_step=True, on_epoch=True, batch_size=size)
@@ -156,7 +169,8 @@ class FineTuning(L.LightningModule):
         return Step(
             seed=step_seed(self.seed, self.current_epoch, batch_idx),
             rank=self.global_rank,
-            progress=self.trainer.global_step / max(1.0, float(self.trainer.estimated_stepping_batches)),
+            progress=self.trainer.global_step
+            / max(1.0, float(self.trainer.estimated_stepping_batches)),
             examples=examples,
         )
 
@@ -192,7 +206,9 @@ class FineTuning(L.LightningModule):
         self.log(f"{name}/loss", loss, sync_dist=self.trainer.world_size > 1, **options)
         self.log_dict(metrics, prog_bar=stage == "validation", **options)
 
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> tuple[Tensor, Tensor]:
+    def predict_step(
+        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """Rows' positions and predictions."""
         return batch["index"].cpu(), self.task.decode(self(batch)).cpu()
 
@@ -207,20 +223,31 @@ class FineTuning(L.LightningModule):
             optimizer.add_param_group(group)
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = self._make_scheduler(optimizer, total_steps=total)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
 
     # checkpoints
 
     def _kept(self) -> set[str]:
         """Keys of state_dict that a checkpoint holds: the trained parameters and the regularizer's state."""
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        return {key for key in self.state_dict() if key in trained or key.startswith("regularizer.")}
+        return {
+            key for key in self.state_dict() if key in trained or key.startswith("regularizer.")
+        }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop what is frozen; add what a load has to agree with."""
         kept = self._kept()
-        checkpoint["state_dict"] = {key: v for key, v in checkpoint["state_dict"].items() if key in kept}
-        checkpoint["rlora"] = {"identity": self.identity, "config": self.run_config, "prior": self.prior}
+        checkpoint["state_dict"] = {
+            key: v for key, v in checkpoint["state_dict"].items() if key in kept
+        }
+        checkpoint["rlora"] = {
+            "identity": self.identity,
+            "config": self.run_config,
+            "prior": self.prior,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a foreign checkpoint, then fill in the frozen part from the model itself, so that loading is strict.
@@ -231,7 +258,9 @@ class FineTuning(L.LightningModule):
         saved = checkpoint.get("rlora", {}).get("identity", {})
         other = [key for key in self.identity if saved.get(key) != self.identity[key]]
         if other:
-            told = "; ".join(f"{key}: saved {saved.get(key)}, here {self.identity[key]}" for key in other)
+            told = "; ".join(
+                f"{key}: saved {saved.get(key)}, here {self.identity[key]}" for key in other
+            )
             raise ValueError(
                 f"the checkpoint belongs to another run and cannot be loaded ({told}); to start another task from an "
                 "adapter, give its adapter folder"
@@ -239,7 +268,9 @@ class FineTuning(L.LightningModule):
         state, kept = checkpoint["state_dict"], self._kept()
         if set(state) != kept:
             differing = sorted(set(state) ^ kept)[:3]
-            raise ValueError(f"the checkpoint does not hold what trains here; it differs in {', '.join(differing)}")
+            raise ValueError(
+                f"the checkpoint does not hold what trains here; it differs in {', '.join(differing)}"
+            )
         own = self.state_dict()
         if wrong := [key for key in state if state[key].shape != own[key].shape]:
             raise ValueError(

@@ -46,12 +46,23 @@ def adamw(
             (f"{group}_no_decay", sorted(spared), 0.0),
         ):
             if names:
-                groups.append({"params": [members[n] for n in names], "lr": rate, "weight_decay": decay, "name": kind})
+                groups.append(
+                    {
+                        "params": [members[n] for n in names],
+                        "lr": rate,
+                        "weight_decay": decay,
+                        "name": kind,
+                    }
+                )
     return torch.optim.AdamW(groups, betas=(betas[0], betas[1]), eps=eps)
 
 
 def schedule(
-    optimizer: torch.optim.Optimizer, *, total_steps: int, shape: str = "linear", warmup: float = 0.06
+    optimizer: torch.optim.Optimizer,
+    *,
+    total_steps: int,
+    shape: str = "linear",
+    warmup: float = 0.06,
 ) -> LRScheduler:
     """Warm the learning rates up over a share of all steps, then let them fall.
 
@@ -65,9 +76,16 @@ def schedule(
         ValueError: unknown shape, or a share outside [0, 1].
     """
     if shape not in SCHEDULES:
-        raise ValueError(f"scheduler.shape={shape!r} is unknown: choose one of {', '.join(SCHEDULES)}")
+        raise ValueError(
+            f"scheduler.shape={shape!r} is unknown: choose one of {', '.join(SCHEDULES)}"
+        )
     if not 0 <= warmup <= 1:
-        raise ValueError(f"scheduler.warmup={warmup} must lie in [0, 1]: it is a share of all steps")
+        raise ValueError(
+            f"scheduler.warmup={warmup} must lie in [0, 1]: it is a share of all steps"
+        )
     return transformers.get_scheduler(
-        SCHEDULES[shape], optimizer, num_warmup_steps=round(warmup * total_steps), num_training_steps=total_steps
+        SCHEDULES[shape],
+        optimizer,
+        num_warmup_steps=round(warmup * total_steps),
+        num_training_steps=total_steps,
     )

@@ -17,7 +17,11 @@ GROUPS = ("task", "model", "adapter", "regularizer")  # whose options name a run
 
 
 def make_trainer(
-    config: dict[str, Any], choices: dict[str, str], task: Task, adapters: AdapterSet, recorder: L.Callback
+    config: dict[str, Any],
+    choices: dict[str, str],
+    task: Task,
+    adapters: AdapterSet,
+    recorder: L.Callback,
 ) -> L.Trainer:
     """Build the trainer that a config asks for.
 

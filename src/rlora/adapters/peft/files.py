@@ -40,9 +40,13 @@ def read(place: Path) -> Foreign:
     try:
         values = json.loads((place / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"adapter.path={place} has no {CONFIG}: give a directory that PEFT has written") from None
+        raise ValueError(
+            f"adapter.path={place} has no {CONFIG}: give a directory that PEFT has written"
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{place / CONFIG} cannot be read: {' '.join(str(error).split())}") from error
+        raise ValueError(
+            f"{place / CONFIG} cannot be read: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(values, dict) or not isinstance(values.get("peft_type"), str):
         raise ValueError(f"{place / CONFIG} names no peft_type")
     try:
@@ -68,7 +72,9 @@ def fill(model: nn.Module, foreign: Foreign, name: str) -> None:
     own = dict(model.named_parameters())
     tensors = {key.removeprefix(PREFIX): tensor for key, tensor in foreign.tensors.items()}
     whole = {key: own[key] for key in tensors if key in own}  # of the head
-    shared = {key: _bank(model, key.removeprefix(BANK), name) for key in tensors if key.startswith(BANK)}
+    shared = {
+        key: _bank(model, key.removeprefix(BANK), name) for key in tensors if key.startswith(BANK)
+    }
     tuned = {key: tensor for key, tensor in tensors.items() if key not in whole | shared}
     if hasattr(foreign.config, "save_projection"):
         foreign.config.save_projection = False  # what layers share is put in below
@@ -76,7 +82,9 @@ def fill(model: nn.Module, foreign: Foreign, name: str) -> None:
     try:
         for key, place in (whole | shared).items():
             if tensors[key].shape != place.shape:
-                raise ValueError(f"{key} has shape {tuple(tensors[key].shape)}, the model needs {tuple(place.shape)}")
+                raise ValueError(
+                    f"{key} has shape {tuple(tensors[key].shape)}, the model needs {tuple(place.shape)}"
+                )
         result = set_peft_model_state_dict(model, tuned, adapter_name=name)
         if result.unexpected_keys:
             raise ValueError(f"the model has no {result.unexpected_keys[0]}")
@@ -84,7 +92,9 @@ def fill(model: nn.Module, foreign: Foreign, name: str) -> None:
             raise ValueError(f"it lacks {lacking[0]}")
     except (RuntimeError, KeyError, ValueError) as error:
         model.load_state_dict(before)
-        raise ValueError(f"{foreign.place / WEIGHTS} does not fit: {' '.join(str(error).split())[:300]}") from error
+        raise ValueError(
+            f"{foreign.place / WEIGHTS} does not fit: {' '.join(str(error).split())[:300]}"
+        ) from error
     with torch.no_grad():
         for key, place in (whole | shared).items():
             place.copy_(tensors[key])

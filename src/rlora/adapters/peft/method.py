@@ -42,7 +42,9 @@ class Peft(Method):
     path: str | None = None
 
     def __post_init__(self) -> None:
-        made_by_us = {"target_modules", "modules_to_save", "task_type", "inference_mode"} & set(self.config)
+        made_by_us = {"target_modules", "modules_to_save", "task_type", "inference_mode"} & set(
+            self.config
+        )
         if made_by_us:
             raise ValueError(
                 f"adapter.config.{min(made_by_us)} is not set here: adapter.targets chooses layers, the task its head"
@@ -50,7 +52,9 @@ class Peft(Method):
         try:
             import peft  # noqa: F401
         except ImportError:
-            raise ValueError("adapter=peft needs the package peft: pip install 'rlora[peft]'") from None
+            raise ValueError(
+                "adapter=peft needs the package peft: pip install 'rlora[peft]'"
+            ) from None
         if self.path is None:
             self.peft_config([])
 
@@ -64,7 +68,11 @@ class Peft(Method):
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
         kind = str(self.config.get("peft_type"))
-        known = sorted(kind.value for kind, made in PEFT_TYPE_TO_CONFIG_MAPPING.items() if for_linear_layers(made))
+        known = sorted(
+            kind.value
+            for kind, made in PEFT_TYPE_TO_CONFIG_MAPPING.items()
+            if for_linear_layers(made)
+        )
         if kind not in known:
             raise ValueError(
                 f"adapter.config.peft_type={kind} is none that goes to linear layers: choose one of {', '.join(known)}"
@@ -72,7 +80,9 @@ class Peft(Method):
         try:
             return get_peft_config({**self.config, "target_modules": list(modules)})
         except (TypeError, ValueError) as error:
-            raise ValueError(f"adapter.config does not fit {kind}: {' '.join(str(error).split())}") from error
+            raise ValueError(
+                f"adapter.config does not fit {kind}: {' '.join(str(error).split())}"
+            ) from error
 
     def build(self, sites: Sequence[Site], source: RandomSource) -> list[Adapter]:
         """PEFT puts its own layers in: see `inject`."""
@@ -90,7 +100,9 @@ class Peft(Method):
         foreign = files.read(Path(self.path)) if self.path is not None else None
         config = foreign.config if foreign else self.peft_config(self._modules(model))
         if hasattr(config, "fan_in_fan_out"):
-            config.fan_in_fan_out = any(type(module).__name__ == "Conv1D" for module in model.modules())
+            config.fan_in_fan_out = any(
+                type(module).__name__ == "Conv1D" for module in model.modules()
+            )
         model.requires_grad_(False)
         with _seeded(seed):
             try:
@@ -99,7 +111,9 @@ class Peft(Method):
                 raise ValueError(
                     f"PEFT refuses {config.peft_type.value} here: {' '.join(str(error).split())}"
                 ) from error
-        shared = nn.ModuleDict({name: child for name, child in tuner.named_children() if name != "model"})
+        shared = nn.ModuleDict(
+            {name: child for name, child in tuner.named_children() if name != "model"}
+        )
         if any(True for _ in shared.parameters()):
             model.add_module(SHARED, shared)
         if foreign:
@@ -116,7 +130,9 @@ class Peft(Method):
         return [target.module for target in found]
 
 
-def _set_of(method: Peft, model: nn.Module, seed: int, original: dict[str, nn.Parameter], head: list[str]) -> "PeftSet":
+def _set_of(
+    method: Peft, model: nn.Module, seed: int, original: dict[str, nn.Parameter], head: list[str]
+) -> "PeftSet":
     own = {id(parameter) for parameter in original.values()}
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad and id(p) not in own}
     for name in head:
@@ -146,7 +162,9 @@ class PeftSet(AdapterSet):
     """
 
     trained: Mapping[str, nn.Parameter]
-    _mergeable: str | bool | None = field(default=False, init=False, repr=False)  # False: not tried yet
+    _mergeable: str | bool | None = field(
+        default=False, init=False, repr=False
+    )  # False: not tried yet
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
         """What PEFT trains."""
@@ -256,7 +274,10 @@ def _structure_digest(model: nn.Module, own: set[int]) -> str:
     layers = _tuner_layers(model)
     frozen: dict[int, tuple[str, Tensor]] = {}
     for number, layer in enumerate(layers):
-        base = {id(tensor) for tensor in (*layer.get_base_layer().parameters(), *layer.get_base_layer().buffers())}
+        base = {
+            id(tensor)
+            for tensor in (*layer.get_base_layer().parameters(), *layer.get_base_layer().buffers())
+        }
         for name, tensor in (*layer.named_parameters(), *layer.named_buffers()):
             if not tensor.requires_grad and id(tensor) not in base | own:
                 frozen.setdefault(id(tensor), (f"{number}/{name}", tensor))

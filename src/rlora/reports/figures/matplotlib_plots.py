@@ -31,7 +31,9 @@ def drawn(report: Report) -> dict[str, "Figure"]:
     names = [series.label(row) for row in grid.rows]
     colors = {name: f"C{number % 10}" for number, name in enumerate(names)}
     made = {
-        "learning_curves": _panels(series.curves(grid), _curve, colors, "epoch", "validation score"),
+        "learning_curves": _panels(
+            series.curves(grid), _curve, colors, "epoch", "validation score"
+        ),
         "score_and_size": _panels(series.sizes(grid), _size, colors, "trained parameters", "score"),
         "time": _panels(series.costs(grid), _time, colors, "", "training, s"),
         "memory": _panels(series.costs(grid), _memory, colors, "", "peak memory, MiB"),
@@ -40,7 +42,9 @@ def drawn(report: Report) -> dict[str, "Figure"]:
     return {name: figure for name, figure in made.items() if figure is not None}
 
 
-def _panels(rows: series.Rows, draw: Any, colors: dict[str, str], x: str, y: str) -> "Figure | None":
+def _panels(
+    rows: series.Rows, draw: Any, colors: dict[str, str], x: str, y: str
+) -> "Figure | None":
     """A panel for each column of the table, in rows of four."""
     columns = list(dict.fromkeys(row["column"] for row in rows))
     if not columns:
@@ -51,13 +55,19 @@ def _panels(rows: series.Rows, draw: Any, colors: dict[str, str], x: str, y: str
     axes = list(figure.subplots(high, wide, squeeze=False).flat)
     for axis, column in zip(axes, columns, strict=False):
         draw(axis, [row for row in rows if row["column"] == column], colors)
-        axis.set(title=column, xlabel=x, ylabel=_named(y, [row for row in rows if row["column"] == column]))
+        axis.set(
+            title=column,
+            xlabel=x,
+            ylabel=_named(y, [row for row in rows if row["column"] == column]),
+        )
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[len(columns) :]:
         axis.set_visible(False)
     handles, names = axes[0].get_legend_handles_labels()
     if names:
-        figure.legend(handles, names, loc="outside lower center", ncols=min(6, len(names)), frameon=False)
+        figure.legend(
+            handles, names, loc="outside lower center", ncols=min(6, len(names)), frameon=False
+        )
     return figure
 
 
@@ -70,12 +80,20 @@ def _curve(axis: "Axes", rows: series.Rows, colors: dict[str, str]) -> None:
         own = [row for row in rows if row["row"] == name]
         epochs = [row["epoch"] for row in own]
         axis.plot(epochs, [row["mean"] for row in own], color=color, label=name)
-        axis.fill_between(epochs, [row["low"] for row in own], [row["high"] for row in own], color=color, alpha=0.15)
+        axis.fill_between(
+            epochs,
+            [row["low"] for row in own],
+            [row["high"] for row in own],
+            color=color,
+            alpha=0.15,
+        )
 
 
 def _size(axis: "Axes", rows: series.Rows, colors: dict[str, str]) -> None:
     front = sorted((row for row in rows if row["front"]), key=lambda row: row["trained"])
-    axis.plot([row["trained"] for row in front], [row["score"] for row in front], color="0.7", zorder=0)
+    axis.plot(
+        [row["trained"] for row in front], [row["score"] for row in front], color="0.7", zorder=0
+    )
     for name, color in colors.items():
         own = [row for row in rows if row["row"] == name]
         x, y, spread = ([row[key] for row in own] for key in ("trained", "score", "sd"))
@@ -94,7 +112,9 @@ def _memory(axis: "Axes", rows: series.Rows, colors: dict[str, str]) -> None:
 def _bars(axis: "Axes", rows: series.Rows, colors: dict[str, str], key: str) -> None:
     found = {row["row"]: row[key] for row in rows}
     names = [name for name in colors if name in found]
-    axis.bar(range(len(names)), [found[name] for name in names], color=[colors[name] for name in names])
+    axis.bar(
+        range(len(names)), [found[name] for name in names], color=[colors[name] for name in names]
+    )
     axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
 
 
@@ -107,7 +127,12 @@ def _certificates(rows: series.Rows) -> "Figure | None":
     axis.plot([min(ends), max(ends)], [min(ends), max(ends)], color="0.7", linestyle="--", zorder=0)
     for marker, what in zip("osD", dict.fromkeys(row["what"] for row in rows), strict=False):
         own = [row for row in rows if row["what"] == what]
-        axis.scatter([row["error"] for row in own], [row["percent"] for row in own], marker=marker, label=what)
+        axis.scatter(
+            [row["error"] for row in own],
+            [row["percent"] for row in own],
+            marker=marker,
+            label=what,
+        )
     axis.set(xlabel="dev error of the posterior's mean, %", ylabel="on the certified rows, %")
     axis.legend(frameon=False)
     return figure

@@ -19,7 +19,12 @@ def curves(grid: Grid) -> Rows:
         monitor = next(iter(cell.runs.values())).record.headline("validation")
         for epoch, scores in sorted(_by_epoch(cell).items()):
             scaled = [shown(monitor).factor * score for score in scores]
-            spread = {"mean": fmean(scaled), "low": min(scaled), "high": max(scaled), "n": len(scaled)}
+            spread = {
+                "mean": fmean(scaled),
+                "low": min(scaled),
+                "high": max(scaled),
+                "n": len(scaled),
+            }
             rows.append({**place, "unit": unit(monitor), "epoch": epoch, **spread})
     return rows if len(rows) > len(grid.cells) else []  # one point is no curve
 
@@ -44,9 +49,19 @@ def sizes(grid: Grid) -> Rows:
             if found is not None:
                 cell = grid.cells[row, column]
                 runs, factor = list(cell.runs.values()), cell.shown.factor
-                trained = fmean(run.record.parameters.adapter + run.record.parameters.head for run in runs)
-                spread = {"score": factor * found.mean, "sd": factor * found.sd if found.n > 1 else 0.0, "n": found.n}
-                place = {"row": label(row), "column": label(column), "unit": unit(str(runs[0].facts["metric"]))}
+                trained = fmean(
+                    run.record.parameters.adapter + run.record.parameters.head for run in runs
+                )
+                spread = {
+                    "score": factor * found.mean,
+                    "sd": factor * found.sd if found.n > 1 else 0.0,
+                    "n": found.n,
+                }
+                place = {
+                    "row": label(row),
+                    "column": label(column),
+                    "unit": unit(str(runs[0].facts["metric"])),
+                }
                 points.append({**place, "trained": trained, **spread})
         sign = 1 if grid.shown(column).larger_is_better else -1
         rows += [{**point, "front": _is_on_front(point, points, sign)} for point in points]
@@ -81,9 +96,16 @@ def certificates(runs: Iterable[Measured]) -> Rows:
         found = run.record.certificate
         if not found or not found["test"]:
             continue
-        where = {"run": f"{run.facts['adapter']}, seed {run.facts['seed']}", "task": str(run.facts["task"])}
+        where = {
+            "run": f"{run.facts['adapter']}, seed {run.facts['seed']}",
+            "task": str(run.facts["task"]),
+        }
         error = PERCENT.factor * next(iter(found["test"].values()))["mean"]
-        shown = {"bound": found["bound"], "posterior's risk": found["risk"], "rival": found["rival"].get("bound")}
+        shown = {
+            "bound": found["bound"],
+            "posterior's risk": found["risk"],
+            "rival": found["rival"].get("bound"),
+        }
         rows += [
             {**where, "error": error, "what": what, "percent": PERCENT.factor * value}
             for what, value in shown.items()
@@ -102,7 +124,9 @@ def _each_once(grid: Grid) -> list[tuple[dict[str, str], Cell]]:
 
 
 def _without_metric(names: Sequence[str], values: Key) -> str:
-    return label(tuple(value for name, value in zip(names, values, strict=True) if name != "metric"))
+    return label(
+        tuple(value for name, value in zip(names, values, strict=True) if name != "metric")
+    )
 
 
 def unit(metric: str) -> str:

@@ -14,7 +14,9 @@ def specifications(report: Report) -> dict[str, dict[str, Any]]:
     order = [series.label(row) for row in grid.rows]
     charts = {
         "Learning curves: validation score by epoch": _curves(series.curves(grid), order),
-        "Score against trained parameters (line: the Pareto front)": _sizes(series.sizes(grid), order),
+        "Score against trained parameters (line: the Pareto front)": _sizes(
+            series.sizes(grid), order
+        ),
         "Time of training": _bars(series.costs(grid), order, "seconds", "training, s"),
         "Peak memory": _bars(series.costs(grid), order, "memory", "MiB"),
         "PAC-Bayes certificates against dev error": _certificates(series.certificates(report.runs)),
@@ -29,7 +31,9 @@ def _curves(rows: series.Rows, order: list[str]) -> Any:
         return None
     color, shown = _color(alt, order), _legend(alt)
     x = alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, format="d"))
-    base = alt.Chart().encode(x=x, color=color, opacity=alt.condition(shown, alt.value(1), alt.value(0.06)))
+    base = alt.Chart().encode(
+        x=x, color=color, opacity=alt.condition(shown, alt.value(1), alt.value(0.06))
+    )
     band = base.mark_area().encode(
         y=alt.Y("low:Q", title=_units(rows)),
         y2="high:Q",
@@ -47,7 +51,9 @@ def _sizes(rows: series.Rows, order: list[str]) -> Any:
 
     shown = _legend(alt)
     x = alt.X(
-        "trained:Q", scale=alt.Scale(type="log", nice=False, padding=12), title="trained parameters, head included"
+        "trained:Q",
+        scale=alt.Scale(type="log", nice=False, padding=12),
+        title="trained parameters, head included",
     )
     y = alt.Y("score:Q", scale=alt.Scale(zero=False, padding=8), title=_units(rows))
     front = alt.Chart().mark_line(color="#bbb").transform_filter("datum.front").encode(x=x, y=y)
@@ -121,7 +127,10 @@ def _units(rows: series.Rows) -> str:
 
 def _color(alt: Any, order: list[str]) -> Any:
     return alt.Color(
-        "row:N", sort=order, scale=alt.Scale(domain=order), legend=alt.Legend(orient="top", title=None, symbolOpacity=1)
+        "row:N",
+        sort=order,
+        scale=alt.Scale(domain=order),
+        legend=alt.Legend(orient="top", title=None, symbolOpacity=1),
     )
 
 

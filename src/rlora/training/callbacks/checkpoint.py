@@ -18,7 +18,11 @@ class BestCheckpoint(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the earlier best and copy its file into this run's folder."""
         best = Path(state_dict.get("best_model_path") or "")
-        if self.dirpath is not None and state_dict.get("dirpath") != self.dirpath and best.is_file():
+        if (
+            self.dirpath is not None
+            and state_dict.get("dirpath") != self.dirpath
+            and best.is_file()
+        ):
             folder = Path(self.dirpath)
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copy2(best, folder / best.name)
@@ -36,7 +40,9 @@ def _moved(value: Any, old: str, new: str) -> Any:
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Write a checkpoint beside its place and move it there whole: a kill or a full disk leaves the previous one."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
         """Save to `path`, or leave what was there."""
         place = Path(path)
         place.parent.mkdir(parents=True, exist_ok=True)

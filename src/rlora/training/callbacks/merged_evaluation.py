@@ -25,7 +25,9 @@ class MergedEvaluation(L.Callback):
     def __init__(self, adapters: AdapterSet) -> None:
         self._adapters = adapters
         self._mine = False  # whether there is something to undo
-        self._possible: bool | None = None  # found out at the first loop, and then the same for all of them
+        self._possible: bool | None = (
+            None  # found out at the first loop, and then the same for all of them
+        )
 
     # Outside inference mode: a tensor made in it, in W or in what an adapter keeps, could not be trained with.
     @torch.inference_mode(False)
@@ -33,7 +35,9 @@ class MergedEvaluation(L.Callback):
         wrappers = self._adapters.wrappers
         if self._possible is None:
             self._possible = self._can_merge()
-        if not self._possible or any(wrapper.merged for wrapper in wrappers):  # merged: by the caller of the loop
+        if not self._possible or any(
+            wrapper.merged for wrapper in wrappers
+        ):  # merged: by the caller of the loop
             return
         self._mine = True
         try:
@@ -56,7 +60,9 @@ class MergedEvaluation(L.Callback):
         if not self._mine:
             return
         for wrapper in self._adapters.wrappers:
-            if wrapper.merged:  # not all of them are, if the failure came while they were being restored
+            if (
+                wrapper.merged
+            ):  # not all of them are, if the failure came while they were being restored
                 wrapper.unmerge()
         self._mine = False
 

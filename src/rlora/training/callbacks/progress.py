@@ -10,7 +10,9 @@ class Progress(TQDMProgressBar):
     What is logged for Lightning's own bars is read at every step, which then waits for the device.
     """
 
-    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, int | str | float | dict]:
+    def get_metrics(
+        self, trainer: L.Trainer, pl_module: L.LightningModule
+    ) -> dict[str, int | str | float | dict]:
         """What stands beside the bar: the loss of the last batch, and what was logged for it."""
         loss = trainer.callback_metrics.get("train/loss_step")
         shown = {} if loss is None else {"loss": f"{float(loss):.3f}"}

@@ -19,8 +19,12 @@ class Recorder(L.Callback):
         self.step_seconds = 0.0
         self.seconds = 0.0
         self.world_size = 1
-        self.best_epoch: int | None = None  # the epoch whose weights are kept; set when training has ended
-        self._epoch_started = self._fit_started = self._validation_started = self._validation_seconds = 0.0
+        self.best_epoch: int | None = (
+            None  # the epoch whose weights are kept; set when training has ended
+        )
+        self._epoch_started = self._fit_started = self._validation_started = (
+            self._validation_seconds
+        ) = 0.0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Count the processes and start the clocks; one resumed within an epoch gets no `on_train_epoch_start`."""
@@ -34,7 +38,12 @@ class Recorder(L.Callback):
         self._validation_seconds = 0.0
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Count examples and real tokens."""
         self.examples += len(batch["index"])
@@ -59,7 +68,9 @@ class Recorder(L.Callback):
         self.step_seconds += now - self._epoch_started - self._validation_seconds
         self.seconds += now - self._fit_started
         self._fit_started = now
-        scores = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.endswith("_step")}
+        scores = {
+            k: float(v) for k, v in trainer.callback_metrics.items() if not k.endswith("_step")
+        }
         scores = {k.removesuffix("_epoch"): v for k, v in scores.items()}
         self.history.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **scores})
 
