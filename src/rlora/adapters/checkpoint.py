@@ -25,7 +25,7 @@ FREE = {"dropout", "keep_delta", "path", "targets"}
 
 def describe_method(method: Method) -> dict[str, Any]:
     """A method and its options as plain values."""
-    options = asdict(method) if is_dataclass(method) else {}
+    options: dict[str, Any] = asdict(method) if is_dataclass(method) else {}
     return {"name": type(method).__name__, **options}
 
 

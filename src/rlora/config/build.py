@@ -96,7 +96,8 @@ def explain_config_error(error: Exception, keys: list[str], swept: set[str]) -> 
             f"{group}=a,b; set this one in its own YAML or recipe, or sweep that {group} alone"
         )
     if unknown and isinstance(error, ConfigCompositionException):
-        return f"{unknown[1]} is not a key of the config: {_nearest(unknown[1], keys)} (+{unknown[1]}=... adds a new one)"
+        hint = f"{_nearest(unknown[1], keys)} (+{unknown[1]}=... adds a new one)"
+        return f"{unknown[1]} is not a key of the config: {hint}"
     if isinstance(error, OverrideParseException):
         return f"{text}: quote words that hold special characters, as in 'key=\"a b\"'"
     if isinstance(error.__cause__, OmegaConfBaseException):
