@@ -150,7 +150,7 @@ def test_an_evaluation_takes_adapter_and_model_from_the_run(tiny_job, tmp_path):
     config, job = tiny_job(
         "train=false", f"ckpt_path='{tmp_path / 'first'}'", folder=tmp_path / "second"
     )
-    job.words[:] = [word for word in job.words if not word.startswith("model=")]
+    job.overrides[:] = [item for item in job.overrides if not item.startswith("model=")]
     run(config, job)
     first, second = read_record(tmp_path / "first"), read_record(tmp_path / "second")
     assert (second.run.model, second.run.adapter, second.run.seed) == ("tiny_decoder", "nola", 4)

@@ -13,13 +13,13 @@ class Job:
     Args:
         directory: Where the run writes.
         choices: Group to option.
-        words: The overrides on the command line.
+        overrides: The `key=value` arguments of the command line.
         multirun: Whether it is one of several.
     """
 
     directory: Path
     choices: dict[str, str]
-    words: list[str]
+    overrides: list[str]
     multirun: bool = False
 
 

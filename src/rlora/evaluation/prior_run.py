@@ -81,7 +81,7 @@ def job_of(config: dict[str, Any], job: Job) -> tuple[dict[str, Any], Job]:
         "study": None,
     }
     return own, replace(
-        job, directory=folder, choices={**job.choices, "regularizer": "none"}, words=[]
+        job, directory=folder, choices={**job.choices, "regularizer": "none"}, overrides=[]
     )
 
 

@@ -95,7 +95,7 @@ class Experiment:
             self.saved = resume.find_saved(config["ckpt_path"], resume=config["train"])
             continues = self.saved.checkpoint is not None and config["train"]
             config, self.choices = resume.bring(
-                config, job.choices, self.saved, job.words, resume=continues
+                config, job.choices, self.saved, job.overrides, resume=continues
             )
         if config["train"] or config["certify"]:
             config = prior_run.with_part(config)
@@ -354,7 +354,7 @@ class Experiment:
                 directory=str(self.job.directory),
                 started=self.started.isoformat(timespec="seconds"),
                 seconds=time.perf_counter() - self.clock,
-                command=self.job.words,
+                command=self.job.overrides,
                 trained=config["train"],
                 from_checkpoint=config["ckpt_path"],
                 identity=self.identity,
