@@ -80,8 +80,8 @@ def _prepared(
         decoding=decoding,
         train_examples=8,
     )
-    task.setup(backbone.tokenizer, seed=0, cache_dir=place / "cache")
-    adapters = inject(backbone.net, LoRA(targets="all-linear"))
+    task.setup(backbone.processor, seed=0, cache_dir=place / "cache")
+    adapters = inject(backbone.model, LoRA(targets="all-linear"))
     for parameter in adapters.adapter_parameters().values():
         torch.nn.init.normal_(parameter, std=0.02, generator=torch.Generator().manual_seed(0))
     sources = [asked.source for asked in task.asked["test"]]

@@ -33,7 +33,7 @@ CASES = 350  # of each kind of damage
 
 
 def fresh():
-    return random_model(BERT, kind="classification", num_labels=2, seed=0).net
+    return random_model(BERT, kind="classification", num_labels=2, seed=0).model
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,7 @@ TOKENS = torch.arange(20).reshape(2, 10) + 5
 
 
 def encoder():
-    return random_model(ENCODER, kind="classification", num_labels=2, seed=0).net.eval()
+    return random_model(ENCODER, kind="classification", num_labels=2, seed=0).model.eval()
 
 
 def adapted(kind, net=None, seed=0, **options):
@@ -119,13 +119,13 @@ def test_an_exported_model_has_none_of_its_layers_left():
 
 
 def test_conv1d_is_adapted_whole():
-    net = random_model(GPT2, kind="text", num_labels=0, seed=0).net.eval()
+    net = random_model(GPT2, kind="text", num_labels=0, seed=0).model.eval()
     adapters = inject(net, Peft({"peft_type": "LORA", "r": 2}, targets=["c_attn"]))
     moved(adapters)
     unmerged = net(TOKENS).logits
     with adapters.merged():
         torch.testing.assert_close(net(TOKENS).logits, unmerged, rtol=1e-4, atol=1e-5)
-    net = random_model(GPT2, kind="text", num_labels=0, seed=0).net
+    net = random_model(GPT2, kind="text", num_labels=0, seed=0).model
     with pytest.raises(
         ValueError, match=r"means a part of .*c_attn, and PEFT adapts whole layers: name it c_attn"
     ):

@@ -19,8 +19,8 @@ def bare(compose):
         config = compose(f"model={model}", "task=lexicon", *words).config
         task = build(config["task"])
         backbone = build(config["model"], **task.head(), seed=config["seed"])
-        backbone.net.eval()
-        return SimpleNamespace(config=config, task=task, backbone=backbone, net=backbone.net)
+        backbone.model.eval()
+        return SimpleNamespace(config=config, task=task, backbone=backbone, net=backbone.model)
 
     return make
 
@@ -48,9 +48,9 @@ def logits():
     """Function (backbone): its logits of a few sentences."""
 
     def of(backbone):
-        batch = backbone.tokenizer(SENTENCES, padding=True, return_tensors="pt")
+        batch = backbone.processor(SENTENCES, padding=True, return_tensors="pt")
         with torch.no_grad():
-            return backbone.net(
+            return backbone.model(
                 input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
             ).logits
 

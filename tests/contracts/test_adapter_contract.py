@@ -51,7 +51,7 @@ def test_only_what_is_declared_trains(pair, adapted, logits, move):
     assert bool(adapter_side) == (adapter != "head")
 
     move(adapter_side)  # at the start some gradients are zero
-    batch = made.backbone.tokenizer(["good", "terrible news"], padding=True, return_tensors="pt")
+    batch = made.backbone.processor(["good", "terrible news"], padding=True, return_tensors="pt")
     out = made.net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     torch.nn.functional.cross_entropy(out, torch.tensor([1, 0])).backward()
     reached = {id(p) for p in made.net.parameters() if p.grad is not None}
@@ -118,7 +118,7 @@ def mean_loss(experiment, backbone):
     total = 0.0
     with torch.no_grad():
         for batch in experiment.task.train_loader():
-            out = backbone.net(
+            out = backbone.model(
                 **{key: value for key, value in batch.items() if key not in ("labels", "index")}
             )
             total += float(experiment.task.loss(out, batch)) * len(batch["labels"])

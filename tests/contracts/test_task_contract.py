@@ -139,8 +139,8 @@ def test_a_backbone_answers_it(task, compose, model):
     trained = backbone.head_parameters(task.trained_modules)
     assert trained
     assert all(name.startswith(("classifier", "score")) for name in trained)
-    batch = backbone.tokenizer(["good", "terrible news"], padding=True, return_tensors="pt")
-    out = backbone.net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    batch = backbone.processor(["good", "terrible news"], padding=True, return_tensors="pt")
+    out = backbone.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
     assert task.decode(out).shape == (2,)
     assert out.logits.shape == (2, task.head()["num_labels"])
 

@@ -34,7 +34,7 @@ class Spelling:
 @pytest.fixture
 def adapters():
     backbone = random_model(CONFIG, kind="text", num_labels=0, seed=0)
-    made = inject(backbone.net, LoRA(rank=2, alpha=4, targets=["q", "v"]), seed=0)
+    made = inject(backbone.model, LoRA(rank=2, alpha=4, targets=["q", "v"]), seed=0)
     with torch.no_grad():
         for parameter in made.adapter_parameters().values():
             parameter.normal_(0, 0.5, generator=torch.Generator().manual_seed(1))

@@ -134,12 +134,12 @@ def test_an_exported_model_answers_as_the_adapted_one(start, compose, tmp_path, 
 
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     backbone = build(config["model"], kind="text", num_labels=0, seed=0)
-    plain = backbone.net.eval()(torch.arange(10)[None]).logits
-    adapters = inject(backbone.net, build(config["adapter"]), seed=0)
+    plain = backbone.model.eval()(torch.arange(10)[None]).logits
+    adapters = inject(backbone.model, build(config["adapter"]), seed=0)
     checkpoint.load(adapters, tmp_path / "run" / "adapter", fingerprint=backbone.fingerprint)
     found = exported(torch.arange(10)[None]).logits
     torch.testing.assert_close(
-        found, backbone.net.eval()(torch.arange(10)[None]).logits, rtol=1e-4, atol=1e-5
+        found, backbone.model.eval()(torch.arange(10)[None]).logits, rtol=1e-4, atol=1e-5
     )
     assert (found - plain).abs().max() > 1e-3
 

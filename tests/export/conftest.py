@@ -53,7 +53,7 @@ def fresh():
     """Function (family, kind): a model without adapters, the same each time."""
 
     def make(family, kind="classification"):
-        return random_model(FAMILIES[family], kind=kind, num_labels=3, seed=0).net.eval()
+        return random_model(FAMILIES[family], kind=kind, num_labels=3, seed=0).model.eval()
 
     return make
 

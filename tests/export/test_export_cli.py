@@ -37,9 +37,9 @@ def runs(tiny_run, tmp_path_factory):
 
 
 def logits(run):
-    batch = run.backbone.tokenizer(["good", "so and so"], padding=True, return_tensors="pt")
+    batch = run.backbone.processor(["good", "so and so"], padding=True, return_tensors="pt")
     with torch.no_grad():
-        return run.backbone.net(
+        return run.backbone.model(
             **{k: batch[k] for k in ("input_ids", "attention_mask")}
         ).logits, batch
 
@@ -55,7 +55,7 @@ def test_peft_answers_as_the_run(runs, tmp_path, capsys, adapter):
 
     base = build(
         run.config["model"], kind="classification", num_labels=2, seed=run.config["seed"]
-    ).net.eval()
+    ).model.eval()
     there = PeftModel.from_pretrained(base, out).eval()
     with torch.no_grad():
         found = there(**{k: batch[k] for k in ("input_ids", "attention_mask")}).logits

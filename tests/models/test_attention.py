@@ -11,7 +11,7 @@ def test_a_model_attends_by_the_fused_function(compose, model, monkeypatch):
     backbone = build(
         compose(f"model={model}").config["model"], kind="classification", num_labels=2, seed=0
     )
-    assert backbone.net.config._attn_implementation == "sdpa"
+    assert backbone.model.config._attn_implementation == "sdpa"
     calls, fused = [], functional.scaled_dot_product_attention
 
     def watched(*args, **options):
@@ -19,8 +19,8 @@ def test_a_model_attends_by_the_fused_function(compose, model, monkeypatch):
         return fused(*args, **options)
 
     monkeypatch.setattr(functional, "scaled_dot_product_attention", watched)
-    backbone.net(**backbone.tokenizer(["some words"], return_tensors="pt"))
-    assert len(calls) == backbone.net.config.num_hidden_layers
+    backbone.model(**backbone.processor(["some words"], return_tensors="pt"))
+    assert len(calls) == backbone.model.config.num_hidden_layers
 
 
 def test_every_hub_model_asks_for_it_but_the_one_without(compose, root):

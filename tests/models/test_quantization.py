@@ -39,7 +39,7 @@ def weights(net):
 
 @pytest.mark.parametrize("how", ["int8", "nf4"])
 def test_a_weight_stands_for_almost_the_same_numbers(how):
-    before, net = weights(model().net), model(how).net
+    before, net = weights(model().model), model(how).model
     assert dense(net) is not None
     assert dense(net) is None
     for name, weight in weights(net).items():
@@ -58,7 +58,7 @@ def test_a_weight_stands_for_almost_the_same_numbers(how):
 
 @pytest.mark.parametrize(("how", "most"), [("int8", 1.1), ("nf4", 0.6)])
 def test_it_takes_a_byte_or_half_of_one(how, most):
-    for name, weight in weights(model(how).net).items():
+    for name, weight in weights(model(how).model).items():
         parts = (
             [getattr(weight, part) for part in weight.__tensor_flatten__()[0]]
             if name != "lm_head"
@@ -78,7 +78,7 @@ def test_the_fingerprint_is_of_what_was_quantized(how):
 @pytest.mark.parametrize("how", ["int8", "nf4"])
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_every_adapter_starts_at_and_learns_on_it(compose, name, how):
-    net = model(how).net
+    net = model(how).model
     plain = net(TOKENS).logits
     words = [f"adapter={name}", "adapter.rank=2", "adapter.targets=all-linear"]
     words += ["adapter.num_bases=4"] if name == "nola" else []
@@ -104,7 +104,7 @@ def test_gradients_are_those_of_the_dense_weights_it_stands_for(compose, name, h
     )
     found = []
     for restored in (False, True):
-        net = model(how).net
+        net = model(how).model
         if restored:
             dense(net)
         adapters = inject(net, method)
@@ -120,7 +120,7 @@ def test_gradients_are_those_of_the_dense_weights_it_stands_for(compose, name, h
 
 
 def test_it_is_not_merged_into_but_what_it_stands_for_is():
-    net = model("nf4").net
+    net = model("nf4").model
     adapters = inject(net, LoRA(rank=2, targets="all-linear"))
     for parameter in adapters.adapter_parameters().values():
         nn.init.normal_(parameter, std=0.1)
@@ -138,11 +138,11 @@ def test_what_is_quantized_does_not_train():
         ValueError,
         match=r"q_proj\.weight is to be trained, but it is quantized: set model\.quantize",
     ):
-        inject(model("int8").net, Full())
+        inject(model("int8").model, Full())
 
 
 def test_a_head_stays_as_it_is_and_trains():
-    net = model("int8", kind="classification").net
+    net = model("int8", kind="classification").model
     inject(net, LoRA(rank=2), head=["score.weight"])
     net(TOKENS, labels=torch.tensor([0, 1])).loss.backward()
     assert net.score.weight.grad.abs().sum() > 0
@@ -151,7 +151,7 @@ def test_a_head_stays_as_it_is_and_trains():
 def test_checkpointed_gradients_are_the_same():
     found = []
     for checkpointing in (False, True):
-        net = model("nf4", gradient_checkpointing=checkpointing).net.train()
+        net = model("nf4", gradient_checkpointing=checkpointing).model.train()
         adapters = inject(net, LoRA(rank=2))
         net(TOKENS, labels=TOKENS).loss.backward()
         found.append([parameter.grad for parameter in adapters.adapter_parameters().values()])
@@ -165,7 +165,7 @@ def test_conv1d_and_unknown_words_are_refused(monkeypatch):
         kind="text",
         num_labels=2,
         seed=0,
-    ).net
+    ).model
     with pytest.raises(
         ValueError, match=r"model\.quantize=int8: GPT2LMHeadModel has no nn\.Linear in its blocks"
     ):

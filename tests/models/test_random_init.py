@@ -61,9 +61,9 @@ def family(request):
 
 
 def logits(backbone, sentences=("good", "terrible news")):
-    batch = backbone.tokenizer(list(sentences), padding=True, return_tensors="pt")
+    batch = backbone.processor(list(sentences), padding=True, return_tensors="pt")
     with torch.no_grad():
-        return backbone.net.eval()(
+        return backbone.model.eval()(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
         ).logits
 
@@ -93,7 +93,7 @@ def test_a_family_answers_and_padding_does_not_count(family):
     together = logits(backbone, ["good", "a much longer sentence"])
     assert together.shape == (2, 2)
     torch.testing.assert_close(together[:1], logits(backbone, ["good"]), atol=1e-5, rtol=1e-4)
-    assert backbone.net.config.pad_token_id == backbone.tokenizer.pad_token_id is not None
+    assert backbone.model.config.pad_token_id == backbone.processor.pad_token_id is not None
     assert backbone.source == f"random {family}"
 
 
@@ -101,7 +101,7 @@ def test_the_roles_of_a_family_resolve(family):
     backbone = random_model(FAMILIES[family], **HEAD, seed=0)
     start = logits(backbone)
     adapters = inject(
-        backbone.net,
+        backbone.model,
         LoRA(rank=2, targets=list(ROLES[family])),
         head=backbone.head_parameters(MODULES),
     )
@@ -120,7 +120,7 @@ def test_the_roles_of_a_family_resolve(family):
 def test_one_role_alone(family):
     for role, name in ROLES[family].items():
         backbone = random_model(FAMILIES[family], **HEAD, seed=0)
-        sites = inject(backbone.net, LoRA(rank=1, targets=[role])).adapters
+        sites = inject(backbone.model, LoRA(rank=1, targets=[role])).adapters
         assert [site.endswith(f"{number}.{name}") for number, site in enumerate(sites)] == [
             True,
             True,
@@ -145,21 +145,21 @@ def test_the_head_is_no_part_of_the_fingerprint(family):
     two = random_model(FAMILIES[family], **HEAD, seed=0)
     with torch.no_grad():
         before = two.fingerprint
-        dict(two.net.named_parameters())[two.head_parameters(MODULES)[-1]].add_(1.0)
+        dict(two.model.named_parameters())[two.head_parameters(MODULES)[-1]].add_(1.0)
     from rlora.ops.fingerprint import fingerprint
 
-    assert fingerprint(two.net, two.fresh) == before
-    assert fingerprint(two.net, []) == before  # nor of one that a checkpoint held
+    assert fingerprint(two.model, two.fresh) == before
+    assert fingerprint(two.model, []) == before  # nor of one that a checkpoint held
 
 
 def test_every_weight_of_the_backbone_is_in_the_fingerprint():
     from rlora.ops.fingerprint import fingerprint
 
     backbone = random_model(FAMILIES["bert"], **HEAD, seed=0)
-    for name, parameter in backbone.net.named_parameters():
+    for name, parameter in backbone.model.named_parameters():
         if name not in backbone.fresh:
             parameter.data.view(-1)[0] += 1.0
-            assert fingerprint(backbone.net, backbone.fresh) != backbone.fingerprint, name
+            assert fingerprint(backbone.model, backbone.fresh) != backbone.fingerprint, name
             parameter.data.view(-1)[0] -= 1.0
 
 
@@ -185,7 +185,7 @@ def test_a_head_that_is_not_there_is_refused(family):
 
 def test_regression():
     backbone = random_model(FAMILIES["bert"], kind="regression", num_labels=1, seed=0)
-    assert backbone.net.config.problem_type == "regression"
+    assert backbone.model.config.problem_type == "regression"
     assert logits(backbone).shape == (2, 1)
 
 
@@ -195,14 +195,14 @@ def test_gradient_checkpointing_changes_no_gradient(compose, name):
     for flag in ("false", "true"):
         node = compose(f"model={name}", f"model.gradient_checkpointing={flag}").config["model"]
         backbone = build(node, **HEAD, seed=0)
-        assert backbone.net.is_gradient_checkpointing == (flag == "true")
-        adapters = inject(backbone.net, LoRA(rank=2), head=backbone.head_parameters(MODULES))
-        for module in backbone.net.modules():
+        assert backbone.model.is_gradient_checkpointing == (flag == "true")
+        adapters = inject(backbone.model, LoRA(rank=2), head=backbone.head_parameters(MODULES))
+        for module in backbone.model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
-        batch = backbone.tokenizer(["good", "terrible news"], padding=True, return_tensors="pt")
-        backbone.net.train()
-        out = backbone.net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        batch = backbone.processor(["good", "terrible news"], padding=True, return_tensors="pt")
+        backbone.model.train()
+        out = backbone.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
         out.logits.square().sum().backward()
         trained = adapters.adapter_parameters() | adapters.head_parameters()
         assert all(parameter.grad is not None for parameter in trained.values())

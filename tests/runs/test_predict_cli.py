@@ -48,9 +48,9 @@ def answers(folder, *words):
 def test_answers_are_those_of_the_model(trained, file, tmp_path):
     found = answers(tmp_path, f"run={trained}", f"input={file}", "batch_size=2")
     run = load_run(trained)
-    batch = run.backbone.tokenizer(WORDS, padding=True, return_tensors="pt")
+    batch = run.backbone.processor(WORDS, padding=True, return_tensors="pt")
     with torch.no_grad():
-        sought = run.backbone.net(
+        sought = run.backbone.model(
             **{k: batch[k] for k in ("input_ids", "attention_mask")}
         ).logits.softmax(-1)
     assert [answer["text"] for answer in found] == WORDS

@@ -48,7 +48,7 @@ def test_where_layers_share_a_weight_a_run_goes_on(tiny_experiment, tmp_path, mo
 
     def tied(*args, **options):
         backbone = make(*args, **options)
-        first, second = (layer.attention.self for layer in backbone.net.bert.encoder.layer)
+        first, second = (layer.attention.self for layer in backbone.model.bert.encoder.layer)
         second.query.weight = first.query.weight
         return backbone
 

@@ -162,7 +162,7 @@ def test_a_step_runs_where_nothing_can_be_read(family, padded, backbone, compose
     config = compose("adapter=full").config
     made = backbone(family)
     adapters = inject(
-        made.net.to("meta"),
+        made.model.to("meta"),
         build(config["adapter"]),
         head=made.head_parameters(["classifier", "score"]),
     )
@@ -176,7 +176,7 @@ def test_a_step_runs_where_nothing_can_be_read(family, padded, backbone, compose
         "index": torch.zeros(4, dtype=torch.int64, device="meta"),
     }
     with known_padding(padded):
-        outputs = made.net.train()(
+        outputs = made.model.train()(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
         )
     build(config["task"]).loss(outputs, batch).backward()
@@ -187,7 +187,7 @@ def test_a_step_runs_where_nothing_can_be_read(family, padded, backbone, compose
 
 
 def test_the_meta_device_refuses_a_look_at_the_mask(backbone):
-    net = backbone("bert").net.to("meta")
+    net = backbone("bert").model.to("meta")
     ids = torch.zeros(4, 7, dtype=torch.int64, device="meta")
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
         net(input_ids=ids, attention_mask=torch.ones_like(ids))
@@ -197,7 +197,7 @@ def test_the_meta_device_refuses_a_look_at_the_mask(backbone):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("padding", [0, 3])
 def test_what_is_known_of_the_padding_changes_no_bit(family, attention, padding, backbone):
-    net = backbone(family).net.eval()
+    net = backbone(family).model.eval()
     if family != "deberta":
         net.set_attn_implementation(attention)
     ids = torch.randint(5, 200, (4, 9), generator=torch.Generator().manual_seed(0))

@@ -47,7 +47,7 @@ class Predictor:
     ) -> None:
         self.backbone, self.adapters, self.task = backbone, adapters, task
         self.device, self.posterior = device, posterior
-        backbone.net.to(device).eval()
+        backbone.model.to(device).eval()
         self.draws = 0 if posterior is None else draws
 
     @property
@@ -64,7 +64,7 @@ class Predictor:
     def _texts(self, rows: Sequence[tuple[str, ...]]) -> list[Answer]:
         task = self.task
         assert isinstance(task, GenerationTask)
-        pen = task.pen(self.backbone.tokenizer)
+        pen = task.pen(self.backbone.processor)
         generator = Generator(
             self.adapters,
             pen,
@@ -80,7 +80,7 @@ class Predictor:
             return [{"text": text} for text in generator.batch(prompts)]
 
     def _labels(self, rows: Sequence[tuple[str, ...]]) -> list[Answer]:
-        task, tokenizer = self.task, self.backbone.tokenizer
+        task, tokenizer = self.task, self.backbone.processor
         assert isinstance(task, TextClassification)
         tokens = tokenize(Examples(list(rows)), tokenizer, max_length=task.max_length, label="rows")
         split = EncodedSplit(tokens, None)
@@ -102,7 +102,7 @@ class Predictor:
             else posterior.perturbed(Step(seed=draw, examples=len(inputs["input_ids"])))
         )
         with around:
-            logits: Tensor = self.backbone.net(**inputs).logits.float().cpu()
+            logits: Tensor = self.backbone.model(**inputs).logits.float().cpu()
         return logits if self.task.head()["kind"] == "regression" else logits.softmax(-1)
 
 

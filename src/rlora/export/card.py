@@ -40,7 +40,7 @@ def model_card(run: TrainedRun, name: str, form: str, notes: list[str]) -> str:
         "",
     ]
     auto = "AutoModelForCausalLM" if run.kind == "text" else "AutoModelForSequenceClassification"
-    labels = "" if run.kind == "text" else f", num_labels={run.backbone.net.config.num_labels}"  # type: ignore[union-attr]
+    labels = "" if run.kind == "text" else f", num_labels={run.backbone.model.config.num_labels}"  # type: ignore[union-attr]
     options = ", ".join(
         f"{key}={value}" for key, value in config["adapter"].items() if key != "_target_"
     )

@@ -18,7 +18,7 @@ def write_merged(run: TrainedRun, folder: Path) -> None:
     Raises:
         ValueError: the backbone cannot hold the sum.
     """
-    if was := quantization.dense(run.backbone.net):
+    if was := quantization.dense(run.backbone.model):
         log.warning(
             "W was held as %s: the sum is added to what that stands for, and written unquantized",
             was,
@@ -28,4 +28,4 @@ def write_merged(run: TrainedRun, folder: Path) -> None:
     model = run.adapters.unwrapped()
     model.config.use_cache = True  # type: ignore[union-attr]  # as others expect it
     model.save_pretrained(folder)  # type: ignore[operator]
-    run.backbone.tokenizer.save_pretrained(folder)
+    run.backbone.processor.save_pretrained(folder)

@@ -84,7 +84,7 @@ def _scores(run: TrainedRun) -> dict[str, float]:
     """The task's metrics on its test split, or on validation where that is of texts to be written."""
     task = build(run.config["task"])
     task.setup(
-        run.backbone.tokenizer,
+        run.backbone.processor,
         seed=run.config["seed"],
         cache_dir=Path(run.config["paths"]["cache"]),
     )
@@ -95,6 +95,6 @@ def _scores(run: TrainedRun) -> dict[str, float]:
             metrics = task.new_metrics().clone(prefix=f"{name}/")
             for batch in loader:
                 inputs = {k: v for k, v in batch.items() if k not in ("labels", "index", "tokens")}
-                metrics.update(task.decode(run.backbone.net(**inputs)), batch["labels"])
+                metrics.update(task.decode(run.backbone.model(**inputs)), batch["labels"])
             found |= {key: float(value) for key, value in metrics.compute().items()}
     return found

@@ -13,15 +13,15 @@ class Backbone:
 
     Args:
         source: Where it came from, in words for the run record: hub id and revision, directory, package.
-        net: The model with the task's head on it.
-        tokenizer: Its tokenizer, with a padding token.
+        model: The model with the task's head on it.
+        processor: Its tokenizer, with a padding token.
         fresh: Names of the parameters its checkpoint did not hold, or not in this shape, started at random (the head).
         fingerprint: See `rlora.ops.fingerprint`.
     """
 
     source: str
-    net: nn.Module
-    tokenizer: Any
+    model: nn.Module
+    processor: Any
     fresh: list[str]
     fingerprint: str
 
@@ -37,7 +37,7 @@ class Backbone:
         """
         heads = [
             name
-            for name, _ in self.net.named_modules()
+            for name, _ in self.model.named_modules()
             if name.rpartition(".")[2] in modules and _is_top(name)
         ]
         if modules and not heads:
@@ -45,7 +45,7 @@ class Backbone:
                 f"the backbone {self.source} has none of the modules {', '.join(modules)} that the task trains: "
                 "choose a model with such a head"
             )
-        names = [name for name, _ in self.net.named_parameters()]
+        names = [name for name, _ in self.model.named_parameters()]
         return [
             n
             for n in names

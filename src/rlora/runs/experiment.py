@@ -129,14 +129,14 @@ class Experiment:
         self.task: Task = build(config["task"])
         self.backbone: Backbone = build(config["model"], **self.task.head(), seed=config["seed"])
         self.task.setup(
-            self.backbone.tokenizer, seed=config["seed"], cache_dir=Path(config["paths"]["cache"])
+            self.backbone.processor, seed=config["seed"], cache_dir=Path(config["paths"]["cache"])
         )
         if config["predict"] and not self.task.predict_loaders():
             raise ValueError(
                 f"predict=true, but task={self.task.name} has no unlabeled test split here: leave it out"
             )
         self.adapters: AdapterSet = inject(
-            self.backbone.net,
+            self.backbone.model,
             build(config["adapter"]),
             seed=config["seed"],
             head=self.backbone.head_parameters(self.task.trained_modules),

@@ -49,13 +49,13 @@ def load_run(run: Path) -> TrainedRun:
     task = build(config["task"])
     backbone: Backbone = build(config["model"], **task.head(), seed=config["seed"])
     head = backbone.head_parameters(task.trained_modules)
-    adapters = inject(backbone.net, build(config["adapter"]), seed=config["seed"], head=head)
+    adapters = inject(backbone.model, build(config["adapter"]), seed=config["seed"], head=head)
     regularizer: Regularizer = build(config["regularizer"])
     trained = {"adapter": adapters.adapter_parameters(), "head": adapters.head_parameters()}
-    regularizer.prepare(backbone.net, trained, num_examples=1)
+    regularizer.prepare(backbone.model, trained, num_examples=1)
     checkpoint.load(adapters, saved.adapter, fingerprint=backbone.fingerprint)
     resume.load_regularizer(regularizer, saved.adapter)
-    backbone.net.eval()
+    backbone.model.eval()
     file = saved.run / RECORD_FILE
     return TrainedRun(
         config,
