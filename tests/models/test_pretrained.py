@@ -8,7 +8,8 @@ import transformers
 
 from rlora.config.build import build
 from rlora.models import pretrained as loading
-from rlora.models.pretrained import package, pretrained
+from rlora.models.packaged import package
+from rlora.models.pretrained import pretrained
 from rlora.models.random_init import byte_tokenizer, random_model
 
 HEAD = {"kind": "classification", "num_labels": 2, "seed": 0}
