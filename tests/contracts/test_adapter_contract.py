@@ -118,9 +118,7 @@ def mean_loss(experiment, backbone):
     total = 0.0
     with torch.no_grad():
         for batch in experiment.task.train_loader():
-            out = backbone.model(
-                **{key: value for key, value in batch.items() if key not in ("labels", "index")}
-            )
+            out = backbone.model(**batch["inputs"])
             total += float(experiment.task.loss(out, batch)) * len(batch["labels"])
     return total / experiment.task.num_train_examples
 

@@ -9,7 +9,6 @@ from rlora.data.packing import IGNORED, Layout, Packed, Padded, Sequences, pack
 from rlora.data.tokenize import Tokens
 from rlora.models.pretrained import finish
 from rlora.models.random_init import byte_tokenizer
-from rlora.training.module import OWN_KEYS
 
 END = 9
 
@@ -48,27 +47,28 @@ def test_a_long_text_is_cut_and_its_end_token_with_it():
 
 def test_padding_has_no_loss_and_is_not_seen(sequences):
     batch = Padded(token=77)([sequences[i] for i in range(3)])
-    assert {key: tuple(value.shape) for key, value in batch.items()} == {
+    assert {key: tuple(value.shape) for key, value in batch["inputs"].items()} == {
         "input_ids": (3, 7),
         "attention_mask": (3, 7),
-        "labels": (3, 7),
-        "index": (3,),
     }
-    outside = batch["attention_mask"] == 0
-    assert (batch["input_ids"][outside] == 77).all()
+    assert (batch["labels"].shape, batch["index"].tolist()) == ((3, 7), [0, 1, 2])
+    assert (batch["num_tokens"], batch["padded"]) == (16, True)
+    outside = batch["inputs"]["attention_mask"] == 0
+    assert (batch["inputs"]["input_ids"][outside] == 77).all()
     assert (batch["labels"][outside] == IGNORED).all()
 
 
 def test_packing_loses_no_token(sequences):
     rows = [sequences[i] for i in range(3)]
     batch = Packed(token=77, width=12)(rows)
-    assert batch["input_ids"].shape == (2, 12)  # 7 + 5, and 4
-    assert int(batch["tokens"]) == 16
+    assert batch["inputs"]["input_ids"].shape == (2, 12)  # 7 + 5, and 4
+    assert (batch["num_tokens"], batch["padded"], batch["index"].tolist()) == (16, False, [0, 1, 2])
     padded = Padded(token=77)(rows)
     assert sorted(batch["labels"][batch["labels"] >= 0]) == sorted(
         padded["labels"][padded["labels"] >= 0]
     )
-    assert batch["position_ids"].tolist() == [[*range(7), *range(5)], [*range(4), *range(8)]]
+    positions = [[*range(7), *range(5)], [*range(4), *range(8)]]
+    assert batch["inputs"]["position_ids"].tolist() == positions
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -105,7 +105,7 @@ def test_packed_examples_do_not_see_each_other(config, attention):
     finish(net, byte_tokenizer(), "random", [])
 
     def losses(batch):
-        out = net(**{key: value for key, value in batch.items() if key not in OWN_KEYS}).logits
+        out = net(**batch["inputs"]).logits
         found = torch.nn.functional.cross_entropy(
             out.flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORED, reduction="none"
         )
@@ -113,7 +113,7 @@ def test_packed_examples_do_not_see_each_other(config, attention):
 
     rows = [split[i] for i in range(5)]
     packed = Packed(token=0, width=30)(rows)
-    assert len(packed["input_ids"]) == 2
+    assert len(packed["inputs"]["input_ids"]) == 2
     torch.testing.assert_close(losses(packed), losses(Padded(token=0)(rows)), rtol=1e-4, atol=1e-5)
 
 

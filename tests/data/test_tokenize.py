@@ -106,8 +106,8 @@ def test_batches_equal_direct_tokenizing(tokenizer, tmp_path, examples, side):
         return_tensors="pt",
     )
     for name, tensor in wanted.items():
-        assert batch[name].dtype == torch.int64
-        assert torch.equal(batch[name], tensor), name
+        assert batch["inputs"][name].dtype == torch.int64
+        assert torch.equal(batch["inputs"][name], tensor), name
     assert batch["index"].tolist() == rows
     assert ("labels" in batch) == (examples.labels is not None)
 

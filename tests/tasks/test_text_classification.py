@@ -14,7 +14,7 @@ from rlora.tasks.base import Task
 def texts_of(task, tokenizer, loader):
     rows = {}
     for batch in loader:
-        for index, ids in zip(batch["index"].tolist(), batch["input_ids"], strict=True):
+        for index, ids in zip(batch["index"].tolist(), batch["inputs"]["input_ids"], strict=True):
             rows[index] = tokenizer.decode(ids, skip_special_tokens=True)
     return [rows[index] for index in range(len(rows))]
 
@@ -44,9 +44,12 @@ def test_protocol(ready, tokenizer):
         None,
     )
     batch = next(iter(task.train_loader()))
-    assert {name: str(tensor.dtype) for name, tensor in batch.items()} == dict.fromkeys(
-        ("input_ids", "attention_mask", "token_type_ids", "labels", "index"), "torch.int64"
+    tensors = batch["inputs"] | {key: batch[key] for key in ("labels", "index")}
+    assert {name: tensor.dtype for name, tensor in tensors.items()} == dict.fromkeys(
+        ("input_ids", "attention_mask", "token_type_ids", "labels", "index"), torch.int64
     )
+    assert batch["num_tokens"] == int(batch["inputs"]["attention_mask"].sum())
+    assert batch["padded"] == (batch["num_tokens"] < batch["inputs"]["input_ids"].numel())
     assert "labels" not in next(iter(task.predict_loaders()["predict"]))
 
 
@@ -99,7 +102,7 @@ def test_workers_give_the_same_batches(ready):
         for loader in (plain, workers):
             loader.batch_sampler.set_epoch(epoch)
         for ours, theirs in zip(plain, workers, strict=True):
-            assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
 def test_iterating_leaves_the_global_random_state_alone(ready):

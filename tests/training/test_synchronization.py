@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlora.adapters import inject
 from rlora.config.build import build
+from rlora.data.batch import Batch
 from rlora.training.attention_masks import known_padding
 from rlora.training.callbacks.progress import Progress
 from rlora.training.callbacks.recorder import Recorder
@@ -38,8 +39,8 @@ SYNCHRONIZING = {
 }
 # what is read from the host's own memory, whatever the device: (file, function)
 ON_THE_HOST = {
-    ("module.py", "on_before_batch_transfer"),  # the batch on its way to the device
-    ("labeled.py", "loss"),  # labels, looked at on a CPU only
+    ("batch.py", "make_batch"),  # the batch before it goes to the device
+    ("supervised.py", "loss"),  # labels, looked at on a CPU only
     ("adamw.py", "_single_tensor_adamw"),  # the optimizer counts its steps on the host
     ("adam.py", "_single_tensor_adam"),
 }
@@ -169,16 +170,17 @@ def test_a_step_runs_where_nothing_can_be_read(family, padded, backbone, compose
     groups = {"adapter": adapters.adapter_parameters(), "head": adapters.head_parameters()}
     optimizer = build(config["optimizer"], groups)
     schedule = build(config["scheduler"], optimizer, total_steps=3)
-    batch = {
-        "input_ids": torch.zeros(4, 7, dtype=torch.int64, device="meta"),
-        "attention_mask": torch.ones(4, 7, dtype=torch.int64, device="meta"),
-        "labels": torch.zeros(4, dtype=torch.int64, device="meta"),
-        "index": torch.zeros(4, dtype=torch.int64, device="meta"),
-    }
+    zeros = torch.zeros(4, dtype=torch.int64, device="meta")
+    ids = torch.zeros(4, 7, dtype=torch.int64, device="meta")
+    batch = Batch(
+        inputs={"input_ids": ids, "attention_mask": torch.ones_like(ids)},
+        labels=zeros,
+        index=zeros,
+        num_tokens=28,
+        padded=padded,
+    )
     with known_padding(padded):
-        outputs = made.model.train()(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-        )
+        outputs = made.model.train()(**batch["inputs"])
     build(config["task"]).loss(outputs, batch).backward()
     torch.nn.utils.clip_grad_norm_([p for group in groups.values() for p in group.values()], 1.0)
     optimizer.step()
@@ -211,15 +213,3 @@ def test_what_is_known_of_the_padding_changes_no_bit(family, attention, padding,
     if padding and family != "deberta":
         with known_padding(False):  # believed, not checked
             assert not torch.equal(net(input_ids=ids, attention_mask=mask).logits, expected)
-
-
-def test_the_padding_is_seen_before_the_batch_leaves_the_host(tiny_experiment, tmp_path):
-    experiment = tiny_experiment("trainer.max_epochs=1", folder=tmp_path)
-    experiment.run()
-    module = experiment.module
-    full, short = torch.ones(2, 3, dtype=torch.int64), torch.tensor([[1, 1, 1], [1, 1, 0]])
-    assert module.on_before_batch_transfer({"attention_mask": full}, 0)["padded"] is False
-    assert module.on_before_batch_transfer({"attention_mask": short}, 0)["padded"] is True
-    assert module.on_before_batch_transfer(
-        {"attention_mask": full, "decoder_attention_mask": short}, 0
-    )["padded"]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from rlora.data.batch import Batch, make_batch
 from rlora.data.tokenize import Tokens
 
 
@@ -69,21 +70,22 @@ class Padding:
             )
         return cls(int(token), int(tokenizer.pad_token_type_id), tokenizer.padding_side == "left")
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Return ``input_ids``, ``attention_mask``, maybe ``token_type_ids`` (B, T), ``labels`` and ``index`` (B,)."""
-        width = max(len(row["input_ids"]) for row in rows)
-        batch = {"input_ids": self._pad([row["input_ids"] for row in rows], width, self.token)}
-        batch["attention_mask"] = self._pad(
-            [np.ones(len(row["input_ids"])) for row in rows], width, 0
-        )
+    def __call__(self, rows: list[dict[str, Any]]) -> Batch:
+        """Return inputs `input_ids`, `attention_mask`, maybe `token_type_ids` (B, T), and labels (B,)."""
+        lengths = [len(row["input_ids"]) for row in rows]
+        width = max(lengths)
+        inputs = {
+            "input_ids": self._pad([row["input_ids"] for row in rows], width, self.token),
+            "attention_mask": self._pad([np.ones(length) for length in lengths], width, 0),
+        }
         if "token_type_ids" in rows[0]:
-            batch["token_type_ids"] = self._pad(
-                [row["token_type_ids"] for row in rows], width, self.token_type
-            )
+            types = [row["token_type_ids"] for row in rows]
+            inputs["token_type_ids"] = self._pad(types, width, self.token_type)
+        labels = None
         if "labels" in rows[0]:
-            batch["labels"] = torch.from_numpy(np.stack([row["labels"] for row in rows]))
-        batch["index"] = torch.tensor([row["index"] for row in rows], dtype=torch.int64)
-        return batch
+            labels = torch.from_numpy(np.stack([row["labels"] for row in rows]))
+        index = torch.tensor([row["index"] for row in rows], dtype=torch.int64)
+        return make_batch(inputs, index=index, labels=labels, num_tokens=sum(lengths))
 
     def _pad(self, rows: list[NDArray[Any]], width: int, fill: int) -> Tensor:
         padded = np.full((len(rows), width), fill, dtype=np.int64)
@@ -112,7 +114,7 @@ def default_workers() -> int:
 def make_loader(
     split: Dataset[dict[str, Any]],
     sampler: Iterable[list[int]],
-    collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]],
+    collate: Callable[[list[dict[str, Any]]], Batch],
     *,
     num_workers: int | None,
     seed: int,

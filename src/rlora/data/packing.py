@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from rlora.data.batch import Batch, make_batch
 from rlora.data.tokenize import Tokens
 
 IGNORED = -100  # a label without a loss
@@ -102,15 +103,19 @@ class Padded:
 
     token: int
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Return ``input_ids``, ``attention_mask``, ``labels`` (B, T) and ``index`` (B,)."""
-        ones = [np.ones(len(row["input_ids"]), dtype=np.int64) for row in rows]
-        return {
-            "input_ids": _filled([row["input_ids"] for row in rows], self.token),
-            "attention_mask": _filled(ones, 0),
-            "labels": _filled([row["labels"] for row in rows], IGNORED),
-            "index": torch.tensor([row["index"] for row in rows]),
-        }
+    def __call__(self, rows: list[dict[str, Any]]) -> Batch:
+        """Return inputs `input_ids` and `attention_mask` (B, T), and labels (B, T)."""
+        lengths = [len(row["input_ids"]) for row in rows]
+        ones = [np.ones(length, dtype=np.int64) for length in lengths]
+        return make_batch(
+            {
+                "input_ids": _filled([row["input_ids"] for row in rows], self.token),
+                "attention_mask": _filled(ones, 0),
+            },
+            index=torch.tensor([row["index"] for row in rows]),
+            labels=_filled([row["labels"] for row in rows], IGNORED),
+            num_tokens=sum(lengths),
+        )
 
 
 @dataclass(frozen=True)
@@ -128,30 +133,30 @@ class Packed:
     token: int
     width: int
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Return ``input_ids``, ``position_ids``, ``labels`` (R, T), ``index`` (B,) and ``tokens``; R at most B."""
-        packs = pack([len(row["input_ids"]) for row in rows], self.width)
-        longest = max(sum(len(rows[i]["input_ids"]) for i in members) for members in packs)
+    def __call__(self, rows: list[dict[str, Any]]) -> Batch:
+        """Return inputs `input_ids` and `position_ids` (R, T), and labels (R, T), with R <= B."""
+        lengths = [len(row["input_ids"]) for row in rows]
+        packs = pack(lengths, self.width)
+        longest = max(sum(lengths[i] for i in members) for members in packs)
 
         def joined(key: str, fill: int) -> Tensor:
             return _filled(
                 [np.concatenate([rows[i][key] for i in members]) for members in packs], fill
             )
 
-        positions = [
-            np.concatenate([np.arange(len(rows[i]["input_ids"])) for i in members])
-            for members in packs
-        ]
+        positions = [np.concatenate([np.arange(lengths[i]) for i in members]) for members in packs]
         positions = [
             np.concatenate([row, np.arange(longest - len(row))]) for row in positions
         ]  # padding is one more
-        return {
-            "input_ids": joined("input_ids", self.token),
-            "position_ids": torch.from_numpy(np.stack(positions)),
-            "labels": joined("labels", IGNORED),
-            "index": torch.tensor([row["index"] for row in rows]),
-            "tokens": torch.tensor(sum(len(row["input_ids"]) for row in rows)),
-        }
+        return make_batch(
+            {
+                "input_ids": joined("input_ids", self.token),
+                "position_ids": torch.from_numpy(np.stack(positions)),
+            },
+            index=torch.tensor([row["index"] for row in rows]),
+            labels=joined("labels", IGNORED),
+            num_tokens=sum(lengths),
+        )
 
 
 def pack(lengths: Sequence[int], width: int) -> list[list[int]]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from rlora.adapters import checkpoint
+from rlora.data.batch import Batch, to_device
 from rlora.data.disjoint_parts import one_of_each
 from rlora.evaluation import prior_run
 from rlora.regularizers.certificate import (
@@ -235,12 +236,8 @@ class Certification:
         )
 
     @torch.no_grad()
-    def _wrong(self, batch: dict[str, Any]) -> Tensor:
-        batch = self.module.on_before_batch_transfer(batch, 0)
-        batch = {
-            key: value.to(self.device) if isinstance(value, Tensor) else value
-            for key, value in batch.items()
-        }
+    def _wrong(self, batch: Batch) -> Tensor:
+        batch = to_device(batch, self.device)
         with self.precision.forward_context():
             outputs = self.module(batch)
         return self.task.decode(outputs) != batch["labels"]

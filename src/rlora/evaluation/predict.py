@@ -1,7 +1,7 @@
 """Answers of a trained model to rows: labels with probabilities, scores, or texts."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from rich.console import Console
 from torch import Tensor
 
 from rlora.adapters import AdapterSet
+from rlora.data.batch import Batch, to_device
 from rlora.data.collate import EncodedSplit, Padding
 from rlora.data.examples import Examples
 from rlora.data.tokenize import tokenize
@@ -85,24 +86,23 @@ class Predictor:
         tokens = tokenize(Examples(list(rows)), tokenizer, max_length=task.max_length, label="rows")
         split = EncodedSplit(tokens, None)
         batch = Padding.of(tokenizer)([split[row] for row in range(len(rows))])
-        inputs = {key: value.to(self.device) for key, value in batch.items() if key != "index"}
+        batch = to_device(batch, self.device)
         drawn = torch.stack(
-            [self._scores(inputs, draw) for draw in range(self.draws)]
-            or [self._scores(inputs, None)]
+            [self._scores(batch, draw) for draw in range(self.draws)] or [self._scores(batch, None)]
         )
         return _answers(task, drawn)
 
     @torch.no_grad()
-    def _scores(self, inputs: Mapping[str, Tensor], draw: int | None) -> Tensor:
+    def _scores(self, batch: Batch, draw: int | None) -> Tensor:
         """Probabilities (B, C), or scores (B, 1); of a draw of the posterior, or of its mean."""
         posterior = self.posterior
         around = (
             contextlib.nullcontext()
             if draw is None or posterior is None
-            else posterior.perturbed(Step(seed=draw, examples=len(inputs["input_ids"])))
+            else posterior.perturbed(Step(seed=draw, examples=len(batch["index"])))
         )
         with around:
-            logits: Tensor = self.backbone.model(**inputs).logits.float().cpu()
+            logits: Tensor = self.backbone.model(**batch["inputs"]).logits.float().cpu()
         return logits if self.task.head()["kind"] == "regression" else logits.softmax(-1)
 
 

@@ -94,7 +94,7 @@ def _scores(run: TrainedRun) -> dict[str, float]:
         for name, loader in loaders.items():
             metrics = task.new_metrics().clone(prefix=f"{name}/")
             for batch in loader:
-                inputs = {k: v for k, v in batch.items() if k not in ("labels", "index", "tokens")}
-                metrics.update(task.decode(run.backbone.model(**inputs)), batch["labels"])
+                outputs = run.backbone.model(**batch["inputs"])
+                metrics.update(task.decode(outputs), batch["labels"])
             found |= {key: float(value) for key, value in metrics.compute().items()}
     return found

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 
+from rlora.data.batch import Batch
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -135,10 +137,10 @@ class Task(ABC):
         raise NotImplementedError(f"{self.name} cannot be certified")
 
     @abstractmethod
-    def loss(self, outputs: Any, batch: dict[str, Tensor]) -> Tensor:
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the mean loss of a batch, a float32 scalar."""
 
-    def bounded_loss(self, outputs: Any, batch: dict[str, Tensor]) -> Tensor:
+    def bounded_loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Return a mean loss in [0, 1] of a batch, a differentiable float32 scalar, where ``has_bounded_loss``."""
         raise NotImplementedError(f"{self.name} has no loss in [0, 1]")
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 from torchmetrics.text import Perplexity
 
+from rlora.data.batch import Batch
 from rlora.data.collate import make_loader
 from rlora.data.examples import Examples, fingerprint
 from rlora.data.packing import IGNORED, Layout, Packed, Padded, Sequences
@@ -188,7 +189,7 @@ class LanguageModeling(Task):
         """Return the test sets that `read` gives."""
         return self._eval_loaders("test", rank, world_size)
 
-    def loss(self, outputs: Any, batch: dict[str, Tensor]) -> Tensor:
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the mean loss of the text tokens in float32; see the class.
 
         Args:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchmetrics import Metric, MetricCollection
 
+from rlora.data.batch import Batch
 from rlora.tasks.base import Task
 
 LOG_FLOOR = math.log(1e-5)  # of a probability, where the loss is to be bounded
@@ -57,7 +58,7 @@ class LabeledTask(Task):
             "num_labels": self.num_labels,
         }
 
-    def loss(self, outputs: Any, batch: dict[str, Tensor]) -> Tensor:
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the mean cross entropy, or the mean squared error of regression, in float32.
 
         Args:
@@ -87,7 +88,7 @@ class LabeledTask(Task):
         """Whether the task is classification."""
         return self.labels is not None
 
-    def bounded_loss(self, outputs: Any, batch: dict[str, Tensor]) -> Tensor:
+    def bounded_loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the mean of -ln max(p_y, p) / ln(1 / p) at p = 1e-5 (Perez-Ortiz et al., JMLR 2021, section 5)."""
         if not self.has_bounded_loss:
             return super().bounded_loss(outputs, batch)

@@ -16,13 +16,12 @@ from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 
 from rlora.adapters import AdapterSet
+from rlora.data.batch import Batch
 from rlora.regularizers.base import Regularizer, Step
 from rlora.tasks.base import Task
 from rlora.training.attention_masks import known_padding
 
 log = logging.getLogger(__name__)
-Batch = dict[str, Any]
-OWN_KEYS = ("labels", "index", "padded", "tokens")  # of a batch, not for the backbone
 
 
 def step_seed(*parts: int) -> int:
@@ -135,15 +134,10 @@ class FineTuning(L.LightningModule):
 
     # steps
 
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Note, while the batch is on the host, whether any of its rows is padded."""
-        masks = [value for key, value in batch.items() if key.endswith("attention_mask")]
-        return {**batch, "padded": not all(bool(mask.all()) for mask in masks)}
-
     def forward(self, batch: Batch) -> Any:
-        """Run the backbone on a batch; the task's own keys stay out."""
-        with known_padding(batch.get("padded")):
-            return self.net(**{key: value for key, value in batch.items() if key not in OWN_KEYS})
+        """Run the backbone on the inputs of a batch."""
+        with known_padding(batch["padded"]):
+            return self.net(**batch["inputs"])
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed the step's dropout."""

@@ -4,8 +4,8 @@ import time
 from typing import Any
 
 import lightning as L
-from torch import Tensor
 
+from rlora.data.batch import Batch
 from rlora.records.record import Training
 
 
@@ -15,7 +15,7 @@ class Recorder(L.Callback):
     def __init__(self) -> None:
         self.history: list[dict[str, float]] = []
         self.examples = 0
-        self.tokens: Tensor | int = 0  # stays on the device: no synchronization in the step
+        self.tokens = 0
         self.step_seconds = 0.0
         self.seconds = 0.0
         self.world_size = 1
@@ -42,15 +42,12 @@ class Recorder(L.Callback):
         trainer: L.Trainer,
         pl_module: L.LightningModule,
         outputs: Any,
-        batch: Any,
+        batch: Batch,
         batch_idx: int,
     ) -> None:
         """Count examples and real tokens."""
         self.examples += len(batch["index"])
-        if "attention_mask" in batch:
-            self.tokens = self.tokens + batch["attention_mask"].sum()
-        elif "tokens" in batch:  # packed
-            self.tokens = self.tokens + batch["tokens"]
+        self.tokens += batch["num_tokens"]
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validation does not count as training time."""
@@ -62,22 +59,21 @@ class Recorder(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Close the epoch."""
-        tokens = int(self.tokens)  # waits for the device
-        now = time.perf_counter()
-        self.tokens = tokens
-        self.step_seconds += now - self._epoch_started - self._validation_seconds
-        self.seconds += now - self._fit_started
-        self._fit_started = now
+        # Reading the scores waits for the device, so that the clock stops after its last step.
         scores = {
             k: float(v) for k, v in trainer.callback_metrics.items() if not k.endswith("_step")
         }
+        now = time.perf_counter()
+        self.step_seconds += now - self._epoch_started - self._validation_seconds
+        self.seconds += now - self._fit_started
+        self._fit_started = now
         scores = {k.removesuffix("_epoch"): v for k, v in scores.items()}
         self.history.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **scores})
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run goes on from."""
-        names = ("history", "examples", "step_seconds", "seconds")
-        return {name: getattr(self, name) for name in names} | {"tokens": int(self.tokens)}
+        names = ("history", "examples", "tokens", "step_seconds", "seconds")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint's state."""
@@ -92,7 +88,7 @@ class Recorder(L.Callback):
             steps=int(self.history[-1]["step"]) if self.history else 0,
             seconds=self.seconds,
             examples_per_second=self.examples * rate,
-            tokens_per_second=int(self.tokens) * rate,
+            tokens_per_second=self.tokens * rate,
             best_epoch=self.best_epoch,
             history=self.history,
         )

@@ -1,0 +1,59 @@
+"""The batch that every collator returns; no other module knows its keys."""
+
+from collections.abc import Mapping
+from typing import NotRequired, TypedDict
+
+import torch
+from torch import Tensor
+
+
+class Batch(TypedDict):
+    """A batch of B examples.
+
+    Attributes:
+        inputs: Tensors for the model's forward, by the names of its arguments.
+        labels: Targets of the loss; absent from an unlabeled split.
+        index: Row of each example in its split (B,), int64; a packed batch has fewer rows of inputs.
+        num_tokens: Number of real tokens in the batch, without padding.
+        padded: Whether an attention mask of the inputs hides a token.
+    """
+
+    inputs: dict[str, Tensor]
+    labels: NotRequired[Tensor]
+    index: Tensor
+    num_tokens: int
+    padded: bool
+
+
+def make_batch(
+    inputs: Mapping[str, Tensor], *, index: Tensor, num_tokens: int, labels: Tensor | None = None
+) -> Batch:
+    """Return the batch of these inputs; call it while they are on the host.
+
+    Args:
+        inputs: Tensors for the model's forward, by argument name.
+        index: Row of each example in its split (B,), int64.
+        num_tokens: Number of real tokens.
+        labels: Targets of the loss, or None.
+    """
+    masks = [tensor for name, tensor in inputs.items() if name.endswith("attention_mask")]
+    batch = Batch(
+        inputs=dict(inputs),
+        index=index,
+        # A Python int and a Python bool: a training step that reads them does not wait for the device.
+        num_tokens=num_tokens,
+        padded=not all(bool(mask.all()) for mask in masks),
+    )
+    if labels is not None:
+        batch["labels"] = labels
+    return batch
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch with all tensors on the device."""
+    moved = batch.copy()
+    moved["inputs"] = {name: tensor.to(device) for name, tensor in batch["inputs"].items()}
+    moved["index"] = batch["index"].to(device)
+    if "labels" in batch:
+        moved["labels"] = batch["labels"].to(device)
+    return moved
