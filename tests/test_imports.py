@@ -58,6 +58,7 @@ RULES = {
             "rlora.records",
             "rlora.regularizers.base",
             "rlora.tasks.base",
+            "rlora.data.batch",
         },
         ANY,
     ),
