@@ -5,15 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck
 
-from rlora.ops.fused_linear import (
-    by_token,
-    combine,
-    contract,
-    full_rank_linear,
-    low_rank_linear,
-    project,
-)
+from rlora.ops.fused_linear import full_rank_linear, low_rank_linear
 from rlora.ops.random_sum import RandomSum, RandomSumLinear, stacked
+from rlora.ops.thin_products import by_token, combine, contract, project
 
 SHAPES = [(5, 7), (7, 5), (6, 6)]  # out, in
 DIRECTIONS = [
@@ -114,7 +108,7 @@ def test_low_rank_where_part_of_it_trains(trained, merge):
 def test_full_rank(out, size, again):
     w, c = layer(out, size)
     x, delta = normals(2, 3, size), normals(out, size, seed=3)
-    y = full_rank_linear(x, w, c, delta, again=delta.detach if again else None)
+    y = full_rank_linear(x, w, c, delta, recompute_delta=delta.detach if again else None)
     expected = F.linear(x, w + delta, c)
     torch.testing.assert_close(y, expected)
     g = normals(*y.shape, seed=5, grad=False)
@@ -183,7 +177,7 @@ def test_what_is_kept(tokens, shape):
         assert found == 2 * tokens + (out * size if merge == MERGED else 0)
     delta = normals(out, size, seed=5)
     assert numbers(lambda: full_rank_linear(x, w, c, delta)) == out * size
-    assert numbers(lambda: full_rank_linear(x, w, c, delta, again=delta.detach)) == 0
+    assert numbers(lambda: full_rank_linear(x, w, c, delta, recompute_delta=delta.detach)) == 0
     lambda_, gamma, bases_a, bases_b, _ = random_sum(out, size)
     own |= {tensor.untyped_storage().data_ptr() for tensor in (lambda_, gamma, bases_a, bases_b)}
     for keep in (True, False):

@@ -124,7 +124,7 @@ class Adapter(Regenerated, ABC):
         path = cheapest_path(self.costs(x, len(a)))
         if path is ComputePath.FULL:
             delta, again = self.scale * (b @ a), lambda: self.scale * (b.detach() @ a.detach())
-            return full_rank_linear(x, weight, bias, delta, again=again)
+            return full_rank_linear(x, weight, bias, delta, recompute_delta=again)
         return low_rank_linear(
             x,
             weight,
@@ -146,7 +146,7 @@ class Adapter(Regenerated, ABC):
         )
 
     def projected(self, x: Tensor, a: Tensor) -> Tensor | None:
-        """A x as `rlora.ops.fused_linear.project` gives it, where layers that read the same x share it; else None."""
+        """A x as `rlora.ops.thin_products.project` gives it, where layers that read the same x share it; else None."""
         return None
 
 

@@ -19,9 +19,9 @@ from rlora.adapters.base import (
     constant_parameter,
     require_choice,
 )
-from rlora.ops.fused_linear import combine
 from rlora.ops.hadamard import fwht, next_power_of_two
 from rlora.ops.philox import RandomSource
+from rlora.ops.thin_products import combine
 
 BASES = ("dense", "hadamard")
 

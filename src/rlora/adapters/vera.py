@@ -21,8 +21,9 @@ from rlora.adapters.base import (
     cut_to,
 )
 from rlora.ops.context import compute_dtype, without_autocast
-from rlora.ops.fused_linear import flatten_tokens, project
+from rlora.ops.fused_linear import flatten_tokens
 from rlora.ops.philox import RandomSource
+from rlora.ops.thin_products import project
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class SharedInput:
 
     @torch.no_grad()
     def project(self, a: Tensor, x: Tensor) -> Tensor:
-        """A x of a frozen A (r, in), as `rlora.ops.fused_linear.project` gives it, without a graph."""
+        """A x of a frozen A (r, in), as `rlora.ops.thin_products.project` gives it, without a graph."""
         dtype = compute_dtype(x)
         facts = (
             (x._version, dtype, a.data_ptr(), a.shape, a._version) if not _uncounted(x, a) else None

@@ -1,4 +1,4 @@
-"""The dtype in which a product runs under autocast, and running without autocast."""
+"""Autocast: the dtype that a product runs in, and a context that turns autocast off."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -8,22 +8,27 @@ from torch import Tensor
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which a product with x runs here: autocast's, else x's own."""
-    kind = x.device.type
+    """Return the dtype in which a product with `x` runs: autocast's dtype if active, else x's."""
+    device_type = x.device.type
     if (
-        torch.amp.is_autocast_available(kind)
-        and torch.is_autocast_enabled(kind)
-        and x.dtype != torch.float64
+        torch.amp.is_autocast_available(device_type)  # False on the meta device: asking would raise
+        and torch.is_autocast_enabled(device_type)
+        and x.dtype != torch.float64  # autocast leaves float64 alone, and so do we
     ):
-        return torch.get_autocast_dtype(kind)
+        return torch.get_autocast_dtype(device_type)
     return x.dtype
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    """The context of a function that has chosen its dtypes itself."""
-    kind = x.device.type
+    """Return a context without autocast on x's device.
+
+    Code that chooses its dtypes itself needs it. Under autocast a product that must stay in
+    float32 would run in half precision, and so would a backward called under autocast whose
+    forward ran outside of it.
+    """
+    device_type = x.device.type
     return (
-        torch.autocast(kind, enabled=False)
-        if torch.amp.is_autocast_available(kind)
+        torch.autocast(device_type, enabled=False)
+        if torch.amp.is_autocast_available(device_type)
         else nullcontext()
     )

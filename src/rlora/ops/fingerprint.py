@@ -1,4 +1,4 @@
-"""A digest that tells two models apart by samples of their weights."""
+"""A digest that identifies a backbone by its parameter shapes and samples of its weights."""
 
 import hashlib
 import json
@@ -7,28 +7,33 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-SAMPLES = 1024  # numbers of each tensor that enter it
+SAMPLES = 1024  # values per tensor that enter the digest
 
 
-def fingerprint(net: nn.Module, without: Iterable[str]) -> str:
-    """Digest of a model's shapes and of evenly spaced samples of its weights, 64 hex digits; its head apart.
+def fingerprint(model: nn.Module, without: Iterable[str]) -> str:
+    """Return the digest of a model's shapes and weights as 64 hex digits.
 
-    Samples are rounded to bfloat16, so that it is the same whether the weights are held in float32 or bfloat16.
+    The digest covers the model type and, per parameter of the backbone, its name, shape and up to
+    `SAMPLES` evenly spaced values. The head is not part of it.
 
     Args:
-        net: The model before any adapter.
-        without: Names of parameters to leave out: those that started at random.
+        model: The model before an adapter is injected.
+        without: Names of parameters to leave out: those that were initialized at random.
     """
-    left_out = set(without)
-    kind = getattr(getattr(net, "config", None), "model_type", "")
-    digest = hashlib.sha256(json.dumps(kind).encode())
-    base = f"{getattr(net, 'base_model_prefix', '')}."
-    for name, parameter in net.named_parameters():
-        if name in left_out or not name.startswith(base.lstrip(".")):
+    excluded = set(without)
+    model_type = getattr(getattr(model, "config", None), "model_type", "")
+    digest = hashlib.sha256(json.dumps(model_type).encode())
+    # Task heads live outside the submodule `base_model_prefix`. A bare backbone has no such prefix:
+    # the string is then "." and everything counts.
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    for name, parameter in model.named_parameters():
+        if name in excluded or not name.startswith(prefix.lstrip(".")):
             continue
-        flat = parameter.detach().flatten()
-        step = max(1, len(flat) // SAMPLES)
-        sample = flat[::step][:SAMPLES].to("cpu", torch.bfloat16)
+        values = parameter.detach().flatten()
+        step = max(1, len(values) // SAMPLES)
+        # Rounding to bfloat16 makes the digest equal for a float32 and a bfloat16 load of the same
+        # checkpoint. Little-endian bytes make it equal on every machine.
+        sample = values[::step][:SAMPLES].to("cpu", torch.bfloat16)
         digest.update(f"{name}{tuple(parameter.shape)};".encode())
         digest.update(sample.view(torch.int16).numpy().astype("<i2").tobytes())
     return digest.hexdigest()
