@@ -108,7 +108,7 @@ def run(pair, tiny_experiment, tmp_path_factory):
         ]
         experiment = tiny_experiment(*words, folder=folder)
         record = experiment.run()
-        experiment.module.net.eval()
+        experiment.module.model.eval()
         FINISHED[pair] = SimpleNamespace(folder=folder, experiment=experiment, record=record)
     return FINISHED[pair]
 

@@ -8,6 +8,7 @@ import yaml
 
 from rlora.adapters import checkpoint
 from rlora.runs.resume import Saved, bring, find_saved, read_checkpoint
+from rlora.training.module import CHECKPOINT_FORMAT
 
 CARD = {"format": checkpoint.FORMAT, "method": {}, "backbone": {}, "sha256": {}}
 SAVED = {
@@ -29,6 +30,7 @@ SAVED = {
     "paths": {"outputs": "old"},
     "test": False,
 }
+HEADER = {"format": CHECKPOINT_FORMAT, "config": SAVED}
 COMPOSED = {
     "model": {"path": "here"},
     "task": {"name": "lexicon", "batch_size": 32, "dev": {"test": {"file": "other.tsv"}}},
@@ -58,7 +60,7 @@ CHOICES = {
 
 def write_checkpoint(file, state=None):
     file.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"rlora": {"config": SAVED}, "state_dict": {}} if state is None else state, file)
+    torch.save({"rlora": HEADER, "state_dict": {}} if state is None else state, file)
     return file
 
 
@@ -161,6 +163,16 @@ def test_a_checkpoint_cut_short(tmp_path):
 @pytest.mark.parametrize("state", [{"state_dict": {}}, [1], torch.zeros(2)])
 def test_a_checkpoint_of_another_project(tmp_path, state):
     assert "not of this project" in refused(write_checkpoint(tmp_path / "a.ckpt", state))
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [(None, "was saved by rlora 0.1, which this version cannot load"), (3, "checkpoint format 3")],
+)
+def test_a_checkpoint_of_another_version_is_refused(tmp_path, number, message):
+    header = {key: value for key, value in (HEADER | {"format": number}).items() if value}
+    file = write_checkpoint(tmp_path / "a.ckpt", {"rlora": header, "state_dict": {}})
+    assert message in refused(file)
 
 
 class Anything:
@@ -286,6 +298,6 @@ def test_a_config_that_names_what_no_config_here_names_is_refused(tmp_path, sect
         (tmp_path / "config.yaml").write_text(yaml.safe_dump({"choices": {}, section: config}))
         with pytest.raises(
             ValueError,
-            match=r"config\.yaml asks for (os\.system|rlora\.atomic.*), which no file in conf/",
+            match=r"config\.yaml asks for (os\.system|rlora\.io\.atomic.*), which no file in conf/",
         ):
             find_saved(str(tmp_path), resume=False)

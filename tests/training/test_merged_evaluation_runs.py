@@ -28,13 +28,13 @@ def weights(experiment):
     """Every frozen parameter's identity, place in memory and value."""
     return {
         name: (parameter, parameter.data_ptr(), parameter.detach().clone())
-        for name, parameter in experiment.module.net.named_parameters()
+        for name, parameter in experiment.module.model.named_parameters()
         if not parameter.requires_grad
     }
 
 
 def unchanged(experiment, before):
-    found = dict(experiment.module.net.named_parameters())
+    found = dict(experiment.module.model.named_parameters())
     return all(
         found[name] is parameter
         and parameter.data_ptr() == place
@@ -183,7 +183,7 @@ def test_nothing_is_saved_or_trained_while_merged(ready, tmp_path):
     assert len(files) == 3
     for file in files:
         assert not set(torch.load(file, weights_only=True)["state_dict"]) & {
-            f"net.{name}" for name in before
+            f"model.{name}" for name in before
         }
 
 

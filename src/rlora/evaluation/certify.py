@@ -122,7 +122,7 @@ class Certification:
 
     def certificate(self) -> dict[str, Any]:
         """All numbers of the report; see `bound_of` and `rival_of`."""
-        check_prior(self.task, self.module.prior)
+        check_prior(self.task, self.module.prior_facts)
         divergence, payments = divergence_of(self.posterior, self.options)
         rows = np.arange(self.task.num_train_examples)
         every = self.gibbs_risk("certified rows", rows)
@@ -149,7 +149,7 @@ class Certification:
                 for name, loader in self.task.test_loaders().items()
             },
             "assumption": ASSUMPTION,
-            "prior": self.module.prior,
+            "prior": self.module.prior_facts,
         }
 
     def gibbs_risk(self, label: str, rows: NDArray[np.int64]) -> GibbsRisk:
@@ -193,7 +193,7 @@ class Certification:
                 self.options.rival,
                 self._standing_in(Path(self.options.rival).expanduser()),
             )
-        elif self.module.prior["kind"] == "learned":
+        elif self.module.prior_facts["kind"] == "learned":
             of, standing = "the prior's mean", self.posterior.at_prior_mean()
         else:
             return {"reason": NO_RIVAL}
@@ -210,7 +210,9 @@ class Certification:
         adapters = self.module.adapter_set
         trained = [*adapters.adapter_parameters().values(), *adapters.head_parameters().values()]
         own = [parameter.detach().clone() for parameter in trained]
-        checkpoint.load(adapters, folder / "adapter", fingerprint=self.module.identity["backbone"])
+        checkpoint.load(
+            adapters, folder / "adapter", fingerprint=self.module.compatibility["backbone"]
+        )
         try:
             yield
         finally:

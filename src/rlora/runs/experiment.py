@@ -169,12 +169,12 @@ class Experiment:
         facts = prior_run.facts(learned, self.config)
         certify.check_prior(self.task, facts)
         checkpoint.load(self.adapters, learned / "adapter", fingerprint=self.backbone.fingerprint)
-        self.module.prior = facts
+        self.module.prior_facts = facts
         self.module.regularizer.recenter()
 
     def _module(self) -> FineTuning:
         config = self.config
-        identity = {
+        compatibility = {
             "backbone": self.backbone.fingerprint,
             "random_structure": self.adapters.digest,
             "method": json.dumps(checkpoint.weight_options(self.adapters.method)),
@@ -189,11 +189,11 @@ class Experiment:
                 config["scheduler"], optimizer, total_steps=total_steps
             ),
             seed=config["seed"],
-            identity=identity,
+            compatibility=compatibility,
             run_config={"choices": self.choices, **config},
         )
         if config["compile"]:
-            module.net.compile(
+            module.model.compile(
                 backend="inductor" if config["compile"] is True else config["compile"]
             )
         return module
@@ -208,7 +208,7 @@ class Experiment:
         if checkpoint:
             state = resume.read_checkpoint(checkpoint)
             self._check_unfinished(state)
-            self.module.go_on_from(state)
+            self.module.resume_from(state)
         try:
             self.trainer.fit(self.module, ckpt_path=checkpoint, weights_only=True)
         except SystemExit:  # what Lightning makes of Ctrl-C
@@ -273,7 +273,9 @@ class Experiment:
         )
         if not self.config["train"]:
             resume.load_regularizer(self.module.regularizer, directory)
-            self.module.prior = checkpoint.read_manifest(directory).get("prior", self.module.prior)
+            self.module.prior_facts = checkpoint.read_manifest(directory).get(
+                "prior", self.module.prior_facts
+            )
 
     def _finish(self, scores: dict[str, float]) -> RunRecord:
         config, directory = self.config, self.job.directory
@@ -329,7 +331,7 @@ class Experiment:
         if not self.trainer.is_global_zero:
             return None
         source = {"source": self.backbone.source, "fingerprint": self.backbone.fingerprint}
-        extra = {"config": self.module.run_config, "prior": self.module.prior}
+        extra = {"config": self.module.run_config, "prior": self.module.prior_facts}
         beside = resume.regularizer_files(self.module.regularizer)
         return checkpoint.save(
             self.adapters,

@@ -14,6 +14,7 @@ from torch import nn
 from rlora.adapters import checkpoint
 from rlora.config.allowlist import check_targets
 from rlora.io.safetensors import read_tensors
+from rlora.training.module import CHECKPOINT_FORMAT
 
 REGULARIZER = "regularizer.safetensors"  # beside an adapter: a posterior's deviations and its prior
 CONFIG = "config.yaml"
@@ -122,7 +123,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a Lightning checkpoint of this project, refusing anything but tensors and plain values.
 
     Raises:
-        ValueError: damaged, or of another project.
+        ValueError: The file is damaged, of another project, or of another format.
     """
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -131,6 +132,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged, cut short, or no checkpoint: {reason}") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("rlora"), dict):
         raise ValueError(f"{path} is a checkpoint, but not of this project")
+    if (number := checkpoint["rlora"].get("format")) != CHECKPOINT_FORMAT:
+        if number is None:
+            raise ValueError(
+                f"{path} was saved by rlora 0.1, which this version cannot load: train it again, or use rlora 0.1"
+            )
+        raise ValueError(
+            f"{path} has checkpoint format {number}, this version reads format {CHECKPOINT_FORMAT}"
+        )
     return checkpoint
 
 

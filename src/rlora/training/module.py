@@ -22,6 +22,7 @@ from rlora.tasks.base import Task
 from rlora.training.attention_masks import known_padding
 
 log = logging.getLogger(__name__)
+CHECKPOINT_FORMAT = 2  # of the key "rlora"; rlora 0.1 wrote none
 
 
 def step_seed(*parts: int) -> int:
@@ -41,7 +42,7 @@ class FineTuning(L.LightningModule):
         optimizer: Makes the optimizer from the groups of trained parameters.
         scheduler: Makes the learning-rate schedule from optimizer and total_steps.
         seed: Seed of dropout.
-        identity: Plain facts that a checkpoint must share with a model to be loaded into it.
+        compatibility: Plain facts that a checkpoint must share with a model to be loaded into it.
         run_config: The resolved config, stored in checkpoints.
     """
 
@@ -54,20 +55,20 @@ class FineTuning(L.LightningModule):
         optimizer: Callable[..., torch.optim.Optimizer],
         scheduler: Callable[..., LRScheduler],
         seed: int,
-        identity: dict[str, Any],
+        compatibility: dict[str, Any],
         run_config: dict[str, Any],
     ) -> None:
         super().__init__()
-        self.net = (
+        self.model = (
             adapters.model.train()
         )  # loaded in evaluation mode, which would leave its dropout off
         self.regularizer = regularizer
         self.adapter_set, self.task, self.seed = adapters, task, seed
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
-        self.identity, self.run_config = identity, run_config
+        self.compatibility, self.run_config = compatibility, run_config
         self.loader_names: dict[str, list[str]] = {}
         self.start = (0, 0)  # epoch, and batches of it that are done
-        self.prior: dict[str, Any] = {
+        self.prior_facts: dict[str, Any] = {
             "kind": "start"
         }  # how a posterior's prior was made, see rlora.evaluation.prior_run
         self.metrics = nn.ModuleDict()
@@ -76,7 +77,7 @@ class FineTuning(L.LightningModule):
                 f"task={task.name} has no loss in [0, 1], which regularizer.objective asks for: only classification "
                 "has; use regularizer.objective=elbo or pac_tuning"
             )
-        regularizer.prepare(self.net, self.parameter_groups(), task.num_train_examples)
+        regularizer.prepare(self.model, self.parameter_groups(), task.num_train_examples)
         self._perturbation = contextlib.ExitStack()
 
     def parameter_groups(self) -> dict[str, dict[str, nn.Parameter]]:
@@ -98,7 +99,7 @@ class FineTuning(L.LightningModule):
         loader.batch_sampler.skip(batches)  # type: ignore[union-attr]
         return loader
 
-    def go_on_from(self, checkpoint: dict[str, Any]) -> None:
+    def resume_from(self, checkpoint: dict[str, Any]) -> None:
         """Start the batches where a checkpoint stopped; Lightning asks for them before it restores its own counters."""
         loop = checkpoint["loops"]["fit_loop"]
         epochs = loop["epoch_progress"]["current"]
@@ -137,7 +138,7 @@ class FineTuning(L.LightningModule):
     def forward(self, batch: Batch) -> Any:
         """Run the backbone on the inputs of a batch."""
         with known_padding(batch["padded"]):
-            return self.net(**batch["inputs"])
+            return self.model(**batch["inputs"])
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed the step's dropout."""
@@ -238,9 +239,10 @@ class FineTuning(L.LightningModule):
             key: v for key, v in checkpoint["state_dict"].items() if key in kept
         }
         checkpoint["rlora"] = {
-            "identity": self.identity,
+            "format": CHECKPOINT_FORMAT,
+            "compatibility": self.compatibility,
             "config": self.run_config,
-            "prior": self.prior,
+            "prior_facts": self.prior_facts,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -249,11 +251,11 @@ class FineTuning(L.LightningModule):
         Raises:
             ValueError: it belongs to another backbone, adapter or random structure.
         """
-        saved = checkpoint.get("rlora", {}).get("identity", {})
-        other = [key for key in self.identity if saved.get(key) != self.identity[key]]
+        saved = checkpoint.get("rlora", {}).get("compatibility", {})
+        other = [key for key in self.compatibility if saved.get(key) != self.compatibility[key]]
         if other:
             told = "; ".join(
-                f"{key}: saved {saved.get(key)}, here {self.identity[key]}" for key in other
+                f"{key}: saved {saved.get(key)}, here {self.compatibility[key]}" for key in other
             )
             raise ValueError(
                 f"the checkpoint belongs to another run and cannot be loaded ({told}); to start another task from an "
@@ -271,7 +273,7 @@ class FineTuning(L.LightningModule):
                 f"the checkpoint's {wrong[0]} has shape {tuple(state[wrong[0]].shape)}, not that of the model"
             )
         checkpoint["state_dict"] = {key: state.get(key, value) for key, value in own.items()}
-        self.prior = checkpoint["rlora"].get("prior", self.prior)
+        self.prior_facts = checkpoint["rlora"].get("prior_facts", self.prior_facts)
 
 
 def write_predictions(trainer: L.Trainer, module: FineTuning, directory: Path) -> None:
