@@ -1,20 +1,15 @@
 """What all tests share: composing the config as the command line does, and running it small and offline."""
 
-import copy
-import functools
 import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
+import composition
 import pytest
 import torch
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf, open_dict
+from omegaconf import OmegaConf
 from rich.console import Console
 
 pytest_plugins = ["task_fixtures"]  # for tests of data and of tasks
@@ -44,31 +39,6 @@ def pytest_collection_modifyitems(items):
             item.add_marker(skip)
 
 
-def _compose(*words, folder="unused"):
-    return copy.deepcopy(_composed(words, str(folder)))
-
-
-@functools.lru_cache(maxsize=256)
-def _composed(words, folder):
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        # ~local: a developer's own conf/local stays out of the tests
-        overrides = [f"paths.run='{folder}'", *words, "~local"]
-        config = hydra_compose("train", overrides=overrides, return_hydra_config=True)
-    hydra = HydraConfig.instance()
-    hydra.set_config(config)  # for ${hydra:...}
-    try:
-        chosen = config.hydra.runtime.choices
-        with open_dict(config):
-            config.pop("hydra")
-        resolved = OmegaConf.to_container(config, resolve=True)
-    finally:
-        hydra.cfg = None
-    choices = {
-        str(k): str(v) for k, v in chosen.items() if v is not None and not k.startswith("hydra/")
-    }
-    return SimpleNamespace(config=resolved, choices=choices, words=list(words))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Tensors this small are slower on many threads."""
@@ -87,7 +57,7 @@ def root():
 @pytest.fixture(scope="session")
 def compose():
     """Function of the command line's words (and folder=): `config`, plain and resolved, and the groups' `choices`."""
-    return _compose
+    return composition.compose
 
 
 @pytest.fixture(scope="session")
@@ -109,7 +79,7 @@ def tiny_job(small_lexicon, tmp_path_factory):
 
     def prepare(*words, folder):
         words = [*TINY, f"task.path='{small_lexicon}'", f"paths.cache='{cache}'", *words]
-        found = _compose(*words, folder=folder)
+        found = composition.compose(*words, folder=folder)
         return found.config, Job(Path(folder), found.choices, words)
 
     return prepare

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from rlora.records.record import read_record, read_study
-from rlora.records.study import RECORDS
+from rlora.records.study import STUDY_FILE
 
 CONF = Path(__file__).parents[2] / "conf"
 ADAPTERS = ["head", "lora", "rlora", "nola", "randlora"]
@@ -67,6 +67,6 @@ def test_few_shot_scores_its_last_step_and_keeps_the_record(regularizer, tiny_ru
     assert record.training.steps == 5
     assert set(record.scores) >= {"validation/accuracy", "test/accuracy"}
     assert not (tmp_path / "run" / "checkpoints").exists()
-    (kept,) = read_study(tmp_path / "few_shot" / RECORDS)
+    (kept,) = read_study(tmp_path / "few_shot" / STUDY_FILE)
     assert kept.scores == record.scores
     assert [row["step"] for row in kept.training.history] == [5]
