@@ -6,11 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import composition
 import pytest
 import torch
 from omegaconf import OmegaConf
 from rich.console import Console
+
+import composition
 
 pytest_plugins = ["task_fixtures"]  # for tests of data and of tasks
 ROOT = Path(__file__).resolve().parents[1]

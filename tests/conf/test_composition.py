@@ -1,11 +1,12 @@
-"""The tests' own composition gives what Hydra's gives."""
+"""The cached composition of tests/composition.py equals the composition of Hydra."""
 
 import pytest
-from composition import CONF, choices_of, resolved
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
+
+from composition import CONF, choices_of, resolved
 
 OVERRIDES = [
     (),

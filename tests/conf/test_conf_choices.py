@@ -1,4 +1,4 @@
-"""A task's own default model; an explicit one wins, in any order of the words."""
+"""Default options: a task chooses its model, and an explicit model wins in any order."""
 
 from pathlib import Path
 
@@ -6,6 +6,8 @@ import pytest
 import yaml
 
 CONF = Path(__file__).parents[2] / "conf"
+ADAPTERS = sorted(file.stem for file in (CONF / "adapter").glob("*.yaml"))
+TASKS = sorted(file.stem for file in (CONF / "task").glob("[!_]*.yaml"))
 MODELS = {
     "glue": "roberta_base",
     "lexicon": "minilm",
@@ -13,38 +15,37 @@ MODELS = {
     "text_column": "gpt2_mini",
     "question_answering": "llama_7b",
 }
-TASKS = sorted(file.stem for file in (CONF / "task").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_task_brings_its_model(compose, task):
-    family = yaml.safe_load((CONF / "task" / f"{task}.yaml").read_text())["task"]["_target_"].split(
-        "."
-    )[2]
-    assert compose(f"task={task}").choices["model"] == MODELS[family]
+def test_a_task_chooses_its_model(compose, task):
+    composed = compose(f"task={task}")
+    family = composed.config["task"]["_target_"].split(".")[2]
+    assert composed.choices["model"] == MODELS[family]
 
 
 @pytest.mark.parametrize(
-    "words", [("task=rte", "model=tiny_encoder"), ("model=tiny_encoder", "task=rte")]
+    "overrides", [("task=rte", "model=tiny_encoder"), ("model=tiny_encoder", "task=rte")]
 )
-def test_an_explicit_model_wins_over_glue(compose, words):
-    found = compose(*words)
-    assert (found.choices["task"], found.choices["model"]) == ("rte", "tiny_encoder")
-    assert found.config["model"]["_target_"] == "rlora.models.random_init.random_model"
+def test_an_explicit_model_wins_over_glue(compose, overrides):
+    composed = compose(*overrides)
+    assert composed.choices["task"] == "rte"
+    assert composed.choices["model"] == "tiny_encoder"
+    assert composed.config["model"]["_target_"] == "rlora.models.random_init.random_model"
 
 
 @pytest.mark.parametrize(
-    "words", [("task=lexicon", "model=roberta_base"), ("model=roberta_base", "task=lexicon")]
+    "overrides", [("task=lexicon", "model=roberta_base"), ("model=roberta_base", "task=lexicon")]
 )
-def test_an_explicit_model_wins_over_lexicon(compose, words):
-    found = compose(*words)
-    assert found.choices["model"] == "roberta_base"
-    assert found.config["model"]["path"] == "FacebookAI/roberta-base"
+def test_an_explicit_model_wins_over_lexicon(compose, overrides):
+    composed = compose(*overrides)
+    assert composed.choices["model"] == "roberta_base"
+    assert composed.config["model"]["path"] == "FacebookAI/roberta-base"
 
 
 def test_the_default_run(compose):
-    chosen = compose().choices
-    assert {key: chosen[key] for key in ("task", "model", "adapter", "regularizer")} == {
+    choices = compose().choices
+    assert {key: choices[key] for key in ("task", "model", "adapter", "regularizer")} == {
         "task": "lexicon",
         "model": "minilm",
         "adapter": "rlora",
@@ -53,17 +54,17 @@ def test_the_default_run(compose):
 
 
 @pytest.mark.parametrize(
-    "words", [("adapter=lora", "optimizer.lr=0.5"), ("optimizer.lr=0.5", "adapter=lora")]
+    "overrides", [("adapter=lora", "optimizer.lr=0.5"), ("optimizer.lr=0.5", "adapter=lora")]
 )
-def test_a_key_on_the_command_line_wins_over_the_adapter(compose, words):
-    assert compose(*words).config["optimizer"]["lr"] == 0.5
+def test_a_key_on_the_command_line_wins_over_the_adapter(compose, overrides):
+    assert compose(*overrides).config["optimizer"]["lr"] == 0.5
 
 
-def test_each_adapter_sets_its_learning_rates(compose):
-    for file in (CONF / "adapter").glob("*.yaml"):
-        rates = yaml.safe_load(file.read_text())["optimizer"]
-        found = compose(f"adapter={file.stem}").config["optimizer"]
-        assert {"lr", "head_lr"} == set(rates), file.stem
-        assert {key: found[key] for key in rates} == {
-            key: float(value) for key, value in rates.items()
-        }, file.stem
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_each_adapter_sets_its_learning_rates(compose, adapter):
+    rates = yaml.safe_load((CONF / "adapter" / f"{adapter}.yaml").read_text())["optimizer"]
+    optimizer = compose(f"adapter={adapter}").config["optimizer"]
+    assert set(rates) == {"lr", "head_lr"}
+    assert {key: optimizer[key] for key in rates} == {
+        key: float(value) for key, value in rates.items()
+    }

@@ -1,7 +1,8 @@
-"""The layout of the config files: one name for the YAML, the choice and the Python module."""
+"""Layout of the config files: YAML, choice and Python module share one name."""
 
 import importlib
 import inspect
+import itertools
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from rlora.adapters import Method
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "conf").rglob("*.yaml"))
+TASKS = sorted((ROOT / "conf" / "task").glob("[!_]*.yaml"))
 ADAPTERS = sorted((ROOT / "conf" / "adapter").glob("*.yaml"))
 MODULES = sorted(
     file.stem
@@ -26,7 +28,7 @@ def short(file):
 
 
 def methods_of(stem):
-    """The methods that a module of the adapters defines."""
+    """Return the concrete methods that a module of rlora.adapters defines."""
     module = importlib.import_module(f"rlora.adapters.{stem}")
     classes = [m for _, m in inspect.getmembers(module, inspect.isclass)]
     members = [m for m in classes if f"{m.__module__}.".startswith(f"{module.__name__}.")]
@@ -37,26 +39,31 @@ def methods_of(stem):
     ]
 
 
+def header_of(lines):
+    """Return the comment at the top of a file as one text, without the package directive."""
+    lines = [line for line in lines if not line.startswith("# @package")]
+    comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    return " ".join(line.removeprefix("#").strip() for line in comment)
+
+
 @pytest.mark.parametrize("file", FILES, ids=short)
-def test_a_file_starts_with_a_header_and_is_short(file):
+def test_a_file_is_short_and_starts_with_a_sentence_that_says_what_it_is(file):
     lines = file.read_text().splitlines()
-    header = [
-        line for line in lines[:2] if line.startswith("# ") and not line.startswith("# @package")
-    ]
-    told = " ".join(lines[:5]) if file.name == "train.yaml" else " ".join(header)
-    assert lines[0].startswith("# ") or file.name == "train.yaml"
-    assert len(re.findall(r"\w+", told)) >= 2
+    header = header_of(lines)
+    assert len(re.findall(r"[A-Za-z]{2,}", header)) >= 3
+    assert re.match(r"[A-Z]|\S*[._-]|python ", header), "start with a capital or a name"
+    assert re.search(r"[.:)]$|[.:] ", header), "write a sentence"
     assert len(lines) <= 40
 
 
 @pytest.mark.parametrize("file", ADAPTERS, ids=short)
-def test_an_adapter_is_called_as_its_module(compose, file):
+def test_an_adapter_has_the_name_of_its_module(compose, file):
     target = yaml.safe_load(file.read_text())["adapter"]["_target_"]
     assert target.rpartition(".")[0] == f"rlora.adapters.{file.stem}"
     assert [method.__name__ for method in methods_of(file.stem)] == [target.rpartition(".")[2]]
-    found = compose(f"adapter={file.stem}")
-    assert found.choices["adapter"] == file.stem
-    assert found.config["adapter"]["_target_"] == target
+    composed = compose(f"adapter={file.stem}")
+    assert composed.choices["adapter"] == file.stem
+    assert composed.config["adapter"]["_target_"] == target
 
 
 def test_every_method_has_a_yaml():
@@ -87,6 +94,6 @@ def test_a_hub_model_is_pinned(file):
         assert "revision" not in node
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "conf" / "task").glob("*.yaml")), ids=short)
-def test_a_task_is_called_as_its_file(compose, file):
+@pytest.mark.parametrize("file", TASKS, ids=short)
+def test_a_task_has_the_name_of_its_file(compose, file):
     assert compose(f"task={file.stem}").config["task"]["name"] == file.stem

@@ -11,28 +11,25 @@ OPTIONS = sorted(
     (folder.name, file.stem)
     for folder in CONF.iterdir()
     if folder.is_dir() and folder.name not in ("hydra", "local", "recipe")
-    for file in folder.glob("*.yaml")
+    for file in folder.glob("[!_]*.yaml")  # a leading underscore marks lines shared by options
 )
-# what the framework passes at run time: positional arguments, keywords; by the section of the config
+# Number of positional arguments and names of keywords that the framework passes at run time.
 RUNTIME = {
     "model": (0, {"kind", "num_labels", "seed"}),
     "optimizer": (1, set()),
     "scheduler": (1, {"total_steps"}),
     "trainer": (0, {"logger", "callbacks", "plugins"}),
 }
-WATCHING = {"monitor", "mode"}  # given to the callbacks that say `monitor: null`
-# functions with **options: who takes them
-TAKERS = {
+WATCHING = {"monitor", "mode"}  # passed to the callbacks that set `monitor: null`
+# Functions with **options, and the function that receives these.
+RECEIVERS = {
     "rlora.models.packaged.package": "rlora.models.pretrained.pretrained",
     "lightning.pytorch.loggers.WandbLogger": "wandb.init",
 }
-SHOWS_ALL = (
-    "adapter",
-    "model",
-    "optimizer",
-    "scheduler",
-    "regularizer",
-)  # groups whose YAML lists every option
+# Groups whose YAML lists every option of the constructor.
+COMPLETE = ("adapter", "model", "optimizer", "scheduler", "regularizer")
+# Options of `pretrained` that `package` sets itself.
+SET_BY_PACKAGE = ("path", "revision")
 
 
 def named(pairs):
@@ -40,7 +37,7 @@ def named(pairs):
 
 
 def targets(node, path=()):
-    """All (path, node) with a `_target_` in a plain config."""
+    """Yield (path, node) of every node with a `_target_` in a plain config."""
     if isinstance(node, dict):
         if "_target_" in node:
             yield path, node
@@ -52,17 +49,19 @@ def targets(node, path=()):
 
 
 def parameters_of(name):
-    """Named parameters of a target, those of the taker of its **options included."""
-    found = {}
-    for function in [name, *([TAKERS[name]] if name in TAKERS else [])]:
-        found |= inspect.signature(get_object(function)).parameters
-    return {key: p for key, p in found.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    """Return the named parameters of a target and of the function that receives its **options."""
+    parameters = dict(inspect.signature(get_object(name)).parameters)
+    if name in RECEIVERS:
+        parameters |= inspect.signature(get_object(RECEIVERS[name])).parameters
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {key: p for key, p in parameters.items() if p.kind not in variadic}
 
 
 def misfit(path, node):
-    """What is wrong with a node, "" if nothing."""
+    """Return what is wrong with a node, "" if nothing."""
     section = path[0]
-    count, keywords = RUNTIME.get(section, (0, set())) if len(path) == 1 else (0, set())
+    runtime = RUNTIME if len(path) == 1 else {}
+    count, keywords = runtime.get(section, (0, set()))
     options = set(node) - {"_target_"}
     if section == "callbacks" and "monitor" in node:
         options, keywords = options - WATCHING, WATCHING
@@ -79,55 +78,37 @@ def misfit(path, node):
     return ""
 
 
-def test_no_group_is_overlooked():
-    groups = {group for group, _ in OPTIONS}
-    assert {
-        "model",
-        "adapter",
-        "task",
-        "optimizer",
-        "scheduler",
-        "trainer",
-        "callbacks",
-        "logger",
-        "debug",
-    } <= groups
+def test_every_group_is_covered():
+    groups = {"model", "adapter", "task", "optimizer", "scheduler", "trainer", "callbacks"}
+    assert groups | {"logger", "debug"} <= {group for group, _ in OPTIONS}
     assert len(OPTIONS) > 40
 
 
 @pytest.mark.parametrize(("group", "option"), named(OPTIONS))
 def test_every_option_composes_and_fits(compose, group, option):
-    found = compose(f"{group}={option}")
-    assert found.choices[group] == option
-    nodes = list(targets(found.config))
-    assert {path[0] for path, _ in nodes} >= {
-        "task",
-        "model",
-        "adapter",
-        "optimizer",
-        "scheduler",
-        "trainer",
-    }
-    wrong = {".".join(map(str, path)): told for path, node in nodes if (told := misfit(path, node))}
-    assert not wrong
+    composed = compose(f"{group}={option}")
+    assert composed.choices[group] == option
+    nodes = list(targets(composed.config))
+    sections = {"task", "model", "adapter", "optimizer", "scheduler", "trainer"}
+    assert {path[0] for path, _ in nodes} >= sections
+    messages = {".".join(map(str, path)): misfit(path, node) for path, node in nodes}
+    assert not {path: message for path, message in messages.items() if message}
 
 
 @pytest.mark.parametrize(
-    ("group", "option"), named(pair for pair in OPTIONS if pair[0] in SHOWS_ALL)
+    ("group", "option"), named(pair for pair in OPTIONS if pair[0] in COMPLETE)
 )
-def test_the_yaml_shows_every_option(compose, group, option):
+def test_the_yaml_lists_every_option(compose, group, option):
     node = compose(f"{group}={option}").config[group]
     count, keywords = RUNTIME.get(group, (0, set()))
     options = list(parameters_of(node["_target_"]))[count:]
-    if (
-        node["_target_"] in TAKERS
-    ):  # path and revision are settled by the function that passes the rest on
-        options = [key for key in options if key not in ("path", "revision")]
+    if node["_target_"] in RECEIVERS:
+        options = [key for key in options if key not in SET_BY_PACKAGE]
     assert set(options) - keywords == set(node) - {"_target_"}
 
 
 @pytest.mark.parametrize(
-    ("node", "told"),
+    ("node", "name"),
     [
         ({"_target_": "rlora.adapters.lora.LoRA", "rnk": 4}, "rnk"),
         ({"_target_": "rlora.models.random_init.random_model"}, "config"),
@@ -135,6 +116,6 @@ def test_the_yaml_shows_every_option(compose, group, option):
         ({"_target_": "rlora.models.packaged.package", "name": "x", "dtyp": "float32"}, "dtyp"),
     ],
 )
-def test_the_check_finds_what_does_not_fit(node, told):
+def test_the_check_finds_what_does_not_fit(node, name):
     section = "model" if "models" in node["_target_"] else "adapter"
-    assert told in misfit((section,), node)
+    assert name in misfit((section,), node)
