@@ -1,9 +1,9 @@
 """Composition of train.yaml for tests, with Hydra run once per set of group choices.
 
-Hydra takes about 0.2 s to compose the groups and 1 ms to apply the values that the command line
-sets. The tests compose thousands of configs from a few hundred sets of group choices. So each set is
-composed once, without values, and cached as a pickle. Hydra's own function then applies the values,
-which is the last step of its composition. tests/conf/test_composition.py compares the two.
+Hydra takes about 0.2 s to compose the groups and 1 ms to apply the values of the command line. The
+tests compose thousands of configs from a few hundred sets of group choices. So each set is composed
+once, without values, and cached as a pickle. Hydra's own function then applies the values, which is
+the last step of its composition. tests/conf/test_composition.py compares the two.
 """
 
 import functools
@@ -81,6 +81,4 @@ def compose(*overrides, folder="unused"):
     config = pickle.loads(pickled)
     run_folder = parsed(f"paths.run='{folder}'")
     ConfigLoaderImpl._apply_overrides_to_config([run_folder, *values], config)
-    return SimpleNamespace(
-        config=resolved(config, node), choices=choices_of(node), words=list(overrides)
-    )
+    return SimpleNamespace(config=resolved(config, node), choices=choices_of(node))

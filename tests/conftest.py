@@ -1,4 +1,4 @@
-"""What all tests share: composing the config as the command line does, and running it small and offline."""
+"""Fixtures of all tests: compose the config as the command line does, run it small and offline."""
 
 import importlib.util
 import os
@@ -13,9 +13,9 @@ from rich.console import Console
 
 import composition
 
-pytest_plugins = ["task_fixtures"]  # for tests of data and of tasks
+pytest_plugins = ["task_fixtures"]  # used by tests of data and of tasks
 ROOT = Path(__file__).resolve().parents[1]
-WORDS = 120  # of the small lexicon: 60 to train on, 30 to validate, 30 to test
+LEXICON_SIZE = 120  # words: 60 for training, 30 for validation, 30 for the test split
 TINY = (
     "model=tiny_encoder",
     "task=lexicon",
@@ -29,12 +29,12 @@ TINY = (
 
 
 def pytest_collection_modifyitems(items):
-    # the longest files first, so that none is left for the end, when other processes have nothing to do
+    # Long files come first. At the end, one of them would keep a single worker busy.
     long = {item.path for item in items if item.get_closest_marker("cli")}
     items.sort(key=lambda item: item.path not in long)
     if os.environ.get("RLORA_DATA"):
         return
-    skip = pytest.mark.skip(reason="RLORA_DATA is unset: the real files are not at hand")
+    skip = pytest.mark.skip(reason="RLORA_DATA is unset: the test needs the real files")
     for item in items:
         if item.get_closest_marker("data"):
             item.add_marker(skip)
@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
-    """Tensors this small are slower on many threads."""
+    """Use one thread: the tensors of the tests are so small that more threads are slower."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -51,48 +51,49 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def root():
-    """The folder that holds conf, src and tests."""
+    """Root folder of the repository."""
     return ROOT
 
 
 @pytest.fixture(scope="session")
 def compose():
-    """Function of the command line's words (and folder=): `config`, plain and resolved, and the groups' `choices`."""
+    """Function (*overrides, folder): the plain, resolved `config` and the `choices` of groups."""
     return composition.compose
 
 
 @pytest.fixture(scope="session")
 def small_lexicon(tmp_path_factory):
-    """A lexicon of a few words, spread over the installed one."""
+    """Path of a small lexicon, sampled evenly from the installed one."""
     file = Path(importlib.util.find_spec("vaderSentiment").origin).parent / "vader_lexicon.txt"
     lines = [line for line in file.read_text().splitlines() if line.partition("\t")[0].isalpha()]
     small = tmp_path_factory.mktemp("lexicon") / file.name
-    small.write_text("\n".join(lines[:: len(lines) // WORDS][:WORDS]) + "\n")
+    small.write_text("\n".join(lines[:: len(lines) // LEXICON_SIZE][:LEXICON_SIZE]) + "\n")
     return small
 
 
 @pytest.fixture(scope="session")
 def tiny_job(small_lexicon, tmp_path_factory):
-    """Function (*words, folder): (config, Job) of a run of a second, on a tiny model and a few words."""
+    """Function (*overrides, folder): (config, Job) of a run of about one second."""
     from rlora.config.job import Job
 
     cache = tmp_path_factory.mktemp("tokens")
 
-    def prepare(*words, folder):
-        words = [*TINY, f"task.path='{small_lexicon}'", f"paths.cache='{cache}'", *words]
-        found = composition.compose(*words, folder=folder)
-        return found.config, Job(Path(folder), found.choices, words)
+    def prepare(*overrides, folder):
+        paths = [f"task.path='{small_lexicon}'", f"paths.cache='{cache}'"]
+        overrides = [*TINY, *paths, *overrides]
+        composed = composition.compose(*overrides, folder=folder)
+        return composed.config, Job(Path(folder), composed.choices, overrides)
 
     return prepare
 
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny_job):
-    """Function (*words, folder): compose, then `experiment.run` in this process; gives the score it returns."""
+    """Function (*overrides, folder): run in this process; return the score."""
     from rlora.runs.experiment import run
 
-    def start(*words, folder):
-        config, job = tiny_job(*words, folder=folder)
+    def start(*overrides, folder):
+        config, job = tiny_job(*overrides, folder=folder)
         return run(OmegaConf.create(config), job)
 
     return start
@@ -100,18 +101,18 @@ def tiny_run(tiny_job):
 
 @pytest.fixture(scope="session")
 def tiny_experiment(tiny_job):
-    """Function (*words, folder): the Experiment, whose `run()` leaves its parts to look at."""
+    """Function (*overrides, folder): an Experiment, whose parts can be read after `run()`."""
     from rlora.runs.experiment import Experiment
 
-    def prepare(*words, folder):
-        return Experiment(*tiny_job(*words, folder=folder), Console(quiet=True))
+    def prepare(*overrides, folder):
+        return Experiment(*tiny_job(*overrides, folder=folder), Console(quiet=True))
 
     return prepare
 
 
 @pytest.fixture
 def record():
-    """A record as a run would leave it."""
+    """A record as a finished run writes it."""
     from rlora.records.record import Environment, Parameters, Run, RunRecord, Training
 
     return RunRecord(
@@ -134,7 +135,7 @@ def record():
             epochs=1, steps=3, best_epoch=0, history=[{"epoch": 0, "train/loss": 0.1}]
         ),
         environment=Environment(
-            host="here",
+            host="localhost",
             platform="Linux",
             device="cpu",
             precision="32-true",
@@ -154,19 +155,19 @@ def record():
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
-    """Folder of tokenized data that all processes share."""
+    """Cache folder of tokenized data, shared by the processes that a test file starts."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture
 def start(tmp_path, cache):
-    """Start train.py with words in a process whose outputs lie in a temporary folder."""
+    """Function (*overrides): start train.py in a subprocess that writes to a temporary folder."""
 
-    def run(*words: str) -> subprocess.Popen:
+    def run(*overrides: str) -> subprocess.Popen:
         command = [
             sys.executable,
             "train.py",
-            *words,
+            *overrides,
             f"paths.outputs={tmp_path}",
             f"paths.cache={cache}",
         ]
@@ -190,10 +191,10 @@ def start(tmp_path, cache):
 
 @pytest.fixture
 def train(start):
-    """Run train.py to its end; gives its output, and fails with it."""
+    """Function (*overrides): run train.py to its end and return its output."""
 
-    def run(*words: str) -> str:
-        process = start(*words)
+    def run(*overrides: str) -> str:
+        process = start(*overrides)
         output, _ = process.communicate(timeout=400)
         assert process.returncode == 0, output
         return output
