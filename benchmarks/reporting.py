@@ -14,8 +14,8 @@ from benchmarks.settings import ReportSettings
 from benchmarks.timing import Say, compare, take_turns
 from rlora.records.record import Environment, Parameters, Run, RunRecord, Training, write_record
 from rlora.reports import page, render
-from rlora.reports.load import Reader
-from rlora.reports.report import Question, report
+from rlora.reports.load import RunLoader
+from rlora.reports.report import ReportSpec, make_report
 
 TASKS, ADAPTERS = 5, 10
 CONFIG_KEYS = 120  # as many leaves as a real config has
@@ -32,18 +32,18 @@ def measure(settings: ReportSettings, device: torch.device, say: Say) -> dict[st
             for number, record in enumerate(made)
         )
         lines.write_text("".join(json.dumps(asdict(record)) + "\n" for record in made))
-        reading = Reader().read([lines])
-        answer = report(reading, Question())
+        loaded = RunLoader().load([lines])
+        report = make_report(loaded, ReportSpec())
 
         def whole() -> str:
-            found = report(Reader().read([folder]), Question())
-            return render.markdown(found.sheets) + page.html(found)
+            report = make_report(RunLoader().load([folder]), ReportSpec())
+            return render.markdown(report.tables) + page.html(report)
 
         steps: dict[str, Callable[[], object]] = {
-            "read folders of runs": lambda: Reader().read([folder]),
-            "read a study's file": lambda: Reader().read([lines]),
-            "means, differences, ranks": lambda: report(reading, Question()),
-            "the page": lambda: page.html(answer),
+            "read folders of runs": lambda: RunLoader().load([folder]),
+            "read a study's file": lambda: RunLoader().load([lines]),
+            "means, differences, ranks": lambda: make_report(loaded, ReportSpec()),
+            "the page": lambda: page.html(report),
             "all of it, from folders": whole,
         }
         prepared = {name: (lambda step=step: step) for name, step in steps.items()}

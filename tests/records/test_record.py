@@ -133,8 +133,8 @@ def leaves(value, path=()):
 @pytest.mark.parametrize("wrong", ["word", -1, True, None, [], {}, [1], {"a": "b"}])
 def test_a_value_of_another_kind_is_refused_or_harmless(record, wrong):
     """Whatever stands where in a record, it is told or is read, and reported without a crash."""
-    from rlora.reports.load import Found, gather
-    from rlora.reports.report import Question, report
+    from rlora.reports.load import LoadedRun, collect_scores
+    from rlora.reports.report import ReportSpec, make_report
 
     record.certificate = {
         "bound": 0.3, "risk": 0.2, "by_group": {"bound": 0.4}, "kl": 1.0, "rows": 9,
@@ -149,4 +149,4 @@ def test_a_value_of_another_kind_is_refused_or_harmless(record, wrong):
         place[path[-1]] = wrong
         with contextlib.suppress(ValueError):
             made = parse_record(raw, "here")
-            report(gather([Found("here", made)], "test"), Question())
+            make_report(collect_scores([LoadedRun("here", made)], "test"), ReportSpec())

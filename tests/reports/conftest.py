@@ -1,4 +1,4 @@
-"""Records of made-up runs, and folders that hold them."""
+"""Synthetic run records, and folders of them."""
 
 from dataclasses import replace
 
@@ -14,12 +14,12 @@ SCORES = {  # by task, adapter and seed
     ("mrpc", "lora", 1): 0.80, ("mrpc", "lora", 2): 0.82, ("mrpc", "lora", 3): 0.81,
     ("mrpc", "rlora", 1): 0.79, ("mrpc", "rlora", 2): 0.80, ("mrpc", "rlora", 3): 0.81,
 }  # fmt: skip
-TRAINED = {"head": 0, "lora": 73_728, "rlora": 9_216}
+PARAMETERS = {"head": 0, "lora": 73_728, "rlora": 9_216}
 
 
 @pytest.fixture
-def made(record):
-    """Makes a record; more words are keys of its config."""
+def make_record(record):
+    """Function that makes a record; further keyword arguments are keys of its config."""
 
     def make(
         task="rte",
@@ -33,35 +33,40 @@ def made(record):
     ):
         identity = repr((task, adapter, seed, mode, sorted(config.items())))
         run = replace(
-            record.run, task=task, adapter=adapter, seed=seed, identity=identity, directory=f"runs/{identity}",
+            record.run,
+            task=task,
+            adapter=adapter,
+            seed=seed,
+            identity=identity,
+            directory=f"runs/{identity}",
             started=started,
-        )  # fmt: skip
+        )
         return replace(
             record,
             run=run,
             config={"seed": seed, "task": {"mode": mode}, **config},
             scores={"validation/accuracy": validation, "test/accuracy": score},
-            parameters=replace(record.parameters, adapter=TRAINED.get(adapter, 100)),
+            parameters=replace(record.parameters, adapter=PARAMETERS.get(adapter, 100)),
         )
 
     return make
 
 
 @pytest.fixture
-def written(tmp_path):
-    """Writes records to folders of their own: written(records) gives the folder of all."""
+def write_runs(tmp_path):
+    """Function (records): writes each to a run folder and returns the folder of all runs."""
 
-    def write(records, below="runs"):
+    def write(records):
         for number, each in enumerate(records):
-            write_record(each, tmp_path / below / str(number))
-        return tmp_path / below
+            write_record(each, tmp_path / "runs" / str(number))
+        return tmp_path / "runs"
 
     return write
 
 
 @pytest.fixture
-def study(made, written):
+def study_folder(make_record, write_runs):
     """A folder of 18 runs: three adapters, two tasks, three seeds."""
-    return written(
-        [made(task, adapter, seed, score) for (task, adapter, seed), score in SCORES.items()]
+    return write_runs(
+        [make_record(task, adapter, seed, score) for (task, adapter, seed), score in SCORES.items()]
     )

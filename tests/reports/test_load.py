@@ -1,4 +1,4 @@
-"""Reading: each run once, wherever it lies, and what cannot count is named, counted and left out."""
+"""Loading of runs: each run counts once, and a run that cannot count is skipped with a reason."""
 
 import json
 import math
@@ -6,48 +6,58 @@ from dataclasses import replace
 
 import pytest
 
-from rlora.records.record import RECORD_FILE, write_record
-from rlora.reports.load import Reader, csv_text
+from rlora.records.record import RECORD_FILE, STUDY_FILE, write_record
+from rlora.records.study import append_record
+from rlora.reports.load import RunLoader
+from rlora.reports.render import csv_text
 
 
-def read(*paths, split="test"):
-    return Reader(split).read(paths)
+def load(*paths, split="test"):
+    return RunLoader(split).load(paths)
 
 
-def reasons(reading):
-    return sorted(problem.reason for problem in reading.problems)
+def reasons(loaded):
+    return sorted(run.reason for run in loaded.skipped)
 
 
-def test_a_run_counts_once_wherever_it_is_found(study, made, tmp_path):
-    for record in (made(seed=1), made(seed=9)):
-        study.append(record, tmp_path / "kept" / study.RECORDS)
-    found = read(study, tmp_path, study / "0" / RECORD_FILE, tmp_path / "kept" / study.RECORDS)
-    assert len(found.runs) == 18 + 1
-    assert found.problems == []
+def test_a_run_counts_once_even_if_it_is_found_in_several_places(
+    study_folder, make_record, tmp_path
+):
+    study_file = tmp_path / "kept" / STUDY_FILE
+    for record in (make_record(seed=1), make_record(seed=9)):
+        append_record(record, study_file)
+    loaded = load(study_folder, tmp_path, study_folder / "0" / RECORD_FILE, study_file)
+    assert len(loaded.scores) == 18 + 1
+    assert loaded.skipped == []
 
 
-def test_a_run_that_was_repeated_counts_as_last_and_is_told(made, written):
-    early, late = made(score=0.1, started="2026-01-01"), made(score=0.2, started="2026-01-02")
+def test_of_a_repeated_run_the_last_one_counts_and_the_first_is_skipped(make_record, write_runs):
+    early, late = (
+        make_record(score=0.1, started="2026-01-01"),
+        make_record(score=0.2, started="2026-01-02"),
+    )
     for order in ((early, late), (late, early)):
-        found = read(written(order))
-        assert [run.score for run in found.runs] == [0.2]
-        assert reasons(found) == ["the same run was repeated on 2026-01-02, which counts"]
+        loaded = load(write_runs(order))
+        assert [score.value for score in loaded.scores] == [0.2]
+        assert reasons(loaded) == ["superseded: the same run was repeated on 2026-01-02"]
 
 
-def test_what_a_run_keeps_within_its_folder_is_no_run(study, made):
-    write_record(made(seed=7), study / "0" / "prior")
-    assert len(read(study).runs) == 18
+def test_a_record_inside_a_run_folder_is_no_run(study_folder, make_record):
+    write_record(make_record(seed=7), study_folder / "0" / "prior")
+    assert len(load(study_folder).scores) == 18
 
 
-def test_hydras_own_folder_is_no_run(study):
-    (study / "99" / ".hydra").mkdir(parents=True)
-    (study / "99" / ".hydra" / "config.yaml").write_text("seed: 0\n")
-    assert read(study).unfinished == 0
+def test_the_folder_of_hydra_is_no_run(study_folder):
+    (study_folder / "99" / ".hydra").mkdir(parents=True)
+    (study_folder / "99" / ".hydra" / "config.yaml").write_text("seed: 0\n")
+    assert load(study_folder).unfinished == 0
 
 
-def test_broken_old_unscored_and_failed_runs_are_named(made, written, tmp_path):
-    folder = written([made(seed=1), made(seed=2, score=math.nan), made(seed=3)])
-    unscored = made(seed=4)
+def test_broken_outdated_unscored_and_failed_runs_are_skipped(make_record, write_runs, tmp_path):
+    folder = write_runs(
+        [make_record(seed=1), make_record(seed=2, score=math.nan), make_record(seed=3)]
+    )
+    unscored = make_record(seed=4)
     write_record(replace(unscored, scores={"validation/accuracy": 0.5}), folder / "unscored")
     for name, text in {
         "broken": '{"run": ',
@@ -63,47 +73,49 @@ def test_broken_old_unscored_and_failed_runs_are_named(made, written, tmp_path):
     (folder / "running").mkdir()
     (folder / "running" / "config.yaml").write_text("seed: 0\n")
     (tmp_path / "records.jsonl").write_text('{"schema": 0}\nnonsense\n')
-    found = read(folder, tmp_path / "records.jsonl", tmp_path / "nowhere")
-    assert [run.facts["seed"] for run in found.runs] == [1, 3]
-    assert found.unfinished == 1
-    told = reasons(found)
-    assert len(told) == 2 + 5 + 1 + 2 + 1
+    loaded = load(folder, tmp_path / "records.jsonl", tmp_path / "nowhere")
+    assert [score.settings["seed"] for score in loaded.scores] == [1, 3]
+    assert loaded.unfinished == 1
+    skipped = reasons(loaded)
+    assert len(skipped) == 2 + 5 + 1 + 2 + 1
     for part in (
         "its test/accuracy is nan",
-        "has no score test/accuracy: leave it out",
+        "has no score test/accuracy: expected another --split or --metric",
         "cannot be read as a run record",
         "has record schema 0, this version reads schema 1",
         "has record schema None",
         "failed: ValueError: no such thing",
-        "does not exist: give a folder",
+        "does not exist: expected a folder",
     ):
-        assert any(part in reason for reason in told), part
-    assert any(problem.place.endswith("records.jsonl, line 2") for problem in found.problems)
+        assert any(part in reason for reason in skipped), part
+    assert any(run.source.endswith("records.jsonl, line 2") for run in loaded.skipped)
 
 
-def test_no_run_at_all_is_an_error_that_says_why(tmp_path, made, written):
+def test_no_scored_run_at_all_raises_with_the_reasons(tmp_path, make_record, write_runs):
     (tmp_path / "empty").mkdir()
     with pytest.raises(
-        ValueError, match=r"no finished run to report: .*empty holds no run: give a folder"
+        ValueError, match=r"no finished run to report: .*empty holds no run: expected a folder"
     ):
-        read(tmp_path / "empty")
+        load(tmp_path / "empty")
     with pytest.raises(ValueError, match=r"no finished run to report: .*its test/accuracy is inf"):
-        read(written([made(score=math.inf)]))
+        load(write_runs([make_record(score=math.inf)]))
 
 
-def test_a_reader_sees_what_came_since(made, written, tmp_path):
-    reader = Reader()
-    assert len(reader.read([written([made(seed=1)])]).runs) == 1
-    write_record(made(seed=2), tmp_path / "runs" / "later")
-    assert len(reader.read([tmp_path / "runs"]).runs) == 2
+def test_a_loader_sees_runs_that_finished_since_its_last_call(make_record, write_runs, tmp_path):
+    loader = RunLoader()
+    assert len(loader.load([write_runs([make_record(seed=1)])]).scores) == 1
+    write_record(make_record(seed=2), tmp_path / "runs" / "later")
+    assert len(loader.load([tmp_path / "runs"]).scores) == 2
 
 
-def test_the_csv_has_a_line_for_each_run_unrounded(made, written):
+def test_the_csv_has_an_unrounded_line_per_run(make_record, write_runs):
     import csv
     import io
 
-    runs = read(written([made(seed=1, score=1 / 3), made(seed=2, adapter="rlora", lr=0.1)])).runs
-    rows = list(csv.DictReader(io.StringIO(csv_text(runs))))
+    scores = load(
+        write_runs([make_record(seed=1, score=1 / 3), make_record(seed=2, adapter="rlora", lr=0.1)])
+    ).scores
+    rows = list(csv.DictReader(io.StringIO(csv_text(scores))))
     assert [
         (row["adapter"], row["seed"], float(row["test/accuracy"]), row["lr"]) for row in rows
     ] == [

@@ -1,4 +1,4 @@
-"""The page: whole in itself, and looked at in a real browser where there is one."""
+"""The HTML page: it is self-contained, and renders in a real browser if one is installed."""
 
 import re
 import shutil
@@ -13,36 +13,51 @@ BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
 needs_browser = pytest.mark.skipif(
-    BROWSER is None, reason="no Chromium here (Debian: apt install chromium)"
+    BROWSER is None, reason="Chromium is not installed (Debian: apt install chromium)"
 )
 CLICK = """<script type="module">
-const title = [...document.querySelectorAll("thead th")].find((each) => each.textContent === "NAME");
+const titles = [...document.querySelectorAll("thead th")];
+const title = titles.find((item) => item.textContent === "NAME");
 for (let i = 0; i < TIMES; i++) title.click();
 </script>"""
 
 
+@pytest.fixture(scope="module")
+def built():
+    """The page, once a test has built it: all tests look at the same one."""
+    return {}
+
+
 @pytest.fixture
-def page(study, tmp_path):
-    main([str(study), "--html", str(tmp_path / "report.html"), "--title", "Adapters <compared>"])
-    return tmp_path / "report.html"
+def page(built, study_folder, tmp_path):
+    file = tmp_path / "report.html"
+    if not built:
+        main([str(study_folder), "--html", str(file), "--title", "Adapters <compared>"])
+        built["html"] = file.read_text()
+    file.write_text(built["html"])
+    return file
 
 
-def browse(page, *words):
+def browse(page, *arguments):
     command = [
         BROWSER,
         "--headless",
         "--no-sandbox",
         "--disable-gpu",
         "--virtual-time-budget=10000",
-        *words,
+        *arguments,
     ]
-    place = [f"--user-data-dir={page.parent / 'profile'}", "--enable-logging=stderr", page.as_uri()]
+    options = [
+        f"--user-data-dir={page.parent / 'profile'}",
+        "--enable-logging=stderr",
+        page.as_uri(),
+    ]
     return subprocess.run(
-        [*command, *place], capture_output=True, text=True, timeout=120, check=True
+        [*command, *options], capture_output=True, text=True, timeout=120, check=True
     )
 
 
-def test_it_needs_no_network_and_holds_every_table(page):
+def test_the_page_needs_no_network_and_holds_every_table(page):
     text = page.read_text()
     without_scripts = re.sub(r'<script type="module">.*?</script>', "", text, flags=re.DOTALL)
     assert "<script" not in without_scripts
@@ -54,17 +69,17 @@ def test_it_needs_no_network_and_holds_every_table(page):
 
 
 @needs_browser
-def test_charts_are_drawn_without_an_error(page):
-    done = browse(page, "--dump-dom")
-    assert "CONSOLE" not in done.stderr
-    assert 'data-charts="3"' in done.stdout
-    drawn = re.findall(
+def test_charts_render_without_an_error(page):
+    result = browse(page, "--dump-dom")
+    assert "CONSOLE" not in result.stderr
+    assert 'data-charts="3"' in result.stdout
+    charts = re.findall(
         r'<div id="chart\d"[^>]*>.*?<(canvas|svg)[^>]* width="(\d+)" height="(\d+)"',
-        done.stdout,
+        result.stdout,
         re.DOTALL,
     )
-    assert len(drawn) == 3
-    assert all(int(width) > 200 and int(height) > 100 for _, width, height in drawn)
+    assert len(charts) == 3
+    assert all(int(width) > 200 and int(height) > 100 for _, width, height in charts)
 
 
 @needs_browser
@@ -73,19 +88,19 @@ def test_charts_are_drawn_without_an_error(page):
     [
         ("rte", 1, ["rlora", "lora", "head"]),
         ("rte", 2, ["head", "lora", "rlora"]),
-        ("trained", 1, ["lora", "rlora", "head"]),
+        ("params", 1, ["lora", "rlora", "head"]),
         ("adapter", 1, ["rlora", "lora", "head"]),
     ],
 )
-def test_a_click_sorts(page, name, times, order):
+def test_a_click_on_a_column_title_sorts_the_table(page, name, times, order):
     page.write_text(page.read_text() + CLICK.replace("NAME", name).replace("TIMES", str(times)))
-    shown = browse(page, "--dump-dom").stdout
-    first = shown[shown.index("<tbody>") : shown.index("</tbody>")]
-    assert re.findall(r'<td class="word[^"]*">(\w+)</td>', first) == order
+    html = browse(page, "--dump-dom").stdout
+    first = html[html.index("<tbody>") : html.index("</tbody>")]
+    assert re.findall(r'<td class="text[^"]*">(\w+)</td>', first) == order
 
 
 @needs_browser
-def test_it_is_not_blank(page, tmp_path):
+def test_the_page_is_not_blank(page, tmp_path):
     browse(page, "--window-size=1200,2000", f"--screenshot={tmp_path / 'page.png'}")
     image = (tmp_path / "page.png").read_bytes()
     assert struct.unpack(">II", image[16:24]) == (1200, 2000)

@@ -1,4 +1,4 @@
-"""Runs on Weights & Biases are read like those on the disk; and the table while runs finish."""
+"""Runs on Weights & Biases, and the live view of runs that finish."""
 
 from types import SimpleNamespace
 
@@ -7,13 +7,13 @@ from rich.console import Console
 
 from rlora.records.record import RECORD_FILE, write_record
 from rlora.reports import wandb_runs
-from rlora.reports.load import Problem, Reader
-from rlora.reports.report import Question, report
+from rlora.reports.load import RunLoader, SkippedRun
+from rlora.reports.report import ReportSpec, make_report
 from rlora.reports.watch import watch
 
 
 class Run:
-    """What `wandb.Api().runs()` gives, as far as it is used."""
+    """A stand-in for the runs of `wandb.Api().runs()`."""
 
     def __init__(self, number, record=None, state="finished"):
         self.id, self.state, self.record = f"r{number}", state, record
@@ -48,74 +48,79 @@ class Api:
         return SimpleNamespace(runs=self._runs[:1])
 
 
-def test_records_are_taken_and_the_rest_is_told(made):
+def test_records_are_loaded_and_other_runs_are_skipped(make_record):
     runs = [
-        Run(1, made(seed=1)),
-        Run(2, made(seed=2)),
+        Run(1, make_record(seed=1)),
+        Run(2, make_record(seed=2)),
         Run(3),
         Run(4, state="crashed"),
         Run(5, state="running"),
     ]
-    reading = Reader().read([], wandb_runs.found("team/rlora", Api(runs)))
-    assert [run.facts["seed"] for run in reading.runs] == [1, 2]
-    assert reading.unfinished == 1
-    told = {problem.place: problem.reason for problem in reading.problems}
-    assert told == {
-        "wandb:team/rlora/r3": f"holds no {RECORD_FILE}: it was logged by another program or an older version",
+    loaded = RunLoader().load([], wandb_runs.load_wandb_runs("team/rlora", Api(runs)))
+    assert [run.settings["seed"] for run in loaded.scores] == [1, 2]
+    assert loaded.unfinished == 1
+    reasons = {run.source: run.reason for run in loaded.skipped}
+    no_record = f"has no {RECORD_FILE}: it was logged by another program or an older version"
+    assert reasons == {
+        "wandb:team/rlora/r3": no_record,
         "wandb:team/rlora/r4": "crashed",
     }
-    assert len(list(wandb_runs.found("team/rlora/sweeps/abc", Api(runs)))) == 1
+    assert len(list(wandb_runs.load_wandb_runs("team/rlora/sweeps/abc", Api(runs)))) == 1
 
 
-def test_a_project_that_cannot_be_read_is_told():
+def test_an_unreadable_project_raises():
     with pytest.raises(ValueError, match="--wandb nobody/x cannot be read: Could not find project"):
-        list(wandb_runs.found("nobody/x", Api([])))
+        list(wandb_runs.load_wandb_runs("nobody/x", Api([])))
 
 
-def test_the_table_grows_while_runs_finish(made, tmp_path):
-    reader, console = Reader(), Console(record=True, width=120, force_terminal=False)
-    arriving = iter([made(seed=1, score=0.5), made(seed=2, score=0.6)])
+def test_the_table_grows_while_runs_finish(make_record, tmp_path):
+    loader, console = RunLoader(), Console(record=True, width=120, force_terminal=False)
+    arriving = iter([make_record(seed=1, score=0.5), make_record(seed=2, score=0.6)])
 
-    def ask():
-        answer = report(reader.read([tmp_path]), Question())
+    def make():
+        report = make_report(loader.load([tmp_path]), ReportSpec())
         if (record := next(arriving, None)) is not None:
             write_record(record, tmp_path / str(record.run.seed))
-        return answer
+        return report
 
-    write_record(made(seed=3, score=0.7), tmp_path / "3")
-    watch(ask, 0, console, rounds=3)
-    shown = console.export_text()
-    assert "3 finished, 0 unfinished, 0 left out" in shown
-    assert "60.0 ± 10.0" in shown
+    write_record(make_record(seed=3, score=0.7), tmp_path / "3")
+    watch(make, 0, console, rounds=3)
+    output = console.export_text()
+    assert "3 finished, 0 unfinished, 0 skipped" in output
+    assert "60.0 ± 10.0" in output
 
 
-def test_waiting_for_the_first_run_is_no_error(tmp_path):
+def test_the_view_waits_for_the_first_run(tmp_path):
     console = Console(record=True, width=120)
-    watch(lambda: report(Reader().read([tmp_path]), Question()), 0, console, rounds=1)
+    watch(lambda: make_report(RunLoader().load([tmp_path]), ReportSpec()), 0, console, rounds=1)
     assert "holds no run" in " ".join(console.export_text().split())  # a long path wraps the line
 
 
-def test_ctrl_c_ends_it(made, tmp_path):
-    write_record(made(), tmp_path)
-    times = []
+def test_ctrl_c_ends_the_view(make_record, tmp_path):
+    write_record(make_record(), tmp_path)
+    calls = []
 
-    def ask():
-        times.append(1)
-        if len(times) == 2:
+    def make():
+        calls.append(1)
+        if len(calls) == 2:
             raise KeyboardInterrupt
-        return report(Reader().read([tmp_path]), Question())
+        return make_report(RunLoader().load([tmp_path]), ReportSpec())
 
-    watch(ask, 0, Console(record=True))
-    assert len(times) == 2
+    watch(make, 0, Console(record=True))
+    assert len(calls) == 2
 
 
-def test_problems_of_other_places_count(made):
-    reading = Reader().read(
+def test_skipped_and_unfinished_runs_of_another_source_count(make_record):
+    loaded = RunLoader().load(
         [],
-        [Problem("here", "is odd"), None, *wandb_runs.found("team/rlora", Api([Run(1, made())]))],
+        [
+            SkippedRun("elsewhere", "is invalid"),
+            None,
+            *wandb_runs.load_wandb_runs("team/rlora", Api([Run(1, make_record())])),
+        ],
     )
-    assert (len(reading.runs), reading.unfinished, reading.problems) == (
+    assert (len(loaded.scores), loaded.unfinished, loaded.skipped) == (
         1,
         1,
-        [Problem("here", "is odd")],
+        [SkippedRun("elsewhere", "is invalid")],
     )

@@ -1,1 +1,1 @@
-"""Run records to tables: what was measured, over which runs, and how sure one may be."""
+"""Tables, figures and pages of finished runs, with paired statistics."""

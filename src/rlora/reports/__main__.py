@@ -1,8 +1,8 @@
-"""Tables, plots and a page of finished runs: python -m rlora.reports outputs/multiruns/... --html report.html."""
+"""Compare finished runs: print tables, and write Markdown, LaTeX, CSV, figures or an HTML page."""
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -10,161 +10,163 @@ from rich.console import Console
 from rlora.io.atomic import write_atomically
 from rlora.reports import page, render, wandb_runs
 from rlora.reports.figures import matplotlib_plots
-from rlora.reports.load import Reader, csv_text
-from rlora.reports.pivot import Layout
-from rlora.reports.report import Question, Report, report
+from rlora.reports.load import RunLoader
+from rlora.reports.pivot import PivotSpec
+from rlora.reports.report import Report, ReportSpec, make_report
 from rlora.reports.statistics import INTERVALS
 from rlora.reports.watch import watch
 
+EXAMPLES = """examples:
+  python -m rlora.reports outputs/multiruns/2026-01-31_12-00-00 --html report.html
+  python -m rlora.reports outputs/studies/glue/records.jsonl --baseline lora --plots figures
+  python -m rlora.reports outputs/runs --rows adapter,adapter.rank --where model=minilm --watch
+"""
+
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = argparse.ArgumentParser(prog="python -m rlora.reports", description=__doc__)
-    made.add_argument(
+    """Return the parser of the command line."""
+    command = argparse.ArgumentParser(
+        prog="python -m rlora.reports",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_inputs(command.add_argument_group("runs"))
+    _add_content(command.add_argument_group("rows, columns and statistics"))
+    _add_outputs(command.add_argument_group("output, in addition to the terminal"))
+    return command
+
+
+def _add_inputs(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
         "paths",
         nargs="*",
         type=Path,
-        help="folders of runs, at any depth, or files with a record a line",
+        help="folders of runs, at any depth, or records.jsonl files",
     )
-    made.add_argument(
+    add(
         "--wandb",
         metavar="ENTITY/PROJECT[/sweeps/ID]",
-        help="and runs that lie on Weights & Biases",
+        help="add the runs of a Weights & Biases project or sweep",
     )
-    ask = made.add_argument_group("what is asked")
-    ask.add_argument(
-        "--rows",
-        default="adapter",
-        help="keys that make a row, such as adapter,adapter.rank (%(default)s)",
-    )
-    ask.add_argument("--columns", default="task", help="keys that make a column (%(default)s)")
-    ask.add_argument(
-        "--compare",
-        default="adapter",
-        help="a key of these, or key=option,option in their order (%(default)s)",
-    )
-    ask.add_argument("--baseline", help="compare with this option only, instead of each with each")
-    ask.add_argument(
-        "--pairs",
-        default="",
-        help="keys that pair the runs of two options (seed, and task.sample_seed)",
-    )
-    ask.add_argument(
-        "--where",
-        default="",
-        help="only runs with these values, such as model=minilm,adapter=lora|rlora",
-    )
-    ask.add_argument(
-        "--choose", default="", help="keep the values of these keys that are best on validation"
-    )
-    ask.add_argument(
-        "--split", default="test", choices=["test", "validation"], help="(%(default)s)"
-    )
-    ask.add_argument(
+    add("--where", default="", help="select runs, such as model=minilm,adapter=lora|rlora")
+    add("--choose", default="", help="keep the values of these keys with the best validation score")
+    add("--split", default="test", choices=["test", "validation"], help="default: %(default)s")
+    add(
         "--metric",
         default="",
-        help="these instead of the task's own, such as BLEU,NIST; key metric of rows or columns",
+        help="metrics, such as BLEU,NIST; default: the main metric of each task",
     )
-    ask.add_argument(
-        "--interval", default="t", choices=INTERVALS, help="how intervals are made (%(default)s)"
-    )
-    ask.add_argument(
-        "--spread", default="sd", choices=["sd", "interval"], help="beside a mean (%(default)s)"
-    )
-    ask.add_argument(
-        "--published",
-        default="",
-        help="show published scores of these models, such as roberta_base",
-    )
-    made.add_argument(
+    add(
         "--watch",
         nargs="?",
         type=float,
         const=10.0,
         metavar="SECONDS",
-        help="show the scores while runs finish (10)",
+        help="update the scores while runs finish, every SECONDS (10) until Ctrl-C",
     )
-    write = made.add_argument_group("what is written beside the terminal")
-    write.add_argument("--title", default=Question.title, help="of the report (%(default)s)")
-    write.add_argument("--markdown", type=Path, metavar="FILE", help="all tables as Markdown")
-    write.add_argument("--latex", type=Path, metavar="FILE", help="all tables as LaTeX (booktabs)")
-    write.add_argument("--csv", type=Path, metavar="FILE", help="all runs, one a line, unrounded")
-    write.add_argument(
-        "--html",
-        type=Path,
-        metavar="FILE",
-        help="one page with tables and charts, without a network",
+
+
+def _add_content(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--rows", default="adapter", help="keys of the rows, such as adapter,adapter.rank")
+    add("--columns", default="task", help="keys of the columns; default: %(default)s")
+    add(
+        "--compare",
+        default="adapter",
+        help="key of the paired differences, or key=option,option; default: %(default)s",
     )
-    write.add_argument("--plots", type=Path, metavar="FOLDER", help="figures as PDF and PNG")
-    return made
+    add("--baseline", help="compare with this option only; default: all pairs of options")
+    add("--pairs", default="", help="keys that pair runs; default: seed and task.sample_seed")
+    add(
+        "--interval",
+        default="t",
+        choices=INTERVALS,
+        help="kind of 95%% intervals; default: %(default)s",
+    )
+    add(
+        "--spread",
+        default="sd",
+        choices=["sd", "interval"],
+        help="spread after a mean; default: %(default)s",
+    )
+    add("--published", default="", help="add published scores of models, such as roberta_base")
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Read, compare, print; a wrong word ends in one sentence and exit status 1."""
-    asked = parser().parse_args(words)
-    if not asked.paths and not asked.wandb:
-        parser().error(
-            "name a folder of runs, a file with a record a line, or --wandb ENTITY/PROJECT"
-        )
-    reader, console = Reader(asked.split, _split(asked.metric)), Console()
+def _add_outputs(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--title", default=ReportSpec.title, help="title of the page; default: %(default)s")
+    add("--markdown", type=Path, metavar="FILE", help="write all tables as Markdown")
+    add("--latex", type=Path, metavar="FILE", help="write all tables as LaTeX (booktabs)")
+    add("--csv", type=Path, metavar="FILE", help="write one unrounded line per run")
+    add("--html", type=Path, metavar="FILE", help="write an offline page of tables and charts")
+    add("--plots", type=Path, metavar="FOLDER", help="write figures as PDF and PNG")
 
-    def ask() -> Report:
-        more = wandb_runs.found(asked.wandb) if asked.wandb else ()
-        return report(reader.read(asked.paths, more), question(asked))
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Load, compare and print; exit with status 1 and one sentence on an invalid argument."""
+    options = parser().parse_args(arguments)
+    if not options.paths and not options.wandb:
+        parser().error("expected a folder of runs, a records.jsonl, or --wandb ENTITY/PROJECT")
+    loader, console = RunLoader(options.split, _split(options.metric)), Console()
+
+    def make() -> Report:
+        extra = wandb_runs.load_wandb_runs(options.wandb) if options.wandb else ()
+        return make_report(loader.load(options.paths, extra), report_spec(options))
 
     try:
-        if asked.watch is not None:
-            watch(ask, asked.watch, console)
-        made = ask()
-        _write(made, asked)
+        if options.watch is not None:
+            watch(make, options.watch, console)
+        report = make()
+        _write(report, options)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    for sheet in made.sheets:
-        console.print(render.terminal(sheet))
+    for table in report.tables:
+        console.print(render.terminal(table, console.width), "")
 
 
-def question(asked: argparse.Namespace) -> Question:
-    """What the words ask for."""
-    key, _, options = asked.compare.partition("=")
-    rows, columns = _split(asked.rows), _split(asked.columns)
-    if len(_split(asked.metric)) > 1 and "metric" not in rows + columns:
-        columns += ("metric",)
-    layout = Layout(rows, columns, _split(asked.pairs), asked.interval, asked.spread)
-    return Question(
-        layout=layout,
+def report_spec(options: argparse.Namespace) -> ReportSpec:
+    """Return the content of the report that the command line asks for."""
+    key, _, compared = options.compare.partition("=")
+    rows, columns = _split(options.rows), _split(options.columns)
+    if len(_split(options.metric)) > 1 and "metric" not in rows + columns:
+        columns += ("metric",)  # metrics of several scales share no mean
+    return ReportSpec(
+        pivot=PivotSpec(rows, columns, _split(options.pairs), options.interval, options.spread),
         compare=key,
-        options=_split(options),
-        baseline=asked.baseline,
-        where=_conditions(asked.where),
-        choose=_split(asked.choose),
-        split=asked.split,
-        published=_split(asked.published),
-        title=asked.title,
+        options=_split(compared),
+        baseline=options.baseline,
+        where=_conditions(options.where),
+        choose=_split(options.choose),
+        split=options.split,
+        published=_split(options.published),
+        title=options.title,
     )
 
 
-def _write(made: Report, asked: argparse.Namespace) -> None:
-    texts = {
-        asked.markdown: lambda: render.markdown(made.sheets),
-        asked.latex: lambda: render.latex(made.sheets),
-        asked.csv: lambda: csv_text(made.runs),
-        asked.html: lambda: page.html(made),
-    }
-    for file, text in texts.items():
+def _write(report: Report, options: argparse.Namespace) -> None:
+    outputs: list[tuple[Path | None, Callable[[], str]]] = [
+        (options.markdown, lambda: render.markdown(report.tables)),
+        (options.latex, lambda: render.latex(report.tables)),
+        (options.csv, lambda: render.csv_text(report.scores)),
+        (options.html, lambda: page.html(report)),
+    ]
+    for file, text in outputs:
         if file is not None:
             write_atomically(file, text().encode())
-    if asked.plots is not None:
-        matplotlib_plots.write(made, asked.plots)
+    if options.plots is not None:
+        matplotlib_plots.write(matplotlib_plots.figures(report), options.plots)
 
 
-def _conditions(words: str) -> dict[str, str]:
-    if wrong := [word for word in _split(words) if "=" not in word]:
-        raise ValueError(f"--where {wrong[0]}: conditions are key=value, with commas between them")
-    return dict(word.split("=", 1) for word in _split(words))
+def _conditions(text: str) -> dict[str, str]:
+    if invalid := [part for part in _split(text) if "=" not in part]:
+        raise ValueError(f"--where {invalid[0]} is invalid: expected key=value,key=value")
+    return dict(part.split("=", 1) for part in _split(text))
 
 
-def _split(words: str) -> tuple[str, ...]:
-    return tuple(word for word in words.split(",") if word)
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(part for part in text.split(",") if part)
 
 
 if __name__ == "__main__":

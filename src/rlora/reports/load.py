@@ -1,10 +1,11 @@
-"""Run records as rows of plain values, one a run; what cannot count is named."""
+"""Run records, loaded from disk as scores: one per run and metric.
 
-import csv
-import io
+A run that cannot be scored is skipped, and the reason is kept for the report.
+"""
+
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,257 +19,231 @@ from rlora.records.record import (
     study_lines,
 )
 from rlora.records.status import FAILED, FINISHED, run_folders, run_status
-from rlora.reports.metrics import Shown, shown
+from rlora.reports.metric_format import MetricFormat, metric_format
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A finished run, by one metric.
+class Score:
+    """The score of a finished run by one metric.
 
     Attributes:
-        facts: What was run, by dotted key: task, model, adapter and regularizer by name, seed, and the whole config.
-        score: What a metric says on the split asked for; the fact `metric` names it.
-        shown: How that metric is shown.
-        validation: The monitored score on the validation split, for choices, negative where smaller is better; None
-            where it was not scored there.
-        record: All of it.
+        settings: Values by dotted key: the whole config, with `task`, `model`, `adapter` and
+            `regularizer` as names, `seed`, and `metric`.
+        value: The score on the requested split.
+        format: Format of the metric.
+        validation: The monitored score on the validation split, negated where smaller is better.
+            Hyperparameters are chosen by it. None if the run was not scored on validation.
+        record: The whole run record.
     """
 
-    facts: dict[str, Any]
-    score: float
-    shown: Shown
+    settings: dict[str, Any]
+    value: float
+    format: MetricFormat
     validation: float | None
     record: RunRecord
 
 
 @dataclass(frozen=True)
-class Problem:
-    """What was left out, and why."""
+class LoadedRun:
+    """A run record and the path it was read from."""
 
-    place: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What was read.
-
-    Attributes:
-        runs: Each run once for each metric asked for.
-        problems: What could not count.
-        unfinished: Number of run folders without a result or an error: running, or killed.
-    """
-
-    runs: list[Measured]
-    problems: list[Problem]
-    unfinished: int = 0
-
-
-@dataclass(frozen=True)
-class Found:
-    """A record and where it was found."""
-
-    place: str
+    source: str
     record: RunRecord
 
 
-class Reader:
-    """Reads folders of runs (at any depth) and files with a record a line; a record is parsed once, however often read.
+@dataclass(frozen=True)
+class SkippedRun:
+    """A path or run that does not count, and the reason."""
+
+    source: str
+    reason: str
+
+
+UNFINISHED = None  # a run folder with neither a result nor an error: running, or killed
+RunItem = LoadedRun | SkippedRun | None
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    """The scores of all loaded runs.
+
+    Attributes:
+        scores: One score per run and requested metric.
+        skipped: Runs that do not count.
+        unfinished: Number of run folders with neither a result nor an error.
+    """
+
+    scores: list[Score]
+    skipped: list[SkippedRun]
+    unfinished: int = 0
+
+
+class RunLoader:
+    """A loader of run folders, at any depth, and of `records.jsonl` files.
+
+    It parses a record file again only after the file has changed, so that `--watch` stays cheap.
 
     Args:
-        split: "test" or "validation": whose scores are asked for.
-        metrics: Which; none: of each run the one that stands for it.
+        split: Split of the scores: "test" or "validation".
+        metrics: Metrics to load; empty means the main metric of each run.
     """
 
     def __init__(self, split: str = "test", metrics: Sequence[str] = ()) -> None:
         self.split, self.metrics = split, metrics
-        self._known: dict[tuple[Path, int], RunRecord] = {}
+        self._records: dict[tuple[Path, int], RunRecord] = {}  # by file and time of its change
 
-    def read(self, paths: Iterable[Path], more: Iterable["Found | Problem | None"] = ()) -> Reading:
-        """Read what is there now.
+    def load(self, paths: Iterable[Path], extra: Iterable[RunItem] = ()) -> LoadResult:
+        """Load the runs that exist now.
 
         Args:
-            paths: Folders and files.
-            more: What was found elsewhere: records, what is none, and None for an unfinished run.
+            paths: Run folders, folders of run folders, and record files.
+            extra: Runs from another source, such as W&B.
 
         Raises:
-            ValueError: not one run can be counted; says why.
+            ValueError: No run has a score; the message lists the reasons.
         """
-        items = [item for path in paths for item in self._look(path)] + list(more)
-        problems = [item for item in items if isinstance(item, Problem)]
-        found = [item for item in items if isinstance(item, Found)]
-        return gather(
-            found, self.split, self.metrics, problems, len(items) - len(problems) - len(found)
-        )
+        items = [item for path in paths for item in self._items(path)] + list(extra)
+        runs = [item for item in items if isinstance(item, LoadedRun)]
+        skipped = [item for item in items if isinstance(item, SkippedRun)]
+        return collect_scores(runs, self.split, self.metrics, skipped, items.count(UNFINISHED))
 
-    def _look(self, path: Path) -> list["Found | Problem | None"]:
-        nothing = Problem(str(path), "holds no run: give a folder of runs or a records.jsonl")
-        return list(self._walk(path)) or [nothing]
+    def _items(self, path: Path) -> list[RunItem]:
+        empty = SkippedRun(str(path), "holds no run: expected a folder of runs or a records.jsonl")
+        return list(self._walk(path)) or [empty]
 
-    def _walk(self, path: Path) -> Iterator["Found | Problem | None"]:
+    def _walk(self, path: Path) -> Iterator[RunItem]:
         if not path.exists():
-            yield Problem(str(path), "does not exist: give a folder of runs or a records.jsonl")
+            reason = "does not exist: expected a folder of runs or a records.jsonl"
+            yield SkippedRun(str(path), reason)
         elif path.suffix == ".jsonl":
-            yield from _lines(path)
+            yield from _study_runs(path)
         elif path.is_file():
-            yield self._single(path)
+            yield self._run(path)
         else:
             for folder in run_folders(path):
-                ended = run_status(folder)
-                if ended.state == FINISHED:
-                    yield self._single(folder / RECORD_FILE)
-                else:
-                    yield (
-                        Problem(str(folder), f"failed: {ended.reason}")
-                        if ended.state == FAILED
-                        else None
-                    )
+                yield self._folder_run(folder)
             for file in sorted(path.rglob(STUDY_FILE)):
-                yield from _lines(file)
+                yield from _study_runs(file)
 
-    def _single(self, file: Path) -> "Found | Problem":
+    def _folder_run(self, folder: Path) -> RunItem:
+        status = run_status(folder)
+        if status.state == FINISHED:
+            return self._run(folder / RECORD_FILE)
+        if status.state == FAILED:
+            return SkippedRun(str(folder), f"failed: {status.reason}")
+        return UNFINISHED
+
+    def _run(self, file: Path) -> LoadedRun | SkippedRun:
         try:
             key = (file, file.stat().st_mtime_ns)
-            if key not in self._known:
-                self._known[key] = read_record(file)
+            if key not in self._records:
+                self._records[key] = read_record(file)
         except (ValueError, OSError) as error:
-            return _problem(str(file), error)
-        return Found(str(file), self._known[key])
+            return _skipped(str(file), error)
+        return LoadedRun(str(file), self._records[key])
 
 
-def _lines(file: Path) -> Iterator[Found | Problem]:
-    for place, line in study_lines(file):
+def _study_runs(file: Path) -> Iterator[LoadedRun | SkippedRun]:
+    for source, line in study_lines(file):
         try:
-            yield Found(place, parse_study_line(line, place))
+            yield LoadedRun(source, parse_study_line(line, source))
         except ValueError as error:
-            yield _problem(place, error)
+            yield _skipped(source, error)
 
 
-def _problem(place: str, error: Exception) -> Problem:
-    return Problem(place, str(error).removeprefix(f"{place} "))
+def _skipped(source: str, error: Exception) -> SkippedRun:
+    return SkippedRun(source, str(error).removeprefix(f"{source} "))
 
 
-def gather(
-    found: Iterable[Found],
+def collect_scores(
+    runs: Iterable[LoadedRun],
     split: str,
     metrics: Sequence[str] = (),
-    problems: Iterable[Problem] = (),
+    skipped: Iterable[SkippedRun] = (),
     unfinished: int = 0,
-) -> Reading:
-    """Count each run once, and leave out those without a score.
+) -> LoadResult:
+    """Return the scores of runs, each run counted once.
+
+    Args:
+        runs: Loaded runs; the same run may occur several times.
+        split: Split of the scores.
+        metrics: Metrics; empty means the main metric of each run.
+        skipped: Runs that were skipped before.
+        unfinished: Number of unfinished runs.
 
     Raises:
-        ValueError: not one run can be counted; says why.
+        ValueError: No run has a score; the message lists the reasons.
     """
-    told, latest = list(problems), dict[str, Found]()
-    for item in found:
-        run = item.record.run
-        key = run.identity or run.directory
-        other = latest.get(key)
-        if other is not None and other.record.run.started != run.started:
-            first, last = sorted((other, item), key=lambda each: each.record.run.started)
-            told.append(
-                Problem(
-                    first.place,
-                    f"the same run was repeated on {last.record.run.started}, which counts",
-                )
-            )
-            latest[key] = last
-        elif other is None:
-            latest[key] = item
-    runs = []
-    for item in latest.values():
-        for metric in metrics or [item.record.headline(split)]:
-            made = measured(item.record, split, metric)
-            if isinstance(made, Measured):
-                runs.append(made)
+    latest, repeated = _latest_runs(runs)
+    scores, all_skipped = list[Score](), [*skipped, *repeated]
+    for run in latest:
+        for metric in metrics or [run.record.headline(split)]:
+            score = score_run(run.record, split, metric)
+            if isinstance(score, Score):
+                scores.append(score)
             else:
-                told.append(Problem(f"{item.place} ({item.record.run.directory})", made))
-    if not runs:
-        raise ValueError(_nothing(told, unfinished))
-    return Reading(runs, told, unfinished)
+                source = f"{run.source} ({run.record.run.directory})"
+                all_skipped.append(SkippedRun(source, score))
+    if not scores:
+        raise ValueError(_no_scores_message(all_skipped, unfinished))
+    return LoadResult(scores, all_skipped, unfinished)
 
 
-def measured(record: RunRecord, split: str, metric: str) -> Measured | str:
-    """One run's row of a metric; or why there is none."""
+def _latest_runs(runs: Iterable[LoadedRun]) -> tuple[list[LoadedRun], list[SkippedRun]]:
+    """Return the latest execution of each run, and the earlier ones as skipped."""
+    latest, repeated = dict[str, LoadedRun](), []
+    for run in runs:
+        key = run.record.run.identity or run.record.run.directory
+        other = latest.get(key)
+        if other is None:
+            latest[key] = run
+        elif other.record.run.started != run.record.run.started:
+            # With equal start times it is one execution, read from its folder and from its study.
+            first, last = sorted((other, run), key=lambda item: item.record.run.started)
+            reason = f"superseded: the same run was repeated on {last.record.run.started}"
+            repeated.append(SkippedRun(first.source, reason))
+            latest[key] = last
+    return list(latest.values()), repeated
+
+
+def score_run(record: RunRecord, split: str, metric: str) -> Score | str:
+    """Return the score of a run by a metric, or the reason why it has none."""
     run, name = record.run, metric if "/" in metric else f"{split}/{metric}"
-    score = record.scores.get(name)
-    if score is None:
-        return f"has no score {name}: {record.missing.get(name, 'leave it out, or see --split and --metric')}"
-    if not math.isfinite(score):
-        return f"its {name} is {score}"
-    named = {
+    value = record.scores.get(name)
+    if value is None:
+        reason = record.missing.get(name, "expected another --split or --metric")
+        return f"has no score {name}: {reason}"
+    if not math.isfinite(value):
+        return f"its {name} is {value}"
+    settings = {
+        **flatten(record.config),
         "task": run.task,
         "model": run.model,
         "adapter": run.adapter,
         "regularizer": run.regularizer,
+        "seed": run.seed,
+        "metric": metric,
     }
-    facts = {**flatten(record.config), **named, "seed": run.seed, "metric": metric}
-    monitored, larger = record.headline("validation"), facts.get("task.mode", "max") == "max"
+    monitored = record.headline("validation")
+    larger_is_better = settings.get("task.mode", "max") == "max"
     validation = record.scores.get(f"validation/{monitored}")
-    if validation is not None and not larger:
+    if validation is not None and not larger_is_better:
         validation = -validation
-    how = shown(metric)
-    return Measured(
-        facts,
-        score,
-        replace(how, larger_is_better=larger) if metric == monitored else how,
-        validation,
-        record,
-    )
+    scale = metric_format(metric)
+    if metric == monitored:  # the task knows the direction of its own metric best
+        scale = replace(scale, larger_is_better=larger_is_better)
+    return Score(settings, value, scale, validation, record)
 
 
-def _nothing(problems: list[Problem], unfinished: int) -> str:
-    more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
-    told = "; ".join(f"{problem.place} {problem.reason}" for problem in problems[:3]) + more
-    running = f"{unfinished} unfinished" if unfinished else ""
-    return f"no finished run to report: {'; '.join(part for part in (told, running) if part)}"
+def _no_scores_message(skipped: list[SkippedRun], unfinished: int) -> str:
+    reasons = [f"{run.source} {run.reason}" for run in skipped[:3]]
+    if len(skipped) > 3:
+        reasons[-1] += f", and {len(skipped) - 3} more"
+    if unfinished:
+        reasons.append(f"{unfinished} unfinished")
+    return f"no finished run to report: {'; '.join(reasons)}"
 
 
-def once(runs: Iterable[Measured]) -> list[Measured]:
-    """Each run once, by however many metrics it was measured."""
-    return list({id(run.record): run for run in runs}.values())
-
-
-def csv_text(runs: Iterable[Measured]) -> str:
-    """All runs as CSV, one a line, unrounded: what was run, its scores, its costs and its certificate."""
-    rows = [_row(run) for run in once(runs)]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
-
-
-def _row(run: Measured) -> dict[str, Any]:
-    record = run.record
-    certificate = record.certificate or {}
-    choices = {key: run.facts[key] for key in ("task", "model", "adapter", "regularizer", "seed")}
-    known = {*choices, "metric"}
-    training = {
-        key: value for key, value in flatten(asdict(record.training)).items() if key != "history"
-    }
-    return {
-        **choices,
-        **record.scores,
-        **flatten(asdict(record.parameters), "parameters."),
-        **{f"training.{key}": value for key, value in training.items()},
-        "peak_memory_mib": record.environment.peak_memory_mib,
-        "peak_device_memory_mib": record.environment.peak_device_memory_mib,
-        "adapter_file_bytes": record.adapter_file_bytes,
-        **{
-            f"certificate.{key}": certificate[key]
-            for key in ("bound", "risk", "kl", "rows")
-            if key in certificate
-        },
-        "device": record.environment.device,
-        "started": record.run.started,
-        "identity": record.run.identity,
-        "directory": record.run.directory,
-        **{
-            key: value
-            for key, value in run.facts.items()
-            if key not in known and not key.endswith("_target_")
-        },
-    }
+def unique_runs(scores: Iterable[Score]) -> list[Score]:
+    """Return one score per run, for values that do not depend on the metric, such as costs."""
+    return list({id(score.record): score for score in scores}.values())

@@ -1,4 +1,4 @@
-"""Options compared with each other on the same samples or seeds."""
+"""Paired differences between options, such as two adapters on the same samples and seeds."""
 
 import math
 from collections.abc import Sequence
@@ -6,80 +6,91 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
-from rlora.reports.metrics import Shown
-from rlora.reports.pivot import Cell, Grid, Key, rank
+from rlora.reports.metric_format import MetricFormat
+from rlora.reports.pivot import Cell, Group, PivotTable, sort_key
 from rlora.reports.statistics import Estimate, holm, p_value, paired
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One option against another in one setting.
+    """The paired difference of two options of a key, with all other keys fixed.
 
     Attributes:
-        setting: Values of the other keys.
-        first: An option.
-        second: Another one.
-        estimate: Second minus first over their pairs.
-        shown: How it is shown.
+        group: Values of the other keys.
+        first: The option that is subtracted.
+        second: The option it is subtracted from.
+        estimate: Second minus first, over their pairs.
+        format: Format of the scores.
         p: Student's paired test; nan for fewer than two pairs.
-        p_holm: The same, adjusted over all differences of the table.
+        p_holm: `p` adjusted by Holm's method over all differences of the table.
     """
 
-    setting: Key
+    group: Group
     first: Any
     second: Any
     estimate: Estimate
-    shown: Shown
+    format: MetricFormat
     p: float
     p_holm: float = math.nan
 
 
 def differences(
-    grid: Grid, key: str, *, options: Sequence[str] = (), baseline: str | None = None
+    table: PivotTable, key: str, *, options: Sequence[str] = (), baseline: str | None = None
 ) -> list[Difference]:
-    """Compare the options of one of the grid's keys, pair by pair, within each setting of the others.
+    """Compare the options of a key pairwise, with all other keys of the table fixed.
 
     Args:
-        grid: The runs.
-        key: One of its rows' or columns' keys.
-        options: Their order, as typed; empty: as they sort.
-        baseline: The option that the others are compared with; None: each with each.
+        table: The scores.
+        key: A key of the rows or columns.
+        options: The options to compare, in this order; empty means all, sorted.
+        baseline: The option that all others are compared with; None compares all pairs.
 
     Raises:
-        ValueError: the key makes neither rows nor columns, or an option that no run has.
+        ValueError: The key makes neither rows nor columns, or no run has one of the options.
     """
-    names = grid.layout.keys
-    if key == "metric" or key not in names:
+    keys = table.spec.keys
+    if key == "metric" or key not in keys:
         raise ValueError(
-            f"--compare {key} needs it among the keys of --rows or --columns ({', '.join(names)})"
+            f"--compare {key} is invalid: expected a key of --rows or --columns ({', '.join(keys)})"
         )
-    place = names.index(key)
-    cells: dict[Key, dict[Any, Cell]] = {}
-    for (row, column), cell in grid.in_order():
-        whole = (*row, *column)
-        setting, option = whole[:place] + whole[place + 1 :], whole[place]
-        cells.setdefault(setting, {})[option] = cell
-    found_options = _ordered({option for found in cells.values() for option in found}, options, key)
-    wanted = list(combinations(found_options, 2))
+    index = keys.index(key)
+    groups: dict[Group, dict[Any, Cell]] = {}
+    for (row, column), cell in table.ordered_cells():
+        values = (*row, *column)
+        group = values[:index] + values[index + 1 :]
+        groups.setdefault(group, {})[values[index]] = cell
+    present = {option for cells in groups.values() for option in cells}
+    ordered = _ordered(present, options, key)
+    pairs = list(combinations(ordered, 2))
     if baseline is not None:
-        first = _ordered(set(found_options), [baseline], key)[0]
-        wanted = [(first, option) for option in found_options if option != first]
-    made = []
-    for setting in cells:
-        for first, second in wanted:
-            if first not in cells[setting] or second not in cells[setting]:
-                continue
-            one, other = cells[setting][first], cells[setting][second]
-            found = paired(one.scores(), other.scores(), interval=grid.layout.interval)
-            if found is not None:
-                made.append(Difference(setting, first, second, found, one.shown, p_value(found)))
-    adjusted = holm([item.p for item in made])
-    return [replace(item, p_holm=p) for item, p in zip(made, adjusted, strict=True)]
+        first = _ordered({*ordered}, [baseline], key)[0]
+        pairs = [(first, option) for option in ordered if option != first]
+    candidates = [
+        _difference(group, cells, first, second, table.spec.interval)
+        for group, cells in groups.items()
+        for first, second in pairs
+    ]
+    compared = [difference for difference in candidates if difference is not None]
+    adjusted = holm([difference.p for difference in compared])
+    return [replace(item, p_holm=p) for item, p in zip(compared, adjusted, strict=True)]
 
 
-def _ordered(there: set[Any], typed: Sequence[str], key: str) -> list[Any]:
-    by_name = {str(option): option for option in there}
-    if unknown := [name for name in typed if name not in by_name]:
+def _difference(
+    group: Group, cells: dict[Any, Cell], first: Any, second: Any, interval: str
+) -> Difference | None:
+    """Return the difference of two options; None if one is missing or they share no pair."""
+    if first not in cells or second not in cells:
+        return None
+    mean = paired(cells[first].values(), cells[second].values(), interval=interval)
+    if mean is None:
+        return None
+    return Difference(group, first, second, mean, cells[first].format, p_value(mean))
+
+
+def _ordered(present: set[Any], names: Sequence[str], key: str) -> list[Any]:
+    """Return the options called `names`, or all of them, sorted, if there are no names."""
+    by_name = {str(option): option for option in present}
+    if unknown := [name for name in names if name not in by_name]:
         known = ", ".join(sorted(by_name))
-        raise ValueError(f"no run has {key}={unknown[0]}: there is {known}")
-    return [by_name[name] for name in typed] or sorted(there, key=rank)
+        raise ValueError(f"no run has {key}={unknown[0]}: expected one of {known}")
+    return [by_name[name] for name in names] or sorted(present, key=sort_key)

@@ -1,35 +1,30 @@
-"""Runs laid out in rows and columns: which belong together, and their means."""
+"""The pivot table: scores grouped into rows and columns, and the mean of each cell."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rlora.reports.load import Measured
-from rlora.reports.metrics import Shown
+from rlora.reports.load import Score
+from rlora.reports.metric_format import MetricFormat
 from rlora.reports.statistics import Estimate, estimate, mean_ranks
 
-Key = tuple[Any, ...]
-USUAL_PAIRS = ("seed", "task.sample_seed")
-SILENT = (
-    "seed",
-    "_target_",
-    "paths",
-    "logger",
-    "choices",
-    "study",
-)  # differences nobody would name a row by
+Group = tuple[Any, ...]  # the values of some keys, in the order of the keys
+DEFAULT_PAIRS = ("seed", "task.sample_seed")
+# Top-level keys that never explain why two runs differ.
+UNINFORMATIVE_KEYS = ("seed", "_target_", "paths", "logger", "choices", "study")
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How runs are laid out.
+class PivotSpec:
+    """The layout of a pivot table.
 
     Attributes:
-        rows: Dotted keys whose values make a row.
-        columns: The same for columns.
-        pairs: Keys that tell the runs of one cell apart, and pair those of two; empty: the usual ones.
-        interval: See `estimate`.
-        spread: What stands beside a mean: "sd" (standard deviation) or "interval" (its 95 % interval).
+        rows: Dotted keys whose values identify a row.
+        columns: Dotted keys whose values identify a column.
+        pairs: Keys that identify a run within a cell, and that pair the runs of two cells; empty
+            means `DEFAULT_PAIRS`.
+        interval: Kind of the confidence intervals, see `estimate`.
+        spread: What follows a mean: "sd" (standard deviation) or "interval" (95 % interval).
     """
 
     rows: tuple[str, ...] = ("adapter",)
@@ -40,256 +35,212 @@ class Layout:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Keys of rows and columns."""
+        """Return the keys of rows and columns."""
         return self.rows + self.columns
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs of one row and column, by what pairs them."""
+    """The scores of one row and column, by the values of the pairing keys."""
 
-    runs: dict[Key, Measured]
+    scores: dict[Group, Score]
 
-    def scores(self) -> dict[Key, float]:
-        """Scores by pair."""
-        return {pair: run.score for pair, run in self.runs.items()}
+    def values(self) -> dict[Group, float]:
+        """Return the score values."""
+        return {pair: score.value for pair, score in self.scores.items()}
+
+    def mean(self) -> float:
+        """Return the mean of the score values."""
+        return sum(self.values().values()) / len(self.scores)
 
     @property
-    def shown(self) -> Shown:
-        """How its scores are shown, which is the same of all."""
-        return next(iter(self.runs.values())).shown
+    def format(self) -> MetricFormat:
+        """Return the format of the scores, which all scores of a cell share."""
+        return next(iter(self.scores.values())).format
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Runs laid out.
+class PivotTable:
+    """Scores in rows and columns.
 
     Attributes:
-        layout: How; with the pairs that were used.
-        rows: Values of the rows' keys, sorted.
-        columns: Values of the columns' keys, sorted.
-        cells: By row and column, where there are runs.
+        spec: The layout, with the pairing keys in use.
+        rows: Groups of the row keys, sorted.
+        columns: Groups of the column keys, sorted.
+        cells: Cells by row and column; an empty cell is absent.
     """
 
-    layout: Layout
-    rows: list[Key]
-    columns: list[Key]
-    cells: dict[tuple[Key, Key], Cell] = field(repr=False)
+    spec: PivotSpec
+    rows: list[Group]
+    columns: list[Group]
+    cells: dict[tuple[Group, Group], Cell] = field(repr=False)
 
-    def estimate(self, row: Key, column: Key) -> Estimate | None:
-        """Mean and spread of a cell; None for an empty one."""
+    def estimate(self, row: Group, column: Group) -> Estimate | None:
+        """Return mean and spread of a cell; None for an empty one."""
         cell = self.cells.get((row, column))
-        return (
-            estimate(list(cell.scores().values()), interval=self.layout.interval) if cell else None
-        )
+        return estimate(list(cell.values().values()), interval=self.spec.interval) if cell else None
 
-    def in_order(self) -> list[tuple[tuple[Key, Key], Cell]]:
-        """The cells, row by row."""
-        places = ((row, column) for row in self.rows for column in self.columns)
-        return [(place, self.cells[place]) for place in places if place in self.cells]
+    def ordered_cells(self) -> list[tuple[tuple[Group, Group], Cell]]:
+        """Return the cells row by row."""
+        order = [(row, column) for row in self.rows for column in self.columns]
+        return [(key, self.cells[key]) for key in order if key in self.cells]
 
-    def shown(self, column: Key) -> Shown:
-        """How a column's scores are shown; its first cell's, where metrics make the rows."""
-        return next(
-            self.cells[row, column].shown for row in self.rows if (row, column) in self.cells
-        )
+    def row_scores(self, row: Group) -> list[Score]:
+        """Return all scores of a row."""
+        cells = [cell for (other, _), cell in self.cells.items() if other == row]
+        return [score for cell in cells for score in cell.scores.values()]
 
-    def places(self) -> list[tuple[str, str] | None]:
-        """Task and metric of each column; None for one of several."""
-        found: dict[Key, set[tuple[str, str]]] = {column: set() for column in self.columns}
+    def column_format(self, column: Group) -> MetricFormat:
+        """Return the format of a column: that of its first cell, if metrics make the rows."""
+        return next(self.cells[row, column].format for row in self.rows_with(column))
+
+    def rows_with(self, column: Group) -> list[Group]:
+        """Return the rows that have a cell in a column."""
+        return [row for row in self.rows if (row, column) in self.cells]
+
+    def complete_columns(self) -> list[Group]:
+        """Return the columns in which every row has a cell."""
+        return [column for column in self.columns if self.rows_with(column) == self.rows]
+
+    def column_tasks(self) -> list[tuple[str, str] | None]:
+        """Return task and metric of each column; None for a column that mixes several."""
+        tasks: dict[Group, set[tuple[str, str]]] = {column: set() for column in self.columns}
         for (_, column), cell in self.cells.items():
-            found[column] |= {
-                (str(run.facts["task"]), str(run.facts["metric"])) for run in cell.runs.values()
+            tasks[column] |= {
+                (str(score.settings["task"]), str(score.settings["metric"]))
+                for score in cell.scores.values()
             }
-        return [next(iter(places)) if len(places) == 1 else None for places in found.values()]
+        return [next(iter(names)) if len(names) == 1 else None for names in tasks.values()]
 
-    def ranks(self) -> dict[Key, float]:
-        """Mean rank of each row over the tasks that all have; empty where columns are no tasks, or no two rows."""
-        if "task" not in self.layout.columns or "metric" in self.layout.keys:
+    def mean_ranks(self) -> dict[Group, float]:
+        """Return the mean rank of each row over the complete columns.
+
+        Ranks make sense only for two or more rows whose columns are tasks; otherwise: empty.
+        """
+        columns = self.complete_columns()
+        if "task" not in self.spec.columns or "metric" in self.spec.keys:
             return {}
-        full = [
-            column
-            for column in self.columns
-            if all((row, column) in self.cells for row in self.rows)
-        ]
-        if not full or len(self.rows) < 2:
+        if not columns or len(self.rows) < 2:
             return {}
-        means = [[_mean(self.cells[row, column]) for column in full] for row in self.rows]
-        found = mean_ranks(means, [self.shown(column).larger_is_better for column in full])
-        return dict(zip(self.rows, found, strict=True))
+        means = [[self.cells[row, column].mean() for column in columns] for row in self.rows]
+        directions = [self.column_format(column).larger_is_better for column in columns]
+        return dict(zip(self.rows, mean_ranks(means, directions), strict=True))
 
-    def best(self, column: Key) -> set[Key]:
-        """Rows with a column's best mean, where there are two at least; empty where rows are of different tasks."""
-        if {"task", "metric"} & {*self.layout.rows}:
-            return set()
-        means = {
-            row: _mean(self.cells[row, column]) for row in self.rows if (row, column) in self.cells
-        }
-        if len(means) < 2:
-            return set()
-        top = (max if self.shown(column).larger_is_better else min)(means.values())
-        return {row for row, mean in means.items() if mean == top}
+    def best_rows(self, column: Group) -> set[Group]:
+        """Return the rows with the best mean of a column.
 
-    def uneven(self) -> list[str]:
-        """Sentences on cells that are empty or hold fewer runs than the fullest."""
-        sizes = {place: len(cell.runs) for place, cell in self.cells.items()}
+        Empty if the column has fewer than two cells, or if rows are of different tasks or metrics.
+        """
+        rows = self.rows_with(column)
+        if {"task", "metric"} & {*self.spec.rows} or len(rows) < 2:
+            return set()
+        means = {row: self.cells[row, column].mean() for row in rows}
+        pick = max if self.column_format(column).larger_is_better else min
+        best = pick(means.values())
+        return {row for row, mean in means.items() if mean == best}
+
+    def incomplete_cells(self) -> list[str]:
+        """Return a text for each cell that is empty or has fewer runs than the largest cell."""
+        sizes = {key: len(cell.scores) for key, cell in self.cells.items()}
         most = max(sizes.values())
-        told = []
+        texts = []
         for row in self.rows:
             for column in self.columns:
                 size = sizes.get((row, column), 0)
                 if size < most:
-                    name = ", ".join(
-                        _told(self.layout.rows, row) + _told(self.layout.columns, column)
-                    )
-                    told.append(f"{name}: {size} of {most} runs")
-        return told
+                    name = assignments(self.spec.keys, (*row, *column))
+                    texts.append(f"{name}: {size} of {most} runs")
+        return texts
 
 
-def lay_out(runs: Sequence[Measured], layout: Layout) -> Grid:
-    """Lay runs out in rows and columns.
+def pivot(scores: Sequence[Score], spec: PivotSpec) -> PivotTable:
+    """Group scores into rows and columns.
 
     Raises:
-        ValueError: a key that no run has, or several runs of one row, column and pair.
+        ValueError: No run has a key; several runs share row, column and pair; or a cell mixes
+            metrics of different scales.
     """
-    check_known(runs, [*layout.rows, *layout.columns, *layout.pairs])
-    pairs = layout.pairs or tuple(
-        key for key in USUAL_PAIRS if any(key in run.facts for run in runs)
-    )
-    layout = replace(layout, pairs=pairs)
-    cells: dict[tuple[Key, Key], Cell] = {}
-    for run in runs:
-        row, column, pair = (_values(run, keys) for keys in (layout.rows, layout.columns, pairs))
-        cell = cells.setdefault((row, column), Cell({}))
-        if pair in cell.runs:
-            raise ValueError(_ambiguous(cell.runs[pair], run, layout))
-        cell.runs[pair] = run
-        if cell.shown != run.shown:
-            raise ValueError(_mixed(cell, run, layout))
-    asked = list(dict.fromkeys(run.facts["metric"] for run in runs))
-    return Grid(
-        layout,
-        sorted({row for row, _ in cells}, key=lambda row: _place(layout.rows, row, asked)),
+    check_keys(scores, [*spec.keys, *spec.pairs])
+    present = [key for key in DEFAULT_PAIRS if any(key in score.settings for score in scores)]
+    spec = replace(spec, pairs=spec.pairs or tuple(present))
+    cells: dict[tuple[Group, Group], Cell] = {}
+    for score in scores:
+        key = (group_of(score, spec.rows), group_of(score, spec.columns))
+        pair = group_of(score, spec.pairs)
+        cell = cells.setdefault(key, Cell({}))
+        if pair in cell.scores:
+            raise ValueError(_ambiguous_message(cell.scores[pair], score, spec))
+        cell.scores[pair] = score
+        if cell.format != score.format:
+            raise ValueError(_mixed_message(cell, score, spec))
+    metrics = list(dict.fromkeys(score.settings["metric"] for score in scores))
+    return PivotTable(
+        spec,
+        sorted({row for row, _ in cells}, key=lambda row: _sort_key(spec.rows, row, metrics)),
         sorted(
             {column for _, column in cells},
-            key=lambda column: _place(layout.columns, column, asked),
+            key=lambda column: _sort_key(spec.columns, column, metrics),
         ),
         cells,
     )
 
 
-def _place(names: Sequence[str], values: Key, asked: Sequence[str]) -> list[tuple[bool, Any]]:
-    """What rows and columns sort by; metrics stand as they were asked for."""
-    pairs = zip(names, values, strict=True)
-    return order(tuple(asked.index(value) if name == "metric" else value for name, value in pairs))
+def check_keys(scores: Sequence[Score], keys: Sequence[str]) -> None:
+    """Raise ValueError for a key that no run has."""
+    for key in keys:
+        if not any(key in score.settings for score in scores):
+            raise ValueError(f"no run has the key {key}: see the config.yaml of a run for its keys")
 
 
-def _mixed(cell: Cell, run: Measured, layout: Layout) -> str:
-    keys = (*layout.rows, *layout.columns)
-    told = ", ".join(_told(keys, _values(run, keys)))
-    first = next(iter(cell.runs.values())).facts["metric"]
+def group_of(score: Score, keys: Sequence[str]) -> Group:
+    """Return the values of keys; "" for a key that only other options of its config group have."""
+    values = [score.settings.get(key, "") for key in keys]
+    return tuple(str(value) if isinstance(value, list | dict) else value for value in values)
+
+
+def assignments(keys: Sequence[str], group: Group) -> str:
+    """Return the values of keys as text, such as "adapter=lora, seed=1"."""
+    return ", ".join(f"{key}={value}" for key, value in zip(keys, group, strict=True))
+
+
+def sort_key(value: Any) -> tuple[bool, Any]:
+    """Return the sort key of a value: numbers by value, before text."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return (not is_number, value if is_number else str(value))
+
+
+def _sort_key(keys: Sequence[str], group: Group, metrics: Sequence[str]) -> list[tuple[bool, Any]]:
+    """Return the sort key of a row or column; metrics keep the order of the command line."""
+    pairs = zip(keys, group, strict=True)
+    return [sort_key(metrics.index(value) if key == "metric" else value) for key, value in pairs]
+
+
+def _mixed_message(cell: Cell, score: Score, spec: PivotSpec) -> str:
+    first = next(iter(cell.scores.values())).settings["metric"]
     return (
-        f"runs of {told} are scored by {first} and {run.facts['metric']}, which have no mean; name metric in --rows or "
-        "--columns, or one with --metric"
+        f"runs of {assignments(spec.keys, group_of(score, spec.keys))} are scored by {first} and "
+        f"{score.settings['metric']}, which have no common mean; add metric to --rows or "
+        "--columns, or select one with --metric"
     )
 
 
-def choose(runs: Sequence[Measured], layout: Layout, keys: Sequence[str]) -> list[Measured]:
-    """Keep, for each row and column, the runs whose values of these keys have the best mean on validation.
-
-    Values that were tried with fewer runs than others are left out, lest one lucky run be chosen.
-
-    Raises:
-        ValueError: a key that no run has, or a run that was not scored on validation.
-    """
-    check_known(runs, [*layout.rows, *layout.columns, *keys])
-    tried: dict[tuple[Key, Key], dict[Key, list[Measured]]] = {}
-    for run in runs:
-        if run.validation is None:
-            raise ValueError(
-                f"--choose needs validation scores, and the run in {run.record.run.directory} has none"
-            )
-        place = (_values(run, layout.rows), _values(run, layout.columns))
-        tried.setdefault(place, {}).setdefault(_values(run, keys), []).append(run)
-    kept: list[Measured] = []
-    for options in tried.values():
-        most = max(map(len, options.values()))
-        full = [group for group in options.values() if len(group) == most]
-        kept += max(full, key=lambda group: sum(run.validation or 0.0 for run in group))
-    return kept
-
-
-def where(runs: Sequence[Measured], conditions: Mapping[str, str]) -> list[Measured]:
-    """The runs whose keys have one of these values, as one would type them: "lora" or "lora|rlora".
-
-    Raises:
-        ValueError: a key that no run has, or no run is left.
-    """
-    check_known(runs, list(conditions))
-    asked = {key: value.split("|") for key, value in conditions.items()}
-    left = [
-        run
-        for run in runs
-        if all(str(run.facts.get(key)) in values for key, values in asked.items())
-    ]
-    if not left:
-        told = ", ".join(f"{key}={value}" for key, value in conditions.items())
-        raise ValueError(f"none of {len(runs)} runs has {told}")
-    return left
-
-
-def check_known(runs: Sequence[Measured], names: Sequence[str]) -> None:
-    """Refuse a key that no run has."""
-    for name in names:
-        if not any(name in run.facts for run in runs):
-            raise ValueError(
-                f"no run has the key {name}: see a run's config.yaml for the keys there are"
-            )
-
-
-def _ambiguous(first: Measured, second: Measured, layout: Layout) -> str:
-    keys = (*layout.rows, *layout.columns, *layout.pairs)
-    told = ", ".join(_told(keys, _values(second, keys)))
-    named = {*keys, *(name for key in keys for name in first.facts if name.startswith(f"{key}."))}
+def _ambiguous_message(first: Score, second: Score, spec: PivotSpec) -> str:
+    keys = (*spec.keys, *spec.pairs)
+    named = {
+        *keys,
+        *(name for key in keys for name in first.settings if name.startswith(f"{key}.")),
+    }
     differing = [
         name
-        for name in sorted(first.facts.keys() | second.facts.keys())
+        for name in sorted(first.settings.keys() | second.settings.keys())
         if name not in named
-        and name.partition(".")[0] not in SILENT
-        and first.facts.get(name) != second.facts.get(name)
+        and name.partition(".")[0] not in UNINFORMATIVE_KEYS
+        and first.settings.get(name) != second.settings.get(name)
     ]
-    hint = (
-        f"they differ in {', '.join(differing[:5])}: name it"
-        if differing
-        else "name the keys that tell them apart,"
+    hint = "add the keys that distinguish them to"
+    if differing:
+        hint = f"they differ in {', '.join(differing[:5])}: add it to"
+    return (
+        f"several runs have {assignments(keys, group_of(second, keys))}; "
+        f"{hint} --rows, --columns, --pairs, --where or --choose"
     )
-    return f"several runs have {told}; {hint} in --rows, --columns, --pairs, --where or --choose"
-
-
-def _mean(cell: Cell) -> float:
-    return sum(run.score for run in cell.runs.values()) / len(cell.runs)
-
-
-def _values(run: Measured, names: Sequence[str]) -> Key:
-    return tuple(
-        _hashable(run.facts.get(name, "")) for name in names
-    )  # another option of the group may lack the key
-
-
-def _hashable(value: Any) -> Any:
-    return str(value) if isinstance(value, list | dict) else value
-
-
-def _told(names: Sequence[str], values: Sequence[Any]) -> list[str]:
-    return [f"{name}={value}" for name, value in zip(names, values, strict=True)]
-
-
-def order(values: Key) -> list[tuple[bool, Any]]:
-    """What settings sort by."""
-    return [rank(value) for value in values]
-
-
-def rank(value: Any) -> tuple[bool, Any]:
-    """What values sort by: numbers before words."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return (not number, value if number else str(value))

@@ -1,4 +1,4 @@
-"""Published scores, shown beside measured ones and never mixed with them."""
+"""Scores from papers, shown below the measured ones and never mixed with them."""
 
 import csv
 from collections.abc import Collection
@@ -6,61 +6,66 @@ from dataclasses import dataclass
 from importlib import resources
 
 FILE = "published.csv"
-FACTS = ("adapter", "model", "trained", "source")
-Place = tuple[str, str]  # task and metric
+INFO_COLUMNS = ("adapter", "model", "trained", "source")  # the other columns are "task/metric"
+TaskMetric = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Published:
-    """A row of a paper's table.
+class PublishedRow:
+    """A row of a table in a paper.
 
     Attributes:
-        adapter: As the paper calls it.
-        model: By our name.
-        trained: Numbers trained, as printed.
+        adapter: Adapter, as the paper calls it.
+        model: Model, as a file in conf/model is called.
+        trained: Number of trainable parameters, as printed.
         source: Paper and table.
-        scores: By task and metric, as printed.
+        scores: Scores by task and metric, as printed.
     """
 
     adapter: str
     model: str
     trained: str
     source: str
-    scores: dict[Place, str]
+    scores: dict[TaskMetric, str]
 
 
 def models() -> set[str]:
-    """Models of which scores are known."""
-    return {row["model"] for row in _lines()}
+    """Return the models with published scores."""
+    return {row["model"] for row in _csv_rows()}
 
 
-def rows(of: Collection[str], places: Collection[Place]) -> list[Published]:
-    """Published rows of some models that hold a metric of a task asked for.
+def rows(names: Collection[str], columns: Collection[TaskMetric]) -> list[PublishedRow]:
+    """Return the published rows of models with a score for at least one task and metric.
+
+    Args:
+        names: Names of models.
+        columns: Tasks and metrics.
 
     Raises:
-        ValueError: nothing is known of a model.
+        ValueError: A model has no published scores.
     """
-    if unknown := [model for model in of if model not in models()]:
+    if unknown := [name for name in names if name not in models()]:
         known = ", ".join(sorted(models()))
-        raise ValueError(
-            f"--published {unknown[0]}: no published scores of it here; there are some of {known}"
-        )
-    made = []
-    for line in _lines():
+        raise ValueError(f"--published {unknown[0]} is invalid: expected one of {known}")
+    published = []
+    for row in _csv_rows():
         scores = {
-            _place(name): score for name, score in line.items() if name not in FACTS and score
+            _task_and_metric(name): value
+            for name, value in row.items()
+            if name not in INFO_COLUMNS and value
         }
-        found = {place: score for place, score in scores.items() if place in places}
-        if line["model"] in of and found:
-            made.append(Published(**{name: line[name] for name in FACTS}, scores=found))
-    return made
+        relevant = {column: value for column, value in scores.items() if column in columns}
+        if row["model"] in names and relevant:
+            info = {name: row[name] for name in INFO_COLUMNS}
+            published.append(PublishedRow(**info, scores=relevant))
+    return published
 
 
-def _place(name: str) -> Place:
+def _task_and_metric(name: str) -> TaskMetric:
     task, _, metric = name.partition("/")
     return task, metric
 
 
-def _lines() -> list[dict[str, str]]:
+def _csv_rows() -> list[dict[str, str]]:
     with resources.files(__package__).joinpath(FILE).open(encoding="utf-8") as stream:
         return list(csv.DictReader(stream))

@@ -1,32 +1,34 @@
-"""A report: runs read, laid out and compared, ready to be written."""
+"""A report: the pivot table, the comparisons and all tables, ready for output."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rlora.reports import published, tables
-from rlora.reports.load import Measured, Problem, Reading
+from rlora.reports.load import LoadResult, Score, SkippedRun
 from rlora.reports.paired import differences
-from rlora.reports.pivot import Grid, Layout, choose, lay_out, where
-from rlora.reports.tables import Sheet
+from rlora.reports.pivot import PivotSpec, PivotTable, pivot
+from rlora.reports.score_table import score_table
+from rlora.reports.select import choose_best, filter_scores
+from rlora.reports.tables import Table
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is asked of the runs.
+class ReportSpec:
+    """The content of a report.
 
     Attributes:
-        layout: Rows, columns, pairs.
-        compare: The key whose options are compared.
-        options: Their order.
-        baseline: The option the others are compared with; None: each with each.
-        where: Conditions by key.
-        choose: Keys whose values are chosen on validation.
-        split: Whose scores.
-        published: Models whose published scores are shown beside.
-        title: Of the report.
+        pivot: Layout of the score table.
+        compare: Key whose options are compared.
+        options: Options to compare, in this order; empty means all.
+        baseline: Option that all others are compared with; None compares all pairs.
+        where: Conditions by key, see `filter_scores`.
+        choose: Keys whose values are chosen on validation, see `choose_best`.
+        split: Split of the scores.
+        published: Models whose published scores are added.
+        title: Title.
     """
 
-    layout: Layout = field(default_factory=Layout)
+    pivot: PivotSpec = field(default_factory=PivotSpec)
     compare: str = "adapter"
     options: Sequence[str] = ()
     baseline: str | None = None
@@ -39,63 +41,60 @@ class Question:
 
 @dataclass(frozen=True)
 class Report:
-    """The answer.
+    """A finished report.
 
     Attributes:
-        question: What was asked.
-        runs: Those that count.
-        grid: The same, laid out.
-        sheets: Tables.
-        problems: What was left out.
+        spec: Its content.
+        scores: Scores that count.
+        pivot: The same scores in rows and columns.
+        tables: All tables; the first holds the scores.
+        skipped: Runs that do not count.
         unfinished: Number of unfinished runs.
     """
 
-    question: Question
-    runs: list[Measured]
-    grid: Grid
-    sheets: list[Sheet]
-    problems: list[Problem]
+    spec: ReportSpec
+    scores: list[Score]
+    pivot: PivotTable
+    tables: list[Table]
+    skipped: list[SkippedRun]
     unfinished: int
 
 
-def report(reading: Reading, question: Question) -> Report:
-    """Answer a question.
+def make_report(loaded: LoadResult, spec: ReportSpec) -> Report:
+    """Return the report of loaded runs.
 
     Raises:
-        ValueError: what was asked does not fit the runs.
+        ValueError: The spec does not fit the runs.
     """
-    runs = where(reading.runs, question.where)
-    if question.choose:
-        runs = choose(runs, question.layout, question.choose)
-    grid = lay_out(runs, question.layout)
-    shown = [tables.scores(grid, question.split, _published(question, runs, grid))]
-    compared = differences(
-        grid, question.compare, options=question.options, baseline=question.baseline
-    )
-    if compared:
-        shown.append(tables.comparisons(compared, grid, question.compare))
-    shown.append(tables.costs(grid))
-    more = [tables.certificates(runs), tables.left_out(reading.problems, reading.unfinished)]
-    shown += [sheet for sheet in more if sheet]
-    return Report(question, runs, grid, shown, reading.problems, reading.unfinished)
+    scores = filter_scores(loaded.scores, spec.where)
+    if spec.choose:
+        scores = choose_best(scores, spec.pivot, spec.choose)
+    table = pivot(scores, spec.pivot)
+    compared = differences(table, spec.compare, options=spec.options, baseline=spec.baseline)
+    optional = [
+        tables.difference_table(compared, table, spec.compare) if compared else None,
+        tables.cost_table(table),
+        tables.certificate_table(scores),
+        tables.skipped_table(loaded.skipped, loaded.unfinished),
+    ]
+    scored = score_table(table, spec.split, _published(spec, scores, table))
+    all_tables = [scored, *(item for item in optional if item is not None)]
+    return Report(spec, scores, table, all_tables, loaded.skipped, loaded.unfinished)
 
 
 def _published(
-    question: Question, runs: Sequence[Measured], grid: Grid
-) -> list[published.Published]:
-    layout, places = grid.layout, grid.places()
-    if (
-        not {*layout.columns} <= {"task", "metric"}
-        or "adapter" not in layout.rows
-        or None in places
-    ):
-        if question.published:
+    spec: ReportSpec, scores: Sequence[Score], table: PivotTable
+) -> list[published.PublishedRow]:
+    """Return published rows of the requested models and of those in the table."""
+    columns = table.column_tasks()
+    by_task = {*spec.pivot.columns} <= {"task", "metric"} and None not in columns
+    if not by_task or "adapter" not in spec.pivot.rows:
+        if spec.published:
             raise ValueError(
-                "--published needs adapters in rows and tasks in columns: leave out --rows and --columns"
+                "--published needs adapters in rows and tasks in columns: "
+                "leave out --rows and --columns"
             )
         return []
-    models = [
-        *question.published,
-        *sorted({str(run.facts["model"]) for run in runs} & published.models()),
-    ]
-    return published.rows(dict.fromkeys(models), [place for place in places if place])
+    known = {str(score.settings["model"]) for score in scores} & published.models()
+    names = dict.fromkeys([*spec.published, *sorted(known)])
+    return published.rows(names, [column for column in columns if column])

@@ -1,4 +1,4 @@
-"""Means over repeated runs, paired differences and their tests, and ranks."""
+"""Means over repeated runs, paired differences with their tests, and mean ranks."""
 
 import math
 import statistics
@@ -15,14 +15,14 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over n runs.
+    """The mean of n values, with its spread.
 
     Attributes:
-        n: Number of runs.
+        n: Number of values.
         mean: Their mean.
-        sd: Sample standard deviation (n - 1); nan for a single run.
-        low: Lower end of the interval; nan for a single run.
-        high: Upper end.
+        sd: Sample standard deviation, with n - 1 degrees of freedom; nan for a single value.
+        low: Lower end of the confidence interval; nan for a single value.
+        high: Upper end of the confidence interval; nan for a single value.
     """
 
     n: int
@@ -33,16 +33,16 @@ class Estimate:
 
 
 def estimate(values: Sequence[float], confidence: float = 0.95, interval: str = "t") -> Estimate:
-    """Mean, standard deviation and interval of independent values.
+    """Return mean, standard deviation and confidence interval of independent values.
 
     Args:
-        values: One of each run.
-        confidence: Of the interval.
-        interval: "t": Student's, mean +- t sd / sqrt(n); "bootstrap": BCa (Efron 1987) with 10,000 resamples, which
-            wants some ten values, and is Student's below three.
+        values: One value per run.
+        confidence: Confidence level of the interval.
+        interval: "t" is Student's interval, mean +- t sd / sqrt(n). "bootstrap" is BCa (Efron 1987)
+            with 10,000 resamples; it needs about ten values, and below three it falls back to "t".
 
     Raises:
-        ValueError: no value.
+        ValueError: There is no value.
     """
     n = len(values)
     if n == 0:
@@ -70,44 +70,46 @@ def paired(
     confidence: float = 0.95,
     interval: str = "t",
 ) -> Estimate | None:
-    """Second minus first over the keys that both have; None where they share none."""
+    """Return the mean of second minus first over their common keys; None without common keys."""
     shared = [second[key] - first[key] for key in first if key in second]
     return estimate(shared, confidence, interval) if shared else None
 
 
 def p_value(difference: Estimate) -> float:
-    """Student's two-sided test that a mean difference is zero; nan where there is no spread to judge by."""
+    """Return the p value of Student's two-sided test that a mean difference is zero.
+
+    It is nan for fewer than two pairs, and for differences without spread.
+    """
     if difference.n < 2 or difference.sd == 0:
         return math.nan
-    return float(
-        2
-        * stats.t.sf(
-            abs(difference.mean) * math.sqrt(difference.n) / difference.sd, difference.n - 1
-        )
-    )
+    t = abs(difference.mean) * math.sqrt(difference.n) / difference.sd
+    return float(2 * stats.t.sf(t, difference.n - 1))
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment (1979) of the p values of one family; nan stays nan and counts for nothing.
+    """Return the p values of one family of tests, adjusted by Holm's step-down method (1979).
 
     adjusted_(i) = max_{j <= i} min(1, (m - j + 1) p_(j)),  p_(1) <= ... <= p_(m)
+
+    A nan stays nan and does not count as a test.
     """
     order = sorted(
         (i for i, value in enumerate(values) if not math.isnan(value)), key=lambda i: values[i]
     )
-    adjusted, reached = [math.nan] * len(values), 0.0
+    adjusted = [math.nan] * len(values)
+    largest = 0.0
     for rank, index in enumerate(order):
-        reached = max(reached, min(1.0, (len(order) - rank) * values[index]))
-        adjusted[index] = reached
+        largest = max(largest, min(1.0, (len(order) - rank) * values[index]))
+        adjusted[index] = largest
     return adjusted
 
 
 def mean_ranks(scores: Sequence[Sequence[float]], larger_is_better: Sequence[bool]) -> list[float]:
-    """Each row's rank, 1 the best, averaged over columns; equal scores share the mean of their ranks.
+    """Return the rank of each row, averaged over columns; rank 1 is best, ties share their mean.
 
     Args:
-        scores: Rows of as many numbers each.
-        larger_is_better: By column.
+        scores: A matrix (rows, columns).
+        larger_is_better: Direction of each column.
     """
     table = np.asarray(scores) * np.where(larger_is_better, -1.0, 1.0)
     return [float(rank) for rank in stats.rankdata(table, axis=0).mean(axis=1)]

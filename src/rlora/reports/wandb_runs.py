@@ -1,4 +1,4 @@
-"""Runs that lie on Weights & Biases: the record each run saved there."""
+"""Runs on Weights & Biases: the run records that they saved there."""
 
 import tempfile
 from collections.abc import Iterator
@@ -6,33 +6,35 @@ from pathlib import Path
 from typing import Any
 
 from rlora.records.record import RECORD_FILE, read_record
-from rlora.reports.load import Found, Problem
+from rlora.reports.load import UNFINISHED, LoadedRun, RunItem, SkippedRun
 
 
-def found(project: str, api: Any = None) -> Iterator[Found | Problem | None]:
-    """Records of a project's runs; what has none, and None for each run that is still running.
+def load_wandb_runs(project: str, api: Any = None) -> Iterator[RunItem]:
+    """Yield the runs of a W&B project.
 
     Args:
         project: "entity/project", or "entity/project/sweeps/id".
-        api: A `wandb.Api`; None: of whoever is logged in.
+        api: A `wandb.Api`; None uses the credentials of the user.
 
     Raises:
-        ValueError: the project cannot be read.
+        ValueError: The project cannot be read.
     """
     import wandb
 
     try:
         runs = _runs(api or wandb.Api(), project)
     except (ValueError, wandb.errors.Error) as error:
-        raise ValueError(f"--wandb {project} cannot be read: {error}; see wandb login") from error
+        raise ValueError(
+            f"--wandb {project} cannot be read: {error}; check the name and run `wandb login`"
+        ) from error
     for run in runs:
-        place = f"wandb:{project}/{run.id}"
+        source = f"wandb:{project}/{run.id}"
         if run.state in ("running", "pending"):
-            yield None
+            yield UNFINISHED
         elif run.state != "finished":
-            yield Problem(place, run.state)
+            yield SkippedRun(source, run.state)
         else:
-            yield _record(run, place)
+            yield _load_run(run, source)
 
 
 def _runs(api: Any, project: str) -> list[Any]:
@@ -40,15 +42,14 @@ def _runs(api: Any, project: str) -> list[Any]:
     return list(api.sweep(f"{entity_and_project}/{sweep}").runs if sweep else api.runs(project))
 
 
-def _record(run: Any, place: str) -> Found | Problem:
+def _load_run(run: Any, source: str) -> LoadedRun | SkippedRun:
     names = {file.name for file in run.files()}
     if RECORD_FILE not in names:
-        return Problem(
-            place, f"holds no {RECORD_FILE}: it was logged by another program or an older version"
-        )
+        reason = f"has no {RECORD_FILE}: it was logged by another program or an older version"
+        return SkippedRun(source, reason)
     with tempfile.TemporaryDirectory() as folder:
         run.file(RECORD_FILE).download(root=folder, replace=True)
         try:
-            return Found(place, read_record(Path(folder)))
+            return LoadedRun(source, read_record(Path(folder)))
         except ValueError as error:
-            return Problem(place, str(error))
+            return SkippedRun(source, str(error))

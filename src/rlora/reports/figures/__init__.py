@@ -1,1 +1,1 @@
-"""Figures: their rows of numbers, drawn as files by matplotlib and for the page by Vega-Lite."""
+"""Figures: their data as rows, drawn to files by matplotlib and on the page by Vega-Lite."""

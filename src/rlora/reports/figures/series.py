@@ -1,139 +1,176 @@
-"""What the figures show, as plain rows: drawn by `plots` for files and by `charts` for the page."""
+"""The data of the figures as plain rows, shared by `matplotlib_plots` and `vega_charts`.
+
+Scores are scaled for display, see `MetricFormat`.
+"""
 
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
-from rlora.reports.load import Measured, once
-from rlora.reports.metrics import PERCENT, shown
-from rlora.reports.pivot import Cell, Grid, Key
-from rlora.reports.tables import peak_memory
+from rlora.reports.load import Score, unique_runs
+from rlora.reports.metric_format import PERCENT, MetricFormat, metric_format, metric_unit
+from rlora.reports.pivot import Cell, Group, PivotTable
+from rlora.reports.statistics import Estimate, estimate
+from rlora.reports.tables import group_label, peak_memory
 
 Rows = list[dict[str, Any]]
 
 
-def curves(grid: Grid) -> Rows:
-    """Validation scores by epoch: mean, lowest and highest of the runs that reached it, and their number."""
+def learning_curves(table: PivotTable) -> Rows:
+    """Return the validation score of each epoch: mean, lowest and highest over n runs.
+
+    Empty if no cell has more than one epoch, because a single point is no curve.
+    """
     rows: Rows = []
-    for place, cell in _each_once(grid):
-        monitor = next(iter(cell.runs.values())).record.headline("validation")
-        for epoch, scores in sorted(_by_epoch(cell).items()):
-            scaled = [shown(monitor).factor * score for score in scores]
-            spread = {
-                "mean": fmean(scaled),
-                "low": min(scaled),
-                "high": max(scaled),
-                "n": len(scaled),
-            }
-            rows.append({**place, "unit": unit(monitor), "epoch": epoch, **spread})
-    return rows if len(rows) > len(grid.cells) else []  # one point is no curve
+    for labels, cell in _cells_by_label(table):
+        monitor = next(iter(cell.scores.values())).record.headline("validation")
+        factor = metric_format(monitor).factor
+        for epoch, scores in sorted(_scores_by_epoch(cell).items()):
+            scaled = [factor * score for score in scores]
+            rows.append(
+                {
+                    **labels,
+                    "unit": metric_unit(monitor),
+                    "epoch": epoch,
+                    "mean": fmean(scaled),
+                    "low": min(scaled),
+                    "high": max(scaled),
+                    "n": len(scaled),
+                }
+            )
+    return rows if len(rows) > len(table.cells) else []
 
 
-def _by_epoch(cell: Cell) -> dict[int, list[float]]:
-    found: dict[int, list[float]] = {}
-    for run in cell.runs.values():
+def _scores_by_epoch(cell: Cell) -> dict[int, list[float]]:
+    scores: dict[int, list[float]] = {}
+    for run in cell.scores.values():
         for entry in run.record.training.history:
             score = entry.get(run.record.monitor)
             if score is not None:
-                found.setdefault(int(entry["epoch"]) + 1, []).append(score)
-    return found
+                scores.setdefault(int(entry["epoch"]) + 1, []).append(score)
+    return scores
 
 
-def sizes(grid: Grid) -> Rows:
-    """Mean scores against trained parameters, head included; front: nothing smaller scores as well."""
-    rows = []
-    for column in grid.columns:
+def scores_by_size(table: PivotTable) -> Rows:
+    """Return mean scores against trainable parameters, adapter and head.
+
+    Rows without trainable parameters are left out, because a log axis has no zero.
+    `pareto` marks the rows of a column that no other row beats in both.
+    """
+    rows: Rows = []
+    for column in table.columns:
         points = []
-        for row in grid.rows:
-            found = grid.estimate(row, column)
-            if found is not None:
-                cell = grid.cells[row, column]
-                runs, factor = list(cell.runs.values()), cell.shown.factor
-                trained = fmean(
-                    run.record.parameters.adapter + run.record.parameters.head for run in runs
-                )
-                spread = {
-                    "score": factor * found.mean,
-                    "sd": factor * found.sd if found.n > 1 else 0.0,
-                    "n": found.n,
-                }
-                place = {
-                    "row": label(row),
-                    "column": label(column),
-                    "unit": unit(str(runs[0].facts["metric"])),
-                }
-                points.append({**place, "trained": trained, **spread})
-        sign = 1 if grid.shown(column).larger_is_better else -1
-        rows += [{**point, "front": _is_on_front(point, points, sign)} for point in points]
+        for row in table.rows_with(column):
+            cell = table.cells[row, column]
+            runs = list(cell.scores.values())
+            mean = estimate(list(cell.values().values()))
+            labels = {"row": group_label(row), "column": group_label(column)}
+            unit = metric_unit(str(runs[0].settings["metric"]))
+            points.append(_size_point(labels, unit, runs, mean, cell.format))
+        rows += _with_pareto(points, larger_is_better=table.column_format(column).larger_is_better)
     return rows
 
 
-def _is_on_front(point: dict[str, Any], points: Sequence[dict[str, Any]], sign: int) -> bool:
-    score = sign * point["score"]
+def mean_scores_by_size(table: PivotTable) -> Rows:
+    """Return the mean over all columns against trainable parameters.
+
+    The spread is that of the mean over columns, from one pair of runs (such as a seed) to the next.
+    Empty for a single column, for columns that are not tasks in percent, and if a row lacks a cell.
+    """
+    several_tasks = len(table.columns) > 1 and table.spec.columns == ("task",)
+    percent = all(cell.format == PERCENT for cell in table.cells.values())
+    if not several_tasks or not percent or len(table.complete_columns()) < len(table.columns):
+        return []
+    title, points = f"mean of {len(table.columns)} tasks", []
+    for row in table.rows:
+        cells = [table.cells[row, column].values() for column in table.columns]
+        shared = [pair for pair in cells[0] if all(pair in cell for cell in cells)]
+        if not shared:
+            return []
+        mean = estimate([fmean(cell[pair] for cell in cells) for pair in shared])
+        labels = {"row": group_label(row), "column": title}
+        points.append(_size_point(labels, "%", table.row_scores(row), mean, PERCENT))
+    return _with_pareto(points, larger_is_better=True)
+
+
+def _size_point(
+    labels: dict[str, str], unit: str, runs: Sequence[Score], mean: Estimate, scale: MetricFormat
+) -> dict[str, Any]:
+    parameters = [run.record.parameters for run in runs]
+    return {
+        **labels,
+        "unit": unit,
+        "parameters": fmean(each.adapter + each.head for each in parameters),
+        "score": scale.factor * mean.mean,
+        "sd": scale.factor * mean.sd if mean.n > 1 else 0.0,
+        "n": mean.n,
+    }
+
+
+def _with_pareto(points: Rows, *, larger_is_better: bool) -> Rows:
+    sign = 1 if larger_is_better else -1
+    points = [point for point in points if point["parameters"] > 0]
+    return [{**point, "pareto": _is_pareto_optimal(point, points, sign)} for point in points]
+
+
+def _is_pareto_optimal(point: dict[str, Any], points: Rows, sign: int) -> bool:
     for other in points:
-        gain, saved = sign * other["score"] - score, point["trained"] - other["trained"]
+        gain = sign * (other["score"] - point["score"])
+        saved = point["parameters"] - other["parameters"]
         if gain >= 0 and saved >= 0 and (gain > 0 or saved > 0):
             return False
     return True
 
 
-def costs(grid: Grid) -> Rows:
-    """Seconds of training and peak MiB of each row and column, means over runs."""
+def costs(table: PivotTable) -> Rows:
+    """Return training time in seconds and peak memory in MiB, as means over the runs of a cell."""
     return [
         {
-            **place,
-            "seconds": fmean(run.record.training.seconds for run in cell.runs.values()),
-            "memory": fmean(peak_memory(run) for run in cell.runs.values()),
+            **labels,
+            "seconds": fmean(run.record.training.seconds for run in cell.scores.values()),
+            "memory": fmean(peak_memory(run) for run in cell.scores.values()),
         }
-        for place, cell in _each_once(grid)
+        for labels, cell in _cells_by_label(table)
     ]
 
 
-def certificates(runs: Iterable[Measured]) -> Rows:
-    """Bounds, risks and the rivals' bounds against the error of the posterior's mean on dev, in percent."""
-    rows = []
-    for run in once(runs):
-        found = run.record.certificate
-        if not found or not found["test"]:
+def certificates(scores: Iterable[Score]) -> Rows:
+    """Return bounds, risks and baselines against the dev error of the posterior mean (percent)."""
+    rows: Rows = []
+    for run in unique_runs(scores):
+        certificate = run.record.certificate
+        if not certificate or not certificate["test"]:
             continue
-        where = {
-            "run": f"{run.facts['adapter']}, seed {run.facts['seed']}",
-            "task": str(run.facts["task"]),
+        labels = {
+            "run": f"{run.settings['adapter']}, seed {run.settings['seed']}",
+            "task": str(run.settings["task"]),
+            "error": PERCENT.factor * next(iter(certificate["test"].values()))["mean"],
         }
-        error = PERCENT.factor * next(iter(found["test"].values()))["mean"]
-        shown = {
-            "bound": found["bound"],
-            "posterior's risk": found["risk"],
-            "rival": found["rival"].get("bound"),
+        values = {
+            "bound": certificate["bound"],
+            "posterior risk": certificate["risk"],
+            "held-out baseline": certificate["rival"].get("bound"),
         }
         rows += [
-            {**where, "error": error, "what": what, "percent": PERCENT.factor * value}
-            for what, value in shown.items()
+            {**labels, "quantity": name, "percent": PERCENT.factor * value}
+            for name, value in values.items()
             if value is not None
         ]
     return rows
 
 
-def _each_once(grid: Grid) -> list[tuple[dict[str, str], Cell]]:
-    """The cells by their labels, of those that differ only in the metric the first."""
-    found: dict[tuple[str, str], Cell] = {}
-    for (row, column), cell in grid.in_order():
-        place = _without_metric(grid.layout.rows, row), _without_metric(grid.layout.columns, column)
-        found.setdefault(place, cell)
-    return [({"row": row, "column": column}, cell) for (row, column), cell in found.items()]
+def _cells_by_label(table: PivotTable) -> list[tuple[dict[str, str], Cell]]:
+    """Return the cells by the labels of row and column, one per set of runs.
+
+    Cells that differ only in the metric hold the same runs; the first one counts.
+    """
+    cells: dict[tuple[str, str], Cell] = {}
+    for (row, column), cell in table.ordered_cells():
+        labels = _without_metric(table.spec.rows, row), _without_metric(table.spec.columns, column)
+        cells.setdefault(labels, cell)
+    return [({"row": row, "column": column}, cell) for (row, column), cell in cells.items()]
 
 
-def _without_metric(names: Sequence[str], values: Key) -> str:
-    return label(
-        tuple(value for name, value in zip(names, values, strict=True) if name != "metric")
-    )
-
-
-def unit(metric: str) -> str:
-    """What an axis says of a metric's numbers."""
-    return "%" if shown(metric).percent else metric
-
-
-def label(key: Key) -> str:
-    """A row's or column's values in a few words."""
-    return ", ".join(str(value) for value in key if value != "") or "all"
+def _without_metric(keys: Sequence[str], group: Group) -> str:
+    values = [value for key, value in zip(keys, group, strict=True) if key != "metric"]
+    return group_label(tuple(values))

@@ -1,86 +1,92 @@
-"""The same figures for the page, as Vega-Lite specifications made by altair."""
+"""The figures of the page: Vega-Lite specifications, made by altair."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rlora.reports.figures import series
 from rlora.reports.report import Report
+from rlora.reports.tables import group_label
 
 SIZE = {"width": 215, "height": 180}
+GRAY = "#bbb"
 
 
 def specifications(report: Report) -> dict[str, dict[str, Any]]:
-    """Specifications by title, of what there is something to show."""
-    grid = report.grid
-    order = [series.label(row) for row in grid.rows]
+    """Return the specifications of all figures with data, by title."""
+    table = report.pivot
+    order = [group_label(row) for row in table.rows]
+    sizes = series.mean_scores_by_size(table) + series.scores_by_size(table)
     charts = {
-        "Learning curves: validation score by epoch": _curves(series.curves(grid), order),
-        "Score against trained parameters (line: the Pareto front)": _sizes(
-            series.sizes(grid), order
+        "Learning curves: validation score by epoch": _learning_curves(
+            series.learning_curves(table), order
         ),
-        "Time of training": _bars(series.costs(grid), order, "seconds", "training, s"),
-        "Peak memory": _bars(series.costs(grid), order, "memory", "MiB"),
-        "PAC-Bayes certificates against dev error": _certificates(series.certificates(report.runs)),
+        "Scores against trainable parameters (line: Pareto front)": _scores_by_size(sizes, order),
+        "Training time": _bars(series.costs(table), order, "seconds", "training time, s"),
+        "Peak memory": _bars(series.costs(table), order, "memory", "peak memory, MiB"),
+        "PAC-Bayes certificates against dev error": _certificates(
+            series.certificates(report.scores)
+        ),
     }
     return {title: chart.to_dict() for title, chart in charts.items() if chart is not None}
 
 
-def _curves(rows: series.Rows, order: list[str]) -> Any:
+def _learning_curves(rows: series.Rows, order: Sequence[str]) -> Any:
     import altair as alt
 
     if not rows:
         return None
-    color, shown = _color(alt, order), _legend(alt)
-    x = alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, format="d"))
+    selected = _legend_selection(alt)
     base = alt.Chart().encode(
-        x=x, color=color, opacity=alt.condition(shown, alt.value(1), alt.value(0.06))
+        x=alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, format="d")),
+        color=_color(alt, order),
+        opacity=alt.condition(selected, alt.value(1), alt.value(0.06)),
     )
     band = base.mark_area().encode(
         y=alt.Y("low:Q", title=_units(rows)),
         y2="high:Q",
-        opacity=alt.condition(shown, alt.value(0.15), alt.value(0.02)),
+        opacity=alt.condition(selected, alt.value(0.15), alt.value(0.02)),
     )
-    tooltip = ["row:N", "epoch:Q", _two("mean"), _two("low"), _two("high"), "n:Q"]
-    line = base.mark_line(point=True).encode(
-        y=alt.Y("mean:Q", scale=alt.Scale(zero=False), title=_units(rows)), tooltip=tooltip
-    )
-    return _facets(alt, alt.layer(band, line.add_params(shown)), rows)
+    tooltip = ["row:N", "epoch:Q", *_two_digits("mean", "low", "high"), "n:Q"]
+    y = alt.Y("mean:Q", scale=alt.Scale(zero=False), title=_units(rows))
+    line = base.mark_line(point=True).encode(y=y, tooltip=tooltip)
+    return _panels(alt, alt.layer(band, line.add_params(selected)), rows)
 
 
-def _sizes(rows: series.Rows, order: list[str]) -> Any:
+def _scores_by_size(rows: series.Rows, order: Sequence[str]) -> Any:
     import altair as alt
 
-    shown = _legend(alt)
+    selected = _legend_selection(alt)
     x = alt.X(
-        "trained:Q",
+        "parameters:Q",
         scale=alt.Scale(type="log", nice=False, padding=12),
-        title="trained parameters, head included",
+        title="trainable parameters, with head",
     )
     y = alt.Y("score:Q", scale=alt.Scale(zero=False, padding=8), title=_units(rows))
-    front = alt.Chart().mark_line(color="#bbb").transform_filter("datum.front").encode(x=x, y=y)
+    front = alt.Chart().mark_line(color=GRAY).transform_filter("datum.pareto").encode(x=x, y=y)
     base = alt.Chart().encode(
-        x=x, color=_color(alt, order), opacity=alt.condition(shown, alt.value(1), alt.value(0.06))
+        x=x,
+        color=_color(alt, order),
+        opacity=alt.condition(selected, alt.value(1), alt.value(0.06)),
     )
     bars = base.transform_calculate(low="datum.score - datum.sd", high="datum.score + datum.sd")
     bars = bars.mark_rule().encode(y=alt.Y("low:Q", title=_units(rows)), y2="high:Q")
-    tooltip = ["row:N", alt.Tooltip("trained:Q", format=","), _two("score"), _two("sd"), "n:Q"]
-    points = base.mark_point(filled=True, size=70).encode(y=y, tooltip=tooltip).add_params(shown)
-    return _facets(alt, alt.layer(front, bars, points), rows)
+    parameters = alt.Tooltip("parameters:Q", format=",")
+    tooltip = ["row:N", parameters, *_two_digits("score", "sd"), "n:Q"]
+    points = base.mark_point(filled=True, size=70).encode(y=y, tooltip=tooltip)
+    return _panels(alt, alt.layer(front, bars, points.add_params(selected)), rows)
 
 
-def _bars(rows: series.Rows, order: list[str], key: str, title: str) -> Any:
+def _bars(rows: series.Rows, order: Sequence[str], key: str, title: str) -> Any:
     import altair as alt
 
-    chart = (
-        alt.Chart()
-        .mark_bar()
-        .encode(
-            x=alt.X("row:N", sort=order, title=None),
-            y=alt.Y(f"{key}:Q", title=title),
-            color=_color(alt, order),
-            tooltip=["row:N", "column:N", alt.Tooltip(f"{key}:Q", format=",.1f")],
-        )
+    chart = alt.Chart().mark_bar()
+    chart = chart.encode(
+        x=alt.X("row:N", sort=order, title=None),
+        y=alt.Y(f"{key}:Q", title=title),
+        color=_color(alt, order),
+        tooltip=["row:N", "column:N", alt.Tooltip(f"{key}:Q", format=",.1f")],
     )
-    return _facets(alt, chart, rows)
+    return _panels(alt, chart, rows)
 
 
 def _certificates(rows: series.Rows) -> Any:
@@ -88,30 +94,26 @@ def _certificates(rows: series.Rows) -> Any:
 
     if not rows:
         return None
-    ends = [row[key] for row in rows for key in ("error", "percent")]
-    limits = alt.Scale(domain=[min(ends) - 1, max(ends) + 1])
-    points = (
-        alt.Chart(alt.Data(values=rows))
-        .mark_point(filled=True, size=70)
-        .encode(
-            x=alt.X("error:Q", scale=limits, title="dev error of the posterior's mean, %"),
-            y=alt.Y("percent:Q", scale=limits, title="on the certified rows, %"),
-            color=alt.Color("what:N", title=None),
-            shape="what:N",
-            tooltip=["task:N", "run:N", "what:N", _two("percent"), _two("error")],
-        )
+    values = [row[key] for row in rows for key in ("error", "percent")]
+    limits = [min(values) - 1, max(values) + 1]
+    scale = alt.Scale(domain=limits)
+    points = alt.Chart(alt.Data(values=rows)).mark_point(filled=True, size=70)
+    points = points.encode(
+        x=alt.X("error:Q", scale=scale, title="dev error of the posterior mean, %"),
+        y=alt.Y("percent:Q", scale=scale, title="on the certified rows, %"),
+        color=alt.Color("quantity:N", title=None),
+        shape="quantity:N",
+        tooltip=["task:N", "run:N", "quantity:N", *_two_digits("percent", "error")],
     )
-    ends_of_line = alt.Data(values=[{"e": end} for end in (min(ends) - 1, max(ends) + 1)])
-    equal = (
-        alt.Chart(ends_of_line)
-        .mark_line(color="#bbb", strokeDash=[4, 4])
-        .encode(x=alt.X("e:Q", scale=limits), y=alt.Y("e:Q", scale=limits))
+    diagonal = alt.Chart(alt.Data(values=[{"limit": limit} for limit in limits]))
+    diagonal = diagonal.mark_line(color=GRAY, strokeDash=[4, 4]).encode(
+        x=alt.X("limit:Q", scale=scale), y=alt.Y("limit:Q", scale=scale)
     )
-    return alt.layer(equal, points).properties(width=360, height=300)
+    return alt.layer(diagonal, points).properties(width=360, height=300)
 
 
-def _facets(alt: Any, chart: Any, rows: series.Rows) -> Any:
-    """A panel for each column of the table."""
+def _panels(alt: Any, chart: Any, rows: series.Rows) -> Any:
+    """Return a panel per column of the table."""
     columns = list(dict.fromkeys(row["column"] for row in rows))
     facet = alt.Facet("column:N", title=None, sort=columns)
     return (
@@ -125,7 +127,7 @@ def _units(rows: series.Rows) -> str:
     return ", ".join(dict.fromkeys(row["unit"] for row in rows))
 
 
-def _color(alt: Any, order: list[str]) -> Any:
+def _color(alt: Any, order: Sequence[str]) -> Any:
     return alt.Color(
         "row:N",
         sort=order,
@@ -134,12 +136,13 @@ def _color(alt: Any, order: list[str]) -> Any:
     )
 
 
-def _legend(alt: Any) -> Any:
-    """Clicking on the legend leaves one row standing."""
+def _legend_selection(alt: Any) -> Any:
+    """Return the selection of a row: a click on the legend dims all others."""
     return alt.selection_point(fields=["row"], bind="legend")
 
 
-def _two(name: str) -> Any:
+def _two_digits(*names: str) -> list[Any]:
+    """Return tooltips with two digits after the decimal point."""
     import altair as alt
 
-    return alt.Tooltip(f"{name}:Q", format=".2f")
+    return [alt.Tooltip(f"{name}:Q", format=".2f") for name in names]

@@ -1,0 +1,120 @@
+"""The figure of scores against trainable parameters: the mean over tasks, and a panel per task."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from rlora.reports.figures import series
+from rlora.reports.figures.style import GRAY, label_points, new_figure
+from rlora.reports.pivot import PivotTable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 8.0  # inches; at 100 pixels per inch, the width of a README
+LARGE, SMALL = 3.1, 1.6  # heights of panels in inches
+LARGE_COLUMNS, SMALL_COLUMNS = 2, 5
+MOST_LABELS = 12  # points of a panel; with more of them, a legend replaces the labels
+
+
+def size_figure(table: PivotTable, colors: Mapping[str, str]) -> "Figure | None":
+    """Return the figure of scores against trainable parameters; None if nothing is trained.
+
+    A large panel shows the mean over tasks with labeled points, small panels show the tasks.
+    Without a common mean, see `series.mean_scores_by_size`, all panels are large and labeled.
+
+    Args:
+        table: The scores.
+        colors: Color of each row of the table.
+    """
+    means, scores = series.mean_scores_by_size(table), series.scores_by_size(table)
+    columns = list(dict.fromkeys(row["column"] for row in scores))
+    panels = [[row for row in scores if row["column"] == column] for column in columns]
+    if not panels:
+        return None
+    large, small = ([means], panels) if means else (panels, [])
+    figure, axes = _axes(len(large), len(small))
+    for axis, rows in zip(axes, large + small, strict=True):
+        _draw(axis, rows, colors, is_large=any(rows is other for other in large))
+    figure.supxlabel("trainable parameters (adapter and head)", fontsize=9)
+    if len(colors) > MOST_LABELS:
+        handles, names = axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside right upper", fontsize=7, frameon=False)
+        return figure
+    figure.draw_without_rendering()  # fixes the layout, which the labels depend on
+    for axis, rows in zip(axes, large, strict=False):
+        points = [(row["row"], row["parameters"], row["score"], row["sd"]) for row in rows]
+        label_points(axis, points, _pareto_front(rows))
+    return figure
+
+
+def _axes(large: int, small: int) -> tuple["Figure", list["Axes"]]:
+    """Return a figure with large panels above small ones."""
+    wide = min(large, LARGE_COLUMNS)
+    high = -(-large // wide)
+    narrow = min(small, SMALL_COLUMNS) or 1
+    low = -(-small // narrow)
+    figure = new_figure(WIDTH, high * LARGE + low * SMALL)
+    ratios = [LARGE] * high + [SMALL] * low
+    grid = figure.add_gridspec(high + low, wide * narrow, height_ratios=ratios)
+    axes = []
+    for number in range(large):
+        row, column = divmod(number, wide)
+        axes.append(figure.add_subplot(grid[row, column * narrow : (column + 1) * narrow]))
+    for number in range(small):
+        row, column = divmod(number, narrow)
+        axes.append(figure.add_subplot(grid[high + row, column * wide : (column + 1) * wide]))
+    return figure, axes
+
+
+def _draw(axis: "Axes", rows: series.Rows, colors: Mapping[str, str], *, is_large: bool) -> None:
+    """Draw points with their standard deviations, and the Pareto front."""
+    front = _pareto_front(rows)
+    axis.plot([x for x, _ in front], [y for _, y in front], color=GRAY, linewidth=1.2, zorder=0)
+    for row in rows:
+        axis.errorbar(
+            [row["parameters"]],
+            [row["score"]],
+            yerr=[row["sd"]],
+            fmt="o",
+            markersize=6 if is_large else 3.5,
+            linewidth=1.4 if is_large else 1.0,
+            capsize=3 if is_large else 0,
+            color=colors[row["row"]],
+            label=row["row"],
+        )
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_title(rows[0]["column"], fontsize=10 if is_large else 9)
+    axis.tick_params(labelsize=9 if is_large else 7)
+    axis.margins(x=0.08, y=0.12)
+    _format_axes(axis, is_large=is_large)
+    if is_large:
+        runs = {row["n"] for row in rows}
+        axis.set_ylabel(f"score, {rows[0]['unit']}", fontsize=9)
+        note = f"mean ± sd, n = {runs.pop()}" if len(runs) == 1 else "mean ± sd"
+        note += "; gray line: Pareto front"
+        axis.text(0.99, 0.02, note, transform=axis.transAxes, ha="right", fontsize=8, color="0.4")
+
+
+def _pareto_front(rows: series.Rows) -> list[tuple[float, float]]:
+    return sorted((row["parameters"], row["score"]) for row in rows if row["pareto"])
+
+
+def _format_axes(axis: "Axes", *, is_large: bool) -> None:
+    """Set a log x axis with ticks such as 10K, and few y ticks on a small panel."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.yaxis.set_major_locator(MaxNLocator(6 if is_large else 3))
+    axis.grid(axis="y", color="0.93", linewidth=0.8)
+    axis.set_axisbelow(True)
+
+
+def short_number(value: float) -> str:
+    """Return a number of parameters with a unit, such as 10K or 1.5M."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if value >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
