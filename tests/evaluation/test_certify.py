@@ -8,7 +8,7 @@ import torch
 from rlora.evaluation.certify import Certification, check_prior
 from rlora.records.record import read_record
 from rlora.regularizers.certificate import CertificateOptions
-from rlora.regularizers.noise import one_draw
+from rlora.regularizers.noise import sample_per_step
 
 FEW = ["certificate.draws=200", "certificate.rows_per_draw=7", "certify=true"]
 POSTERIOR = ["adapter.rank=2", "regularizer=pac_bayes"]
@@ -33,18 +33,18 @@ def test_the_report_is_complete_and_consistent(certified):
     assert 0 <= found["risk"] <= found["risk_upper"] <= found["bound"] <= 1
     assert found["rows"] == 30  # of 60, half are the prior's
     assert found["draws"] >= 200
-    assert found["draw"] == "each row its own"  # RLoRA and a linear head
+    assert found["sampling"] == "one posterior sample per row"  # RLoRA and a linear head
     assert found["by_group"]["rows"] <= found["rows"]
     assert found["confidence"] == pytest.approx(0.965)
-    assert found["rival"]["rows"] == 30
-    assert found["rival"]["error"] < found["rival"]["bound"]
-    assert found["gap"] == found["bound"] - found["rival"]["bound"]
+    assert found["baseline"]["rows"] == 30
+    assert found["baseline"]["error"] < found["baseline"]["bound"]
+    assert found["gap"] == found["bound"] - found["baseline"]["bound"]
     assert set(found["test"]["test"]) == {"mean", "posterior"}
     assert found["test"]["test"]["mean"] == pytest.approx(
         1 - read_record(certified).scores["test/accuracy"]
     )
     assert found["kl"] > 0
-    assert found["prior"]["kind"] == "learned"
+    assert found["prior_facts"]["kind"] == "learned"
 
 
 def test_the_prior_is_a_run_of_its_own_on_the_other_part(certified):
@@ -67,11 +67,11 @@ def test_a_prior_without_data_certifies_all_rows_and_names_no_rival(tiny_run, tm
     tiny_run(*POSTERIOR, "adapter=lora", *FEW, "certificate.tune_sigma0=true", folder=tmp_path)
     found = read_record(tmp_path).certificate
     assert found["rows"] == 56  # of 60, in draws of seven
-    assert found["draw"] == "one for 7 rows"
+    assert found["sampling"] == "one posterior sample per 7 rows"
     assert found["draws"] >= 200
-    assert "no predictor is at hand that never saw" in found["rival"]["reason"]
+    assert "no predictor of this run is independent" in found["baseline"]["reason"]
     assert found["gap"] is None
-    assert len(found["payments"]) == 3
+    assert len(found["union_bound_terms"]) == 3
 
 
 def test_a_prior_of_another_run_is_taken(certified, tiny_run, tmp_path):
@@ -82,7 +82,10 @@ def test_a_prior_of_another_run_is_taken(certified, tiny_run, tmp_path):
         *FEW,
         folder=tmp_path,
     )
-    assert read_record(tmp_path).certificate["rival"] == read_record(certified).certificate["rival"]
+    assert (
+        read_record(tmp_path).certificate["baseline"]
+        == read_record(certified).certificate["baseline"]
+    )
     assert not (tmp_path / "prior").exists()
 
 
@@ -107,8 +110,8 @@ def test_the_risk_is_the_mean_error_of_its_draws(tiny_experiment, tmp_path):
         console=experiment.console,
     )
     seeds = []
-    drawn = certification._drawn
-    certification._drawn = lambda seed, examples: seeds.append(seed) or drawn(seed, examples)
+    drawn = certification._sample
+    certification._sample = lambda seed, examples: seeds.append(seed) or drawn(seed, examples)
     rows = torch.arange(60).numpy()
     found = certification.gibbs_risk("x", rows)
     assert (found.rows, found.draws) == (60, 8)
@@ -117,7 +120,7 @@ def test_the_risk_is_the_mean_error_of_its_draws(tiny_experiment, tmp_path):
     for number in range(2):
         batches = module.task.certification_loader(certification_rows(module, rows), 15)
         for seed, batch in zip(seeds[4 * number :], batches, strict=False):
-            with one_draw(module.regularizer.posterior, seed), torch.no_grad():
+            with sample_per_step(module.regularizer.posterior, seed), torch.no_grad():
                 wrong = module.task.decode(module(batch)) != batch["labels"]
             losses.append(wrong.double().mean().item())
     assert found.risk == pytest.approx(sum(losses) / 8)
@@ -132,7 +135,8 @@ def certification_rows(module, rows):
 def test_a_prior_that_saw_the_examples_is_refused(tiny_run, tmp_path):
     tiny_run("adapter.rank=2", folder=tmp_path / "whole")
     with pytest.raises(
-        ValueError, match=r"overlap those to be certified, .* \(there part=None, here part=rest"
+        ValueError,
+        match=r"overlap those to be certified, .* \(it has part=None, this run part=rest",
     ):
         tiny_run(*POSTERIOR, f"regularizer.prior='{tmp_path / 'whole'}'", folder=tmp_path / "run")
     assert not (tmp_path / "run" / "results.json").exists()
@@ -144,14 +148,14 @@ def test_a_rival_of_another_run_stands_in(certified, tiny_experiment, tmp_path):
         "task.part=rest",
         "task.batch_size=10",
         *FEW,
-        f"certificate.rival='{certified / 'prior'}'",
+        f"certificate.baseline='{certified / 'prior'}'",
     ]
     experiment = tiny_experiment(*words, folder=tmp_path)
     experiment.run()
     found, learned = read_record(tmp_path).certificate, read_record(certified).certificate
-    assert found["prior"]["kind"] == "start"
-    assert {**found["rival"], "of": ""} == {**learned["rival"], "of": ""}
-    assert found["gap"] == found["bound"] - found["rival"]["bound"]
+    assert found["prior_facts"]["kind"] == "start"
+    assert {**found["baseline"], "predictor": ""} == {**learned["baseline"], "predictor": ""}
+    assert found["gap"] == found["bound"] - found["baseline"]["bound"]
     own = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     state = experiment.module.state_dict()
     assert all(torch.equal(state[key], value) for key, value in own.items()), (
@@ -162,15 +166,19 @@ def test_a_rival_of_another_run_stands_in(certified, tiny_experiment, tmp_path):
 def test_a_rival_that_saw_the_examples_is_refused(tiny_run, tmp_path):
     tiny_run("adapter.rank=2", folder=tmp_path / "whole")
     with pytest.raises(
-        ValueError, match="the rival was learned on examples that overlap those to be certified"
+        ValueError, match="the baseline was learned on examples that overlap those to be certified"
     ):
         tiny_run(
-            *POSTERIOR, *FEW, f"certificate.rival='{tmp_path / 'whole'}'", folder=tmp_path / "run"
+            *POSTERIOR,
+            *FEW,
+            f"certificate.baseline='{tmp_path / 'whole'}'",
+            folder=tmp_path / "run",
         )
     with pytest.raises(
-        ValueError, match=r"certificate\.rival=nowhere is not the folder of a finished run"
+        ValueError,
+        match=r"certificate\.baseline=nowhere is invalid: expected the folder of a finished run",
     ):
-        tiny_run(*POSTERIOR, *FEW, "certificate.rival=nowhere", folder=tmp_path / "run")
+        tiny_run(*POSTERIOR, *FEW, "certificate.baseline=nowhere", folder=tmp_path / "run")
     assert not (tmp_path / "run" / "results.json").exists()
 
 
@@ -191,23 +199,21 @@ def test_a_prior_must_come_from_the_same_division_and_be_chosen_elsewhere():
     learned = {"kind": "learned", "part": "prior", "parts": {"prior": "a", "rest": "b"}}
     check_prior(Rows(), learned)
     check_prior(Rows(part=None, shared=9), {"kind": "start"})
-    with pytest.raises(ValueError, match="another division"):
+    with pytest.raises(ValueError, match="another split"):
         check_prior(Rows(rest="c"), learned)
-    with pytest.raises(
-        ValueError, match="3 of the rows to be certified are rows of the validation set too"
-    ):
+    with pytest.raises(ValueError, match="contains 3 of the rows to be certified"):
         check_prior(Rows(shared=3), learned)
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["certify=true"], "certify=true needs a posterior"),
-        ([*SPLIT, "task.part=prior"], r"task\.part=prior with regularizer\.prior=split"),
+        (["certify=true"], "certify=true is invalid: expected a run that learns a posterior"),
+        ([*SPLIT, "task.part=prior"], r"task\.part=prior is invalid with regularizer\.prior=split"),
         ([*SPLIT, "task.shots=4"], r"task\.part=prior and task\.shots=4 each choose"),
         (
             [*POSTERIOR, "regularizer.prior=nowhere"],
-            r"regularizer\.prior=nowhere is not start, split or the folder of a finished run",
+            r"regularizer\.prior=nowhere is invalid: expected start, split or the folder of a finished run",
         ),
         ([*POSTERIOR, "certify=true", "certificate.draws=0"], r"certificate\.draws=0"),
         ([*SPLIT, "task.prior_fraction=0.001"], r"leave no rows for prior"),
@@ -224,7 +230,7 @@ def test_a_task_without_0_1_loss_is_refused(tiny_run, tmp_path, monkeypatch):
     from rlora.tasks.lexicon import Lexicon
 
     monkeypatch.setattr(Lexicon, "has_bounded_loss", False)
-    with pytest.raises(ValueError, match="bounds the 0-1 loss of classification"):
+    with pytest.raises(ValueError, match="expected classification, whose 0-1 loss is bounded"):
         tiny_run(*POSTERIOR, "regularizer.objective=elbo", "certify=true", folder=tmp_path)
 
 
@@ -242,4 +248,4 @@ def test_another_models_posterior_is_refused(certified, tiny_run, tmp_path):
     finally:
         file.write_bytes(content)
     card = json.loads((certified / "adapter" / "adapter.json").read_text())
-    assert card["prior"]["part"] == "prior"
+    assert card["prior_facts"]["part"] == "prior"

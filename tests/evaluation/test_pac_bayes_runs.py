@@ -38,7 +38,7 @@ def test_every_adapter_trains_under_it(adapter, tiny_experiment, tmp_path):
             posterior.sigma(group), posterior.sigma0(group).expand_as(posterior.sigma(group))
         )
         for member in members:
-            assert all(getattr(module, name) is member.parameter for module, name in member.places)
+            assert all(getattr(module, name) is member.parameter for module, name in member.owners)
     assert posterior.kl() > 0
     record = read_record(tmp_path)
     assert record.run.regularizer == "pac_bayes"
@@ -121,7 +121,7 @@ def test_none_is_the_loop_without_it(tiny_run, tmp_path, monkeypatch):
 
 
 def test_an_adapter_that_shares_its_noise_is_refused_for_noise_of_each_example(tiny_run, tmp_path):
-    with pytest.raises(ValueError, match=r"not LoRALayer: use regularizer\.noise=per_step"):
+    with pytest.raises(ValueError, match=r"for LoRALayer: .* set regularizer\.noise=per_step"):
         tiny_run(*words("lora"), "regularizer.noise=per_example", folder=tmp_path)
     assert not (tmp_path / "results.json").exists()
 

@@ -138,7 +138,7 @@ def test_a_value_of_another_kind_is_refused_or_harmless(record, wrong):
 
     record.certificate = {
         "bound": 0.3, "risk": 0.2, "by_group": {"bound": 0.4}, "kl": 1.0, "rows": 9,
-        "rival": {"bound": 0.2, "of": "it"}, "test": {"test": {"mean": 0.25, "posterior": 0.3}},
+        "baseline": {"bound": 0.2, "predictor": "it"}, "test": {"test": {"mean": 0.25, "posterior": 0.3}},
     }  # fmt: skip
     whole = json.dumps(asdict(record))
     for path in leaves(json.loads(whole)):

@@ -139,7 +139,9 @@ def test_a_delta_outside_0_1_is_refused(delta):
         lambda: hoeffding(0.1, 5, delta),
         lambda: clopper_pearson(0, 5, delta),
     ):
-        with pytest.raises(ValueError, match=r"must lie strictly between 0 and 1"):
+        with pytest.raises(
+            ValueError, match=r"expected a probability of failure strictly between 0 and 1"
+        ):
             bound()
 
 
@@ -150,14 +152,14 @@ def test_no_examples_are_refused(n):
         lambda: chernoff(0.1, n, 0.1),
         lambda: clopper_pearson(0, n, 0.1),
     ):
-        with pytest.raises(ValueError, match=r"whole number of at least 1"):
+        with pytest.raises(ValueError, match=r"expected an integer of at least 1"):
             bound()
 
 
 def test_a_risk_outside_0_1_is_refused():
-    with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"expected a value in \[0, 1\]"):
         klinv(1.5, 0.1)
-    with pytest.raises(ValueError, match=r"errors=6 must lie in 0\.\.n=5"):
+    with pytest.raises(ValueError, match=r"errors=6 is invalid: expected an integer in 0\.\.n=5"):
         clopper_pearson(6, 5, 0.1)
 
 

@@ -1,4 +1,4 @@
-"""The arithmetic of certificates: both steps, every payment, the grid of prior variances, the rival, the refusals."""
+"""The arithmetic of certificates: both steps, every term, the grid of prior variances, the rival, the refusals."""
 
 import math
 
@@ -10,10 +10,10 @@ from rlora.regularizers import bounds
 from rlora.regularizers.certificate import (
     CertificateOptions,
     GibbsRisk,
-    Payment,
-    bound_of,
-    divergence_of,
-    rival_of,
+    UnionBoundTerm,
+    risk_bound,
+    kl_and_terms,
+    baseline_bound,
 )
 from rlora.regularizers.posterior import GaussianPosterior
 
@@ -31,7 +31,9 @@ def posterior(sigma0=0.01):
 
 
 def test_a_bound_pays_for_draws_and_examples():
-    found = bound_of(GibbsRisk(0.1, rows=5000, draws=20_000), 7.0, [Payment("k", 2.0)], OPTIONS)
+    found = risk_bound(
+        GibbsRisk(0.1, rows=5000, draws=20_000), 7.0, [UnionBoundTerm("k", 2.0)], OPTIONS
+    )
     upper = bounds.klinv(0.1, math.log(1 / 0.01) / 20_000)
     expected = bounds.klinv(upper, (9.0 + math.log(2 * math.sqrt(5000) / 0.025)) / 5000)
     assert found.risk_upper == upper.item()
@@ -39,42 +41,45 @@ def test_a_bound_pays_for_draws_and_examples():
     assert 0.1 < found.risk_upper < found.bound < 0.2
 
 
-def test_fewer_draws_more_payments_and_more_kl_all_loosen_it():
-    base = bound_of(GibbsRisk(0.1, 5000, 20_000), 7.0, [], OPTIONS).bound
-    assert bound_of(GibbsRisk(0.1, 5000, 1000), 7.0, [], OPTIONS).bound > base
-    assert bound_of(GibbsRisk(0.1, 5000, 20_000), 7.0, [Payment("k", 1.0)], OPTIONS).bound > base
-    assert bound_of(GibbsRisk(0.1, 5000, 20_000), 9.0, [], OPTIONS).bound > base
-    assert bound_of(GibbsRisk(0.1, 50_000, 20_000), 7.0, [], OPTIONS).bound < base
+def test_fewer_draws_more_terms_and_more_kl_all_loosen_it():
+    base = risk_bound(GibbsRisk(0.1, 5000, 20_000), 7.0, [], OPTIONS).bound
+    assert risk_bound(GibbsRisk(0.1, 5000, 1000), 7.0, [], OPTIONS).bound > base
+    assert (
+        risk_bound(GibbsRisk(0.1, 5000, 20_000), 7.0, [UnionBoundTerm("k", 1.0)], OPTIONS).bound
+        > base
+    )
+    assert risk_bound(GibbsRisk(0.1, 5000, 20_000), 9.0, [], OPTIONS).bound > base
+    assert risk_bound(GibbsRisk(0.1, 50_000, 20_000), 7.0, [], OPTIONS).bound < base
 
 
 def test_candidates_are_paid_for():
     own = posterior()
-    divergence, payments = divergence_of(own, CertificateOptions(candidates=5))
+    divergence, terms = kl_and_terms(own, CertificateOptions(candidates=5))
     assert divergence == own.kl().item()
-    assert payments == [Payment("5 candidates", math.log(5))]
+    assert terms == [UnionBoundTerm("5 candidates", math.log(5))]
 
 
 def test_a_prior_variance_chosen_afterwards_is_the_best_of_the_grid_and_paid_for():
     own = posterior()
-    divergence, (_, payment) = divergence_of(own, CertificateOptions(tune_sigma0=True))
+    divergence, (_, term) = kl_and_terms(own, CertificateOptions(tune_sigma0=True))
     costs = {}
     for j in range(1, 300):
         sigma0 = torch.tensor(math.exp(-j / 20))  # its square is exp(-j / 10)
         costs[j] = own.group_kl("head", sigma0).item() + 2 * math.log(j) + math.log(math.pi**2 / 6)
     best = min(costs, key=costs.get)
-    assert divergence + payment.nats == pytest.approx(costs[best], rel=1e-6)
-    assert payment.what == f"sigma_head^2 = exp(-{best}/10)"
-    assert divergence + payment.nats < own.kl().item()
+    assert divergence + term.nats == pytest.approx(costs[best], rel=1e-6)
+    assert term.choice == f"sigma_head^2 = exp(-{best}/10)"
+    assert divergence + term.nats < own.kl().item()
 
 
-def test_the_payments_of_the_whole_grid_are_one_probability():
+def test_the_terms_of_the_whole_grid_are_one_probability():
     assert sum(
         math.exp(-2 * math.log(j) - math.log(math.pi**2 / 6)) for j in range(1, 200_000)
     ) == pytest.approx(1.0, abs=1e-4)
 
 
 def test_the_rival_is_clopper_pearson_at_the_same_confidence():
-    assert rival_of(30, 1000, OPTIONS) == {
+    assert baseline_bound(30, 1000, OPTIONS) == {
         "error": 0.03,
         "rows": 1000,
         "bound": bounds.clopper_pearson(30, 1000, 0.035),
@@ -86,18 +91,19 @@ def test_a_sigma_that_has_underflowed_is_refused():
     with torch.no_grad():
         own.rho["head"][0] = -200.0
     with pytest.raises(
-        ValueError, match=r"a sigma of the head has underflowed .* regularizer\.sigma_head"
+        ValueError,
+        match=r"a posterior sigma of the head has underflowed .* regularizer\.sigma_head",
     ):
-        divergence_of(own, OPTIONS)
+        kl_and_terms(own, OPTIONS)
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"delta": 0.0}, r"certificate\.delta=0\.0 must lie strictly between"),
-        ({"delta_mc": 1.0}, r"certificate\.delta_mc=1\.0 must lie"),
-        ({"delta": 0.6, "delta_mc": 0.4}, "must add up to less than 1"),
-        ({"draws": 0}, r"certificate\.draws=0 must be a whole number of at least 1"),
+        ({"delta": 0.0}, r"certificate\.delta=0\.0 is invalid: expected a probability of failure"),
+        ({"delta_mc": 1.0}, r"certificate\.delta_mc=1\.0 is invalid"),
+        ({"delta": 0.6, "delta_mc": 0.4}, "expected a sum below 1"),
+        ({"draws": 0}, r"certificate\.draws=0 is invalid: expected an integer of at least 1"),
         ({"rows_per_draw": 0}, r"certificate\.rows_per_draw=0"),
         ({"candidates": 0}, r"certificate\.candidates=0"),
     ],

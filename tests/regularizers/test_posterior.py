@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from rlora.regularizers.noise import check_draws_for_each, draw_for_each, one_draw
+from rlora.regularizers.noise import check_per_example, sample_per_example, sample_per_step
 from rlora.regularizers.posterior import GaussianPosterior
 
 
@@ -88,10 +88,10 @@ def test_a_draw_is_seen_inside_and_gone_outside():
     own = posterior(net)
     originals = seen(net)
     before, state = [p.detach().clone() for p in originals], torch.get_rng_state()
-    with one_draw(own, seed=3):
+    with sample_per_step(own, seed=3):
         inside = seen(net)
         assert all(not torch.equal(a, b) for a, b in zip(inside, before, strict=True))
-    with one_draw(own, seed=3):
+    with sample_per_step(own, seed=3):
         assert all(torch.equal(a, b) for a, b in zip(inside, seen(net), strict=True))
     assert all(a is b for a, b in zip(seen(net), originals, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(originals, before, strict=True))
@@ -101,7 +101,7 @@ def test_a_draw_is_seen_inside_and_gone_outside():
 def test_what_is_replaced_comes_back_after_an_error():
     net = model()
     own, parameter = posterior(net), net["adapter"].a
-    with pytest.raises(RuntimeError, match="broken"), one_draw(own, 0):
+    with pytest.raises(RuntimeError, match="broken"), sample_per_step(own, 0):
         raise RuntimeError("broken")
     assert net["adapter"].a is parameter
 
@@ -111,7 +111,7 @@ def test_gradients_come_by_way_of_the_noise():
     net = model()
     own = posterior(net)
     x = torch.randn(5, 4, generator=torch.Generator().manual_seed(2))
-    with one_draw(own, seed=1):
+    with sample_per_step(own, seed=1):
         noise = net["adapter"].a.detach() - own.mean("adapter").detach()
         net["adapter"](x).square().sum().backward()
     a = (own.mean("adapter") + noise).detach().requires_grad_()
@@ -125,7 +125,7 @@ def test_draws_have_the_posteriors_moments():
     own = moved(net, posterior(net))
     draws = []
     for seed in range(4000):
-        with torch.no_grad(), one_draw(own, seed):
+        with torch.no_grad(), sample_per_step(own, seed):
             draws.append(torch.cat([net["head"].weight.flatten(), net["head"].bias]))
     draws = torch.stack(draws)
     mean, sigma = own.mean("head").detach(), own.sigma("head").detach()
@@ -137,12 +137,12 @@ def test_every_example_has_a_draw_of_its_own_with_the_same_law():
     net = model()
     own = moved(net, posterior(net))
     x, n = torch.tensor([[0.3, -1.0, 2.0, 0.1]]), 20_000
-    with torch.no_grad(), draw_for_each(own, seed=0, examples=n):
+    with torch.no_grad(), sample_per_example(own, seed=0, examples=n):
         each = net["head"](net["adapter"](x.expand(n, 4)))
     assert len(each.unique(dim=0)) == n
     single = []
     for seed in range(4000):
-        with torch.no_grad(), one_draw(own, seed):
+        with torch.no_grad(), sample_per_step(own, seed):
             single.append(net["head"](net["adapter"](x))[0])
     single = torch.stack(single)
     torch.testing.assert_close(each.mean(0), single.mean(0), atol=0.05, rtol=0)
@@ -153,7 +153,7 @@ def test_every_example_has_a_draw_of_its_own_with_the_same_law():
 def test_gradients_of_a_heads_sampled_outputs_are_finite_even_at_zero():
     net = model()
     own = posterior(net)
-    with draw_for_each(own, seed=0, examples=2):
+    with sample_per_example(own, seed=0, examples=2):
         net["head"](torch.zeros(2, 4)).sum().backward()
     assert own.rho["head"].grad.isfinite().all()
 
@@ -163,7 +163,7 @@ def test_a_shared_parameter_is_replaced_wherever_it_is():
     net["again"] = nn.Linear(4, 3)
     net["again"].weight = net["head"].weight
     own = posterior(net)
-    with one_draw(own, 0):
+    with sample_per_step(own, 0):
         assert net["again"].weight is net["head"].weight is not own.members["head"][0].parameter
     assert net["again"].weight is net["head"].weight is own.members["head"][0].parameter
 
@@ -181,7 +181,7 @@ def test_the_priors_mean_can_be_seen_again():
 @pytest.mark.parametrize("sigma", [0.0, 1e-30, -1.0, math.inf, math.nan])
 def test_a_deviation_that_underflows_is_refused(sigma):
     with pytest.raises(
-        ValueError, match=r"regularizer\.sigma_head=.* must be a finite number of at least"
+        ValueError, match=r"regularizer\.sigma_head=.* expected a finite number of at least"
     ):
         posterior(model(), head=sigma)
 
@@ -190,13 +190,16 @@ def test_noise_of_each_example_is_refused_where_it_does_not_fit():
     net = model()
     net["adapter"].per_example = False
     with pytest.raises(
-        ValueError, match=r"rlora, vera\), not Scaled: use regularizer\.noise=per_step"
+        ValueError, match=r"for Scaled: .*\(rlora, vera\); set regularizer\.noise=per_step"
     ):
-        check_draws_for_each(posterior(net))
+        check_per_example(posterior(net))
     other = nn.ModuleDict({"norm": nn.LayerNorm(3)})
     own = GaussianPosterior(other, {"head": {"norm.weight": other["norm"].weight}}, {"head": 0.1})
-    with pytest.raises(ValueError, match=r"norm\.weight belongs to LayerNorm"):
-        check_draws_for_each(own)
+    with pytest.raises(ValueError, match=r"norm\.weight of LayerNorm"):
+        check_per_example(own)
     own = posterior(model())
-    with pytest.raises(RuntimeError, match="one vector of each"), draw_for_each(own, 0, examples=2):
-        own.members["head"][0].places[0][0](torch.ones(2, 3, 4))
+    with (
+        pytest.raises(RuntimeError, match="one vector per example"),
+        sample_per_example(own, 0, examples=2),
+    ):
+        own.members["head"][0].owners[0][0](torch.ones(2, 3, 4))

@@ -33,7 +33,7 @@ def report(make_record, write_runs):
     ]
     records[-1].certificate = {
         "bound": 0.3, "risk": 0.2, "by_group": {"bound": 0.4}, "kl": 1.0, "rows": 9,
-        "rival": {"reason": "none"}, "test": {"test": {"mean": 0.25}},
+        "baseline": {"reason": "none"}, "test": {"test": {"mean": 0.25}},
     }  # fmt: skip
     return make_report(RunLoader().load([write_runs(records)]), ReportSpec())
 

@@ -90,7 +90,7 @@ def test_certificates_are_shown_with_dev_errors(make_record, write_runs, tmp_pat
     certified = make_record()
     certified.certificate = {
         "bound": 0.155, "by_group": {"bound": 0.18}, "risk": 0.14, "kl": 12.5, "rows": 31146,
-        "rival": {"bound": 0.145}, "test": {"test": {"mean": 0.156}},
+        "baseline": {"bound": 0.145}, "test": {"test": {"mean": 0.156}},
     }  # fmt: skip
     main(
         [

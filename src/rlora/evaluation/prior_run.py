@@ -1,4 +1,4 @@
-"""A prior that was learned: an ordinary run on the part of the training set that the certificate leaves alone."""
+"""Learned priors: a separate run on the part of the training set that the certificate excludes."""
 
 import logging
 from collections.abc import Callable
@@ -9,70 +9,78 @@ from typing import Any
 from rlora.config.config_hash import config_hash
 from rlora.config.flatten import move_paths
 from rlora.config.job import Job
+from rlora.data.disjoint_parts import PRIOR, REST
 from rlora.records.record import RECORD_FILE, RunRecord, read_record
+from rlora.regularizers.base import PriorFacts
 
 log = logging.getLogger(__name__)
-START, SPLIT = "start", "split"
-FOLDER = "prior"
-SAME = ("model", "adapter", "seed")  # sections that a prior shares with its posterior
+START, SPLIT = "start", "split"  # values of regularizer.prior other than a folder
+FOLDER = "prior"  # of the prior's run, inside the folder of the posterior's run
+SHARED = ("model", "adapter", "seed")  # config sections that must be equal in both runs
 
 
-def of(config: dict[str, Any]) -> str:
-    """What a config says of its prior: "start", "split" or a folder; "start" where it has no posterior."""
+def prior_option(config: dict[str, Any]) -> str:
+    """Return `regularizer.prior`: "start", "split" or a folder; "start" without a posterior."""
     return str((config.get("regularizer") or {}).get("prior", START))
 
 
 def with_part(config: dict[str, Any]) -> dict[str, Any]:
-    """The config of the run whose prior is learned: it trains on the rest.
+    """Return the config with `task.part=rest` if its prior is learned.
 
     Raises:
-        ValueError: the task cannot be divided, or is to train on another part.
+        ValueError: the task has no parts, or the config names another part.
     """
-    if of(config) == START:
+    option = prior_option(config)
+    if option == START:
         return config
     task = config["task"]
     if "part" not in task:
         raise ValueError(
-            f"regularizer.prior={of(config)} needs a task that can be divided; this one has no task.part"
+            f"regularizer.prior={option} is invalid: expected a task with task.part; set "
+            "regularizer.prior=start"
         )
-    if task["part"] not in (None, "rest"):
+    if task["part"] not in (None, REST):
         raise ValueError(
-            f"task.part={task['part']} with regularizer.prior={of(config)}: the posterior trains on the rest; leave "
-            "task.part out"
+            f"task.part={task['part']} is invalid with regularizer.prior={option}: expected "
+            f"{REST}, on which the posterior trains; set task.part=null"
         )
-    return {**config, "task": {**task, "part": "rest"}}
+    return {**config, "task": {**task, "part": REST}}
 
 
 def find(
     config: dict[str, Any], job: Job, *, run: Callable[[dict[str, Any], Job], object]
 ) -> Path | None:
-    """The folder of the finished run that learned the prior; None for a prior without data.
+    """Return the folder of the finished run that learned the prior, training it if needed.
 
     Args:
-        config: Of the run that needs the prior.
-        job: The same.
-        run: Runs another config, here the prior's where it has not finished yet.
+        config: Config of the run that needs the prior.
+        job: Its job.
+        run: Executes a config and job; called for the prior unless it has finished before.
+
+    Returns:
+        None if the prior is the start values, or if nothing is trained.
     """
-    asked = of(config)
-    if asked == START or not config["train"]:
+    option = prior_option(config)
+    if option == START or not config["train"]:
         return None
-    if asked != SPLIT:
-        return Path(asked).expanduser()
-    own, its_job = job_of(config, job)
-    if not finished(own, its_job.directory):
-        log.info("learning the prior in %s", its_job.directory)
-        run(own, its_job)
-    return its_job.directory
+    if option != SPLIT:
+        return Path(option).expanduser()
+    prior_config, prior_job = job_of(config, job)
+    # an interrupted posterior run reuses its prior, but only one of exactly this config
+    if not _is_finished(prior_config, prior_job.directory):
+        log.info("training the prior in %s", prior_job.directory)
+        run(prior_config, prior_job)
+    return prior_job.directory
 
 
 def job_of(config: dict[str, Any], job: Job) -> tuple[dict[str, Any], Job]:
-    """The config and job of the run that learns the prior, in a folder of its own below this run's."""
+    """Return config and job of the run that learns the prior, in a subfolder of this run."""
     folder = job.directory / FOLDER
-    there = move_paths(config, str(job.directory), str(folder))
-    own = {
-        **there,
+    moved = move_paths(config, str(job.directory), str(folder))
+    prior_config = {
+        **moved,
         "regularizer": {"_target_": "rlora.regularizers.none.NoRegularizer"},
-        "task": {**there["task"], "part": "prior"},
+        "task": {**moved["task"], "part": PRIOR},
         "train": True,
         "predict": False,
         "certify": False,
@@ -80,35 +88,39 @@ def job_of(config: dict[str, Any], job: Job) -> tuple[dict[str, Any], Job]:
         "print_config": False,
         "study": None,
     }
-    return own, replace(
-        job, directory=folder, choices={**job.choices, "regularizer": "none"}, overrides=[]
-    )
+    choices = {**job.choices, "regularizer": "none"}
+    return prior_config, replace(job, directory=folder, choices=choices, overrides=[])
 
 
-def finished(config: dict[str, Any], folder: Path) -> bool:
-    """Whether a run of this very config lies finished in a folder, as after a break in the posterior's training."""
-    return (folder / RECORD_FILE).is_file() and read_record(folder).run.identity == config_hash(
-        config, str(folder)
-    )
+def _is_finished(config: dict[str, Any], folder: Path) -> bool:
+    """Return whether the folder holds the record of a run with this config."""
+    if not (folder / RECORD_FILE).is_file():
+        return False
+    return read_record(folder).run.identity == config_hash(config, str(folder))
 
 
-def facts(folder: Path, config: dict[str, Any], key: str = "regularizer.prior") -> dict[str, Any]:
-    """What a certificate has to know of a learned prior, or of a rival: its part and the digests of all parts.
+def read_facts(folder: Path, config: dict[str, Any], key: str = "regularizer.prior") -> PriorFacts:
+    """Return the facts of a learned prior, or of a held-out baseline, from the record of its run.
+
+    Args:
+        folder: Folder of that run.
+        config: Config of the run that uses it.
+        key: Config key that names the folder, for error messages.
 
     Raises:
-        ValueError: no finished run lies there, or it is one of another model, adapter or seed.
+        ValueError: the folder has no finished run, or one of another model, adapter or seed.
     """
     try:
         record: RunRecord = read_record(folder)
     except ValueError as error:
-        others = "start, split or " if key == "regularizer.prior" else ""
+        others = f"{START}, {SPLIT} or " if key == "regularizer.prior" else ""
         raise ValueError(
-            f"{key}={folder} is not {others}the folder of a finished run: {error}"
+            f"{key}={folder} is invalid: expected {others}the folder of a finished run; {error}"
         ) from error
-    if other := [key for key in SAME if record.config.get(key) != config[key]]:
+    if differing := [name for name in SHARED if record.config.get(name) != config[name]]:
         raise ValueError(
-            f"{key}={folder} was learned with another {', '.join(other)}: use the same, or let "
-            "regularizer.prior=split learn one"
+            f"{key}={folder} is invalid: it was trained with another {', '.join(differing)}; use "
+            "the same, or set regularizer.prior=split to train one"
         )
     return {
         "kind": "learned",

@@ -135,7 +135,7 @@ CERTIFICATE = {  # what reports read of one
     "kl": float,
     "rows": int,
     "by_group": dict[str, float],
-    "rival": dict[str, float | str],
+    "baseline": dict[str, float | str],
     "test": dict[str, dict[str, float]],
 }
 

@@ -1,1 +1,1 @@
-"""What is added to, or put in the place of, the task's loss."""
+"""Regularizers: what a training step adds to, or minimizes instead of, the task loss."""

@@ -1,4 +1,4 @@
-"""Draws from a posterior, put in the place of the model's parameters while a pass runs."""
+"""Samples from a posterior that replace the model's parameters during a pass."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,20 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlora.regularizers.posterior import GaussianPosterior, Trained, generator_on
+from rlora.regularizers.posterior import GaussianPosterior, TrainedTensor, generator_on
 
-SMALLEST_VARIANCE = 1e-30  # its root has a finite derivative
+SMALLEST_VARIANCE = 1e-30  # the derivative of sqrt is infinite at 0
 
 
 @contextlib.contextmanager
-def one_draw(posterior: GaussianPosterior, seed: int) -> Iterator[None]:
-    """Let the model see theta = mu + sigma eps, one draw for all examples."""
+def sample_per_step(posterior: GaussianPosterior, seed: int) -> Iterator[None]:
+    """Let the model see theta = mu + sigma * eps, one sample for all examples."""
     values = {}
     for group, members in posterior.members.items():
-        flat = posterior.noise(
-            group, generator_on(posterior.mean0(group).device, _seed(seed, group))
-        )
-        pieces = posterior.split(group, flat)
+        generator = generator_on(posterior.mean0(group).device, _group_seed(seed, group))
+        pieces = posterior.unflatten(group, posterior.noise(group, generator))
         values[group] = [
             _added(member, piece) for member, piece in zip(members, pieces, strict=True)
         ]
@@ -30,57 +28,73 @@ def one_draw(posterior: GaussianPosterior, seed: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def draw_for_each(posterior: GaussianPosterior, seed: int, examples: int) -> Iterator[None]:
-    """Let every example see a draw of its own.
+def sample_per_example(posterior: GaussianPosterior, seed: int, examples: int) -> Iterator[None]:
+    """Let each example see its own sample.
 
-    Adapters that declare `per_example` get parameters (examples, ...). A linear head's outputs are drawn instead of its
-    weights: for one vector x an example, W x + c with W and c normal is normal, of variance x^2 (sigma^2)^T +
-    sigma_c^2 and independent from output to output, so that this is the same distribution (Kingma et al., NeurIPS
-    2015, section 2.3).
+    An adapter with `per_example` receives parameters of shape (examples, ...). For a linear head,
+    the outputs are sampled instead of the weights. Given one vector x per example, W x + c with
+    Gaussian W and c is Gaussian with variance x^2 (sigma^2)^T + sigma_c^2, independent across
+    outputs. The distribution is therefore the same (Kingma et al., NeurIPS 2015, section 2.3).
     """
     adapter, head = posterior.members.get("adapter", []), posterior.members.get("head", [])
     values = {}
     if adapter:
-        generator = generator_on(posterior.mean0("adapter").device, _seed(seed, "adapter"))
-        pieces = posterior.split("adapter", posterior.noise("adapter", generator, examples))
+        device = posterior.mean0("adapter").device
+        noise = posterior.noise(
+            "adapter", generator_on(device, _group_seed(seed, "adapter")), examples
+        )
+        pieces = posterior.unflatten("adapter", noise)
         values["adapter"] = [
             _added(member, piece) for member, piece in zip(adapter, pieces, strict=True)
         ]
     with contextlib.ExitStack() as stack:
         stack.enter_context(posterior.replaced(values))
         if head:
-            generator = generator_on(posterior.mean0("head").device, _seed(seed, "head"))
-            sigmas = posterior.split("head", posterior.sigma("head"))
-            for layer, own in _by_layer(head, sigmas).items():
-                stack.enter_context(
-                    layer.register_forward_hook(_NoisyOutput(own, generator, examples))
-                )
+            device = posterior.mean0("head").device
+            generator = generator_on(device, _group_seed(seed, "head"))
+            sigmas = posterior.unflatten("head", posterior.sigma("head"))
+            for layer, by_attribute in _by_layer(head, sigmas).items():
+                hook = _NoisyOutput(by_attribute, generator, examples)
+                # the handle is a context manager: the hook is removed after an error too
+                stack.enter_context(layer.register_forward_hook(hook))
         yield
 
 
-def check_draws_for_each(posterior: GaussianPosterior) -> None:
-    """Refuse a model whose examples cannot each have a draw of their own.
+def check_per_example(posterior: GaussianPosterior) -> None:
+    """Check that the model supports one sample per example.
 
     Raises:
-        ValueError: an adapter does not declare it, or a head's parameter belongs to no linear layer.
+        ValueError: an adapter does not declare `per_example`, or a head parameter is not part of a
+            linear layer.
     """
     for group, members in posterior.members.items():
         for member in members:
-            for module, _ in member.places:
+            for module, _ in member.owners:
                 if group == "adapter" and not getattr(module, "per_example", False):
                     raise ValueError(
-                        f"regularizer.noise=per_example needs an adapter that multiplies activations by what it trains "
-                        f"(rlora, vera), not {type(module).__name__}: use regularizer.noise=per_step"
+                        f"regularizer.noise=per_example is invalid for {type(module).__name__}: "
+                        "expected an adapter that multiplies activations by its trainable "
+                        "parameters (rlora, vera); set regularizer.noise=per_step"
                     )
                 if group == "head" and not isinstance(module, nn.Linear):
                     raise ValueError(
-                        f"regularizer.noise=per_example needs a head of linear layers, but {member.name} belongs to "
-                        f"{type(module).__name__}: use regularizer.noise=per_step"
+                        f"regularizer.noise=per_example is invalid for {member.name} of "
+                        f"{type(module).__name__}: expected a head of linear layers; set "
+                        "regularizer.noise=per_step"
                     )
 
 
+def supports_per_example(posterior: GaussianPosterior) -> bool:
+    """Return whether the model supports one sample per example."""
+    try:
+        check_per_example(posterior)
+    except ValueError:
+        return False
+    return True
+
+
 class _NoisyOutput:
-    """A forward hook of a linear layer that adds the noise of its weights and bias to its output."""
+    """A forward hook that adds the noise of a linear layer's weight and bias to its output."""
 
     def __init__(
         self, sigmas: dict[str, Tensor], generator: torch.Generator, examples: int
@@ -90,9 +104,10 @@ class _NoisyOutput:
     def __call__(self, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         x = inputs[0]
         if x.dim() != 2 or len(x) != self.examples:
+            # several vectors of one example would share W, and independent outputs be wrong
             raise RuntimeError(
-                f"noise for each of {self.examples} examples needs a head that sees one vector of each, not "
-                f"{tuple(x.shape)}"
+                f"noise per example expects head inputs of shape ({self.examples}, features), one "
+                f"vector per example, but received {tuple(x.shape)}"
             )
         variance = torch.zeros((), device=x.device)
         if "weight" in self.sigmas:
@@ -103,17 +118,21 @@ class _NoisyOutput:
         return output + (variance.clamp_min(SMALLEST_VARIANCE).sqrt() * eps).to(output.dtype)
 
 
-def _by_layer(members: list[Trained], sigmas: list[Tensor]) -> dict[nn.Module, dict[str, Tensor]]:
-    found: dict[nn.Module, dict[str, Tensor]] = {}
+def _by_layer(
+    members: list[TrainedTensor], sigmas: list[Tensor]
+) -> dict[nn.Module, dict[str, Tensor]]:
+    """Group deviations by the module that holds their parameter, then by attribute name."""
+    layers: dict[nn.Module, dict[str, Tensor]] = {}
     for member, sigma in zip(members, sigmas, strict=True):
-        for module, attribute in member.places:
-            found.setdefault(module, {})[attribute] = sigma
-    return found
+        for module, attribute in member.owners:
+            layers.setdefault(module, {})[attribute] = sigma
+    return layers
 
 
-def _added(member: Trained, noise: Tensor) -> Tensor:
+def _added(member: TrainedTensor, noise: Tensor) -> Tensor:
     return member.parameter + noise.to(member.parameter.dtype)
 
 
-def _seed(seed: int, group: str) -> int:
-    return (2 * seed + (group == "head")) % 2**63  # groups draw from streams of their own
+def _group_seed(seed: int, group: str) -> int:
+    # each group has its own stream: a change of the adapter leaves the head's noise unchanged
+    return (2 * seed + (group == "head")) % 2**63

@@ -1,4 +1,4 @@
-"""No regularizer: the task's loss as it is."""
+"""No regularizer: the step minimizes the task loss."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -9,7 +9,7 @@ from rlora.regularizers.base import Regularizer, Step
 
 
 class NoRegularizer(Regularizer):
-    """Leave parameters and loss alone."""
+    """Leaves parameters and loss unchanged."""
 
     def prepare(
         self,
@@ -17,12 +17,12 @@ class NoRegularizer(Regularizer):
         parameters: Mapping[str, Mapping[str, nn.Parameter]],
         num_examples: int,
     ) -> None:
-        """Nothing to prepare."""
+        """Do nothing: there is no state."""
 
     def perturbed(self, step: Step) -> AbstractContextManager[None]:
-        """The parameters themselves."""
+        """Return a context that changes nothing."""
         return nullcontext()
 
     def objective(self, step: Step, loss: Tensor, bounded: Callable[[], Tensor]) -> Tensor:
-        """The loss itself."""
+        """Return the loss."""
         return loss

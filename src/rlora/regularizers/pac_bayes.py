@@ -1,4 +1,7 @@
-"""Training under a PAC-Bayes objective; Dziugaite and Roy, UAI 2017; Perez-Ortiz et al., JMLR 2021; Liu et al. 2023."""
+"""Training under a PAC-Bayes objective.
+
+Sources: Dziugaite and Roy, UAI 2017; Perez-Ortiz et al., JMLR 2021; Liu et al., EMNLP 2023.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -9,56 +12,63 @@ import torch
 from torch import Tensor, nn
 
 from rlora.regularizers import bounds
-from rlora.regularizers.base import Regularizer, Step
-from rlora.regularizers.noise import check_draws_for_each, draw_for_each, one_draw
+from rlora.regularizers.base import PriorFacts, Regularizer, Step
+from rlora.regularizers.noise import check_per_example, sample_per_example, sample_per_step
 from rlora.regularizers.posterior import GaussianPosterior
 
 BOUNDED = {
     "mcallester": bounds.mcallester,
     "quadratic": bounds.quadratic,
-    "lambda": None,
+    "lambda": None,  # has a parameter of its own, see `_value`
     "kl": bounds.klinv,
 }
-FREE = ("elbo", "pac_tuning")  # of any loss, bounded or not
+UNBOUNDED = ("elbo", "pac_tuning")  # accept any loss
+OBJECTIVES = (*BOUNDED, *UNBOUNDED)
 NOISES = ("per_step", "per_example", "none")
-LEARNED_RATE = 0.02
+LEARNED_PRIOR_MEAN_RATE = 0.02
 
 
 class PACBayes(Regularizer):
-    """Train a diagonal Gaussian posterior over everything that trains, by a bound or a free energy.
+    """Trains a diagonal Gaussian posterior over all trainable parameters by a bound or an ELBO.
 
-    With c = (KL + ln(2 sqrt(n) / delta)) / n, r the bounded loss and L the task's own:
+    With c = (KL + ln(2 sqrt(n) / delta)) / n, r the bounded loss and L the task loss:
 
-        mcallester  r + sqrt(c / 2)                  quadratic   (sqrt(r + c / 2) + sqrt(c / 2))^2
+        mcallester  r + sqrt(c / 2)
+        quadratic   (sqrt(r + c / 2) + sqrt(c / 2))^2
         lambda      r / (1 - l / 2) + c / (l (1 - l / 2)), l trained in (0, 2)
         kl          the largest p with kl(r || p) <= c
         elbo        L + beta KL / n
-        pac_tuning  L + (KL + ln(1 / delta)) / (gamma n) + gamma K^2, then L alone under the noise that was learned
-                    (Liu et al., EMNLP 2023)
+        pac_tuning  L + (KL + ln(1 / delta)) / (gamma n) + gamma K^2 in the first stage; then L
+                    alone, under the noise learned so far (Liu et al., EMNLP 2023)
 
-    A step sees mu + sigma eps, so that the gradients of mu and rho = ln sigma come by way of the noise, exactly, under
-    accumulation of gradients and on several ranks too, which share the step's noise.
+    A step evaluates the model at mu + sigma eps. The gradients of mu and rho = ln sigma flow
+    through this sample and are exact, also under gradient accumulation. All ranks share the noise
+    of a step, so that their averaged gradient is that of one sample.
 
     Args:
-        objective: One of the six.
-        noise: "per_step" (one draw), "per_example" (each its own; adapters that multiply activations, and linear heads)
-            or "none" (the means, with KL alone).
-        prior: "start" (the start values, no data), "split" (learned on a part of the training set that is then left
-            alone), or the folder of a run that learned it so.
-        sigma_adapter: sigma0 of what the adapter trains, where sigma starts.
-        sigma_head: The same of the head.
-        lr: Learning rate of rho (and l), some ten to a hundred times that of the means.
-        mean_rate: Factor on the optimizer's learning rates of the means, above 0; None: 1, and 0.02 where the prior was
-            learned, which is left by small steps only.
+        objective: One of the six above.
+        noise: "per_step" (one sample), "per_example" (one sample each; needs an adapter that
+            multiplies activations and a linear head) or "none" (the means; KL alone acts on sigma).
+        prior: "start" (the start values, independent of the data), "split" (learned on a part of
+            the training set that the posterior does not use), or the folder of a run that learned
+            it that way.
+        sigma_adapter: sigma0 of the adapter's parameters, where sigma starts.
+        sigma_head: sigma0 of the head's parameters.
+        lr: Learning rate of rho (and l), typically 10 to 100 times that of the means.
+        mean_rate: Factor above 0 on the optimizer's learning rates of the means. None: 1, or 0.02
+            with a learned prior, so that the means stay close to it.
         delta: Probability with which the bound may fail, in (0, 1).
-        beta: KL's weight in elbo, above 0; below 1 it tempers.
-        gamma: Of pac_tuning, above 0; None: the one that minimizes its two terms, sqrt((KL + ln(1 / delta)) / n) / K.
+        beta: Weight of KL in elbo, above 0; below 1 it tempers.
+        gamma: gamma of pac_tuning, above 0. None: the minimizer of its two terms,
+            sqrt((KL + ln(1 / delta)) / n) / K.
         moment: K of pac_tuning, above 0.
-        first_stage: Share of the steps in pac_tuning's first stage, in (0, 1).
+        first_stage: Fraction of the steps in pac_tuning's first stage, in (0, 1).
 
     Raises:
-        ValueError: an option is out of its range.
+        ValueError: an option is out of range.
     """
+
+    is_posterior = True
 
     def __init__(
         self,
@@ -77,36 +87,34 @@ class PACBayes(Regularizer):
         first_stage: float = 0.5,
     ) -> None:
         super().__init__()
-        if objective not in (*BOUNDED, *FREE):
-            raise ValueError(
-                f"regularizer.objective={objective!r} is unknown: choose one of {', '.join((*BOUNDED, *FREE))}"
-            )
-        if noise not in NOISES:
-            raise ValueError(
-                f"regularizer.noise={noise!r} is unknown: choose one of {', '.join(NOISES)}"
-            )
+        _check_choice("objective", objective, OBJECTIVES)
+        _check_choice("noise", noise, NOISES)
         bounds.check_delta(delta, "regularizer.delta")
         numbers = {"lr": lr, "mean_rate": mean_rate, "beta": beta, "gamma": gamma, "moment": moment}
         for key, value in numbers.items():
             if value is None and key in ("mean_rate", "gamma"):
                 continue
             if value is None or not (math.isfinite(value) and value > 0):
-                raise ValueError(f"regularizer.{key}={value} must be a finite number above 0")
+                raise ValueError(
+                    f"regularizer.{key}={value} is invalid: expected a finite number above 0"
+                )
         if not 0 < first_stage < 1:
             raise ValueError(
-                f"regularizer.first_stage={first_stage} must lie strictly between 0 and 1: it is a share"
+                f"regularizer.first_stage={first_stage} is invalid: expected a fraction strictly "
+                "between 0 and 1"
             )
-        self.kind, self.noise, self.prior, self.lr, self.delta = objective, noise, prior, lr, delta
-        self._mean_rate = (
-            (1.0 if prior == "start" else LEARNED_RATE) if mean_rate is None else mean_rate
-        )
-        self.beta, self.gamma, self.moment, self.first_stage = beta, gamma, moment, first_stage
+        self.objective_name, self.noise = objective, noise
+        self.lr, self.delta = lr, delta
+        if mean_rate is None:
+            mean_rate = 1.0 if prior == "start" else LEARNED_PRIOR_MEAN_RATE
+        self._mean_rate = mean_rate
+        self.beta, self.gamma = beta, gamma
+        self.moment, self.first_stage = moment, first_stage
         self.sigma0 = {"adapter": sigma_adapter, "head": sigma_head}
         self.needs_bounded_loss = objective in BOUNDED
-        self.logit = (
-            nn.Parameter(torch.zeros(())) if objective == "lambda" else None
-        )  # l = 2 sigmoid(logit)
-        self._facts: dict[str, Tensor] = {}
+        # l = 2 sigmoid(logit) stays in (0, 2) without a constraint on the optimizer
+        self.logit = nn.Parameter(torch.zeros(())) if objective == "lambda" else None
+        self._metrics: dict[str, Tensor] = {}
 
     def prepare(
         self,
@@ -114,61 +122,70 @@ class PACBayes(Regularizer):
         parameters: Mapping[str, Mapping[str, nn.Parameter]],
         num_examples: int,
     ) -> None:
-        """Make the posterior around the parameters' present values, which become the prior's mean.
+        """Create the posterior at the parameters' current values, which are the prior mean.
 
         Raises:
-            ValueError: n below 1, nothing trains, or the noise does not fit the adapter or the head.
+            ValueError: n is below 1, there are no trainable parameters, or the noise does not fit
+                the adapter or the head.
         """
         self.num_examples = bounds.check_count(num_examples, "the number of training examples")
         if not any(parameters.values()):
             raise ValueError(
-                "regularizer=pac_bayes needs something that trains: this model has nothing"
+                "regularizer=pac_bayes is invalid: expected trainable parameters, and this model "
+                "has none; set regularizer=none"
             )
         self.posterior = GaussianPosterior(model, parameters, self.sigma0)
         if self.noise == "per_example":
-            check_draws_for_each(self.posterior)
+            check_per_example(self.posterior)
 
-    def recenter(self) -> None:
-        """Make the present means the prior's."""
+    def recenter(self, prior_facts: PriorFacts) -> None:
+        """Make the current means the prior mean and reset sigma to sigma0."""
+        super().recenter(prior_facts)
         self.posterior.recenter()
 
     def perturbed(self, step: Step) -> AbstractContextManager[None]:
-        """The parameters with noise; the same for all of the step's examples and ranks, or each example's own."""
+        """Return a context in which the model sees a sample: one for the step or per example."""
         if self.noise == "none":
             return nullcontext()
         if self.noise == "per_example":
-            # ranks hold different examples, whose draws must differ
-            return draw_for_each(self.posterior, (step.seed + step.rank) % 2**62, step.examples)
-        return one_draw(self.posterior, step.seed)
+            # ranks hold different examples, so their samples must differ
+            seed = (step.seed + step.rank) % 2**62
+            return sample_per_example(self.posterior, seed, step.examples)
+        # the seed excludes the rank: averaged gradients are those of one sample over the full batch
+        return sample_per_step(self.posterior, step.seed)
 
     def objective(self, step: Step, loss: Tensor, bounded: Callable[[], Tensor]) -> Tensor:
-        """The chosen objective, in the loss's dtype."""
+        """Return the chosen objective in the dtype of the loss."""
         divergence = self.posterior.kl()
         value = self._value(step, loss, bounded, divergence)
-        self._facts = {"kl": divergence.detach(), "objective": value.detach()}
+        # detached: a logged value must not keep the step's graph alive
+        self._metrics = {"kl": divergence.detach(), "objective": value.detach()}
         return value.to(loss.dtype)
 
     def _value(
         self, step: Step, loss: Tensor, bounded: Callable[[], Tensor], divergence: Tensor
     ) -> Tensor:
         n = self.num_examples
-        if self.kind == "elbo":
+        if self.objective_name == "elbo":
             return loss + self.beta * divergence / n
-        if self.kind == "pac_tuning":
-            if self._second_stage(step):
-                return loss + 0 * divergence  # which keeps rho in the graph, as DDP asks for
+        if self.objective_name == "pac_tuning":
+            if self._in_second_stage(step):
+                # keeps rho in the graph: DDP fails on parameters without a gradient
+                return loss + 0 * divergence
             cost = divergence + math.log(1 / self.delta)
+            # detached: gamma is a constant of the objective, although recomputed every step
             gamma = (cost.detach() / n).sqrt() / self.moment if self.gamma is None else self.gamma
             return loss + cost / (gamma * n) + gamma * self.moment**2
-        r, c = bounded(), bounds.complexity(divergence, n, self.delta)
+        r = bounded()
+        c = bounds.complexity(divergence, n, self.delta)
         if self.logit is not None:
             return bounds.lambda_bound(r, c, 2 * torch.sigmoid(self.logit))
-        bound = BOUNDED[self.kind]
+        bound = BOUNDED[self.objective_name]
         assert bound is not None
         return bound(r, c)
 
-    def _second_stage(self, step: Step) -> bool:
-        return self.kind == "pac_tuning" and step.progress >= self.first_stage
+    def _in_second_stage(self, step: Step) -> bool:
+        return self.objective_name == "pac_tuning" and step.progress >= self.first_stage
 
     @property
     def mean_rate(self) -> float:
@@ -176,17 +193,26 @@ class PACBayes(Regularizer):
         return self._mean_rate
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Give rho, and l's logit where there is one."""
-        own = [*self.posterior.rho.values(), *([] if self.logit is None else [self.logit])]
-        return [{"params": own, "lr": self.lr, "weight_decay": 0.0, "name": "sigma"}]
+        """Return one group with rho, and the logit of l if there is one."""
+        parameters = [*self.posterior.rho.values(), *([] if self.logit is None else [self.logit])]
+        # no weight decay: it would pull ln sigma to 0, that is sigma to 1
+        return [{"params": parameters, "lr": self.lr, "weight_decay": 0.0, "name": "sigma"}]
 
     def frozen(self, step: Step) -> Iterable[nn.Parameter]:
-        """Give rho in pac_tuning's second stage."""
-        return self.posterior.rho.values() if self._second_stage(step) else ()
+        """Return rho in pac_tuning's second stage, else nothing."""
+        return self.posterior.rho.values() if self._in_second_stage(step) else ()
 
-    def facts(self) -> dict[str, Tensor]:
-        """KL in nats, the objective, and each group's mean sigma."""
+    def metrics(self) -> dict[str, Tensor]:
+        """Return KL in nats, the objective, and the mean sigma of each group."""
         sigmas = {
-            f"sigma_{g}": self.posterior.sigma(g).detach().mean() for g in self.posterior.members
+            f"sigma_{group}": self.posterior.sigma(group).detach().mean()
+            for group in self.posterior.members
         }
-        return {**self._facts, **sigmas}
+        return {**self._metrics, **sigmas}
+
+
+def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(
+            f"regularizer.{key}={value} is invalid: expected one of {', '.join(choices)}"
+        )

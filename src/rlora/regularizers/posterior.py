@@ -1,4 +1,4 @@
-"""Diagonal Gaussians over everything that trains: a posterior around the model's own parameters, and a prior."""
+"""Diagonal Gaussian posterior and prior over all trainable parameters."""
 
 import contextlib
 import math
@@ -8,39 +8,41 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-SMALLEST_SIGMA = 1e-12  # below, its square and the noise would be lost in float32
+SMALLEST_SIGMA = 1e-12  # below this, float32 loses sigma^2 and the noise
 
 
 @dataclass(frozen=True)
-class Trained:
-    """One trained tensor and the places it is read from.
+class TrainedTensor:
+    """One trainable tensor and every attribute that refers to it.
 
     Attributes:
-        name: Its stable name.
-        parameter: The tensor itself, the posterior's mean.
-        places: Modules and the attributes under which they hold it.
+        name: Stable name.
+        parameter: The tensor, which is the posterior mean.
+        owners: Modules that hold it, each with the attribute name. Tied weights have several.
     """
 
     name: str
     parameter: nn.Parameter
-    places: tuple[tuple[nn.Module, str], ...]
+    owners: tuple[tuple[nn.Module, str], ...]
 
 
 class GaussianPosterior(nn.Module):
-    """Q = N(mu, diag(sigma^2)) and P = N(mu0, diag(sigma0^2)), sigma = exp(rho), one rho for every trained number.
+    """Posterior Q = N(mu, diag(sigma^2)) and prior P = N(mu0, sigma0^2 I), sigma = exp(rho).
 
-        KL(Q || P) = 1/2 sum [ln(sigma0^2 / sigma^2) + ((mu - mu0)^2 + sigma^2) / sigma0^2 - 1]
+        KL(Q || P) = 1/2 sum_i [ln(sigma0^2 / sigma_i^2)
+                                + ((mu_i - mu0_i)^2 + sigma_i^2) / sigma0^2 - 1]
 
-    mu are the model's trained parameters, which start at mu0; sigma starts at sigma0, one number a group. Trained
-    here is rho; mu0 and sigma0 are fixed. All are kept flat, group by group, in the order of the names given.
+    mu is the model's trainable parameters and starts at mu0. sigma starts at sigma0, one value per
+    group. This module adds rho, one value per trainable number, as its only parameter. mu0 and
+    sigma0 are buffers. Each group is a flat float32 vector in the order of the given names.
 
     Args:
-        model: The module the parameters live in.
+        model: The module that holds the parameters.
         parameters: Group to name to parameter.
-        sigma0: The prior's standard deviation of each group.
+        sigma0: Prior standard deviation of each group.
 
     Raises:
-        ValueError: a standard deviation is no positive number, or so small that float32 loses it.
+        ValueError: a standard deviation is not a finite number of at least `SMALLEST_SIGMA`.
     """
 
     def __init__(
@@ -50,10 +52,11 @@ class GaussianPosterior(nn.Module):
         sigma0: Mapping[str, float],
     ) -> None:
         super().__init__()
-        places = _places(model)
+        owners = _owners(model)
         self.members = {
             group: [
-                Trained(name, parameter, places[id(parameter)]) for name, parameter in named.items()
+                TrainedTensor(name, parameter, owners[id(parameter)])
+                for name, parameter in named.items()
             ]
             for group, named in parameters.items()
             if named
@@ -61,53 +64,51 @@ class GaussianPosterior(nn.Module):
         self.rho = nn.ParameterDict()
         for group, members in self.members.items():
             start = torch.cat([member.parameter.detach().float().flatten() for member in members])
-            self.rho[group] = nn.Parameter(
-                torch.full_like(start, math.log(check_sigma(group, sigma0[group])))
-            )
+            log_sigma0 = math.log(check_sigma(group, sigma0[group]))
+            self.rho[group] = nn.Parameter(torch.full_like(start, log_sigma0))
             self.register_buffer(f"mean0_{group}", start)
-            self.register_buffer(
-                f"sigma0_{group}", torch.tensor(float(sigma0[group]), device=start.device)
-            )
+            scalar = torch.tensor(float(sigma0[group]), device=start.device)
+            self.register_buffer(f"sigma0_{group}", scalar)
 
     def mean(self, group: str) -> Tensor:
-        """Means mu of a group, flat."""
+        """Return the means mu of a group, (N,)."""
         return torch.cat([member.parameter.float().flatten() for member in self.members[group]])
 
     def sigma(self, group: str) -> Tensor:
-        """Standard deviations sigma of a group, flat."""
+        """Return the standard deviations sigma of a group, (N,)."""
         return self.rho[group].exp()
 
     def mean0(self, group: str) -> Tensor:
-        """Prior means mu0 of a group, flat."""
+        """Return the prior means mu0 of a group, (N,)."""
         return self.get_buffer(f"mean0_{group}")
 
     def sigma0(self, group: str) -> Tensor:
-        """Prior standard deviation sigma0 of a group, a scalar."""
+        """Return the prior standard deviation sigma0 of a group, a scalar."""
         return self.get_buffer(f"sigma0_{group}")
 
     def kl(self) -> Tensor:
-        """KL(Q || P) in nats, a scalar in float64."""
-        return torch.stack(
-            [self.group_kl(group, self.sigma0(group)) for group in self.members]
-        ).sum()
+        """Return KL(Q || P) in nats, a float64 scalar."""
+        terms = [self.group_kl(group, self.sigma0(group)) for group in self.members]
+        return torch.stack(terms).sum()
 
     def group_kl(self, group: str, sigma0: Tensor) -> Tensor:
-        """One group's share of KL(Q || P) for a prior of this standard deviation."""
+        """Return one group's share of KL(Q || P) in nats under the given prior deviation."""
+        # float64: the terms are many, close to 0, and differences of almost equal numbers
         rho, sigma0 = self.rho[group].double(), sigma0.double()
         shift = (self.mean(group) - self.mean0(group)).double()
-        variance = (2 * (rho - sigma0.log())).exp()  # sigma^2 / sigma0^2
-        return 0.5 * ((shift / sigma0).square() + variance - 2 * (rho - sigma0.log()) - 1).sum()
+        log_ratio = 2 * (rho - sigma0.log())  # ln(sigma^2 / sigma0^2)
+        return 0.5 * ((shift / sigma0).square() + log_ratio.exp() - log_ratio - 1).sum()
 
     def noise(self, group: str, generator: torch.Generator, examples: int | None = None) -> Tensor:
-        """Draw sigma eps, (N,) or one for every example, (examples, N)."""
+        """Sample sigma * eps with eps ~ N(0, I): shape (N,), or (examples, N) if given."""
         sigma = self.sigma(group)
         shape = sigma.shape if examples is None else (examples, *sigma.shape)
-        return sigma * torch.randn(
-            shape, generator=generator, device=sigma.device, dtype=torch.float32
-        )
+        # float32 whatever the model's dtype, so that mixed precision does not change the sample
+        eps = torch.randn(shape, generator=generator, device=sigma.device, dtype=torch.float32)
+        return sigma * eps
 
-    def split(self, group: str, flat: Tensor) -> list[Tensor]:
-        """(..., N) as tensors of the members' shapes, leading dimensions kept."""
+    def unflatten(self, group: str, flat: Tensor) -> list[Tensor]:
+        """Split (..., N) into tensors (..., *shape), one for each member of the group."""
         members = self.members[group]
         pieces = flat.split([member.parameter.numel() for member in members], dim=-1)
         lead = flat.shape[:-1]
@@ -118,7 +119,7 @@ class GaussianPosterior(nn.Module):
 
     @contextlib.contextmanager
     def replaced(self, values: Mapping[str, list[Tensor]]) -> Iterator[None]:
-        """Let the model see other tensors in the place of its parameters; gradients flow through them.
+        """Replace the model's parameters by other tensors; gradients flow through these.
 
         Args:
             values: Group to tensors, one for each of its members.
@@ -130,55 +131,58 @@ class GaussianPosterior(nn.Module):
         ]
         try:
             for member, value in pairs:
-                _put(member, value)
+                _assign(member, value)
             yield
-        finally:
+        finally:  # also after an error: a later step must train the parameters, not a sample
             for member, _ in pairs:
-                _put(member, member.parameter)
+                _assign(member, member.parameter)
 
     @torch.no_grad()
     def recenter(self) -> None:
-        """Make the present means the prior's, as after loading a prior that was learned; sigma starts anew."""
+        """Set mu0 to the current means and sigma back to sigma0, so that KL is 0."""
         for group in self.members:
             self.mean0(group).copy_(self.mean(group))
             self.rho[group].copy_(self.sigma0(group).log().expand_as(self.rho[group]))
 
     @contextlib.contextmanager
     def at_prior_mean(self) -> Iterator[None]:
-        """Let the model see mu0."""
-        with self.replaced({group: self.split(group, self.mean0(group)) for group in self.members}):
+        """Replace the model's parameters by the prior means mu0."""
+        means = {group: self.unflatten(group, self.mean0(group)) for group in self.members}
+        with self.replaced(means):
             yield
 
 
 def generator_on(device: torch.device, seed: int) -> torch.Generator:
-    """A generator of its own, so that the global ones are left alone."""
+    """Return a separate seeded generator, so that sampling leaves the global ones untouched."""
     return torch.Generator(device).manual_seed(seed)
 
 
 def check_sigma(group: str, sigma: float) -> float:
-    """Refuse a prior's standard deviation that float32 cannot tell from 0.
+    """Return a prior standard deviation if float32 can represent its effect.
 
     Raises:
-        ValueError: it is below `SMALLEST_SIGMA`, or no finite number.
+        ValueError: it is below `SMALLEST_SIGMA`, or not a finite number.
     """
     if not (isinstance(sigma, int | float) and math.isfinite(sigma) and sigma >= SMALLEST_SIGMA):
         raise ValueError(
-            f"regularizer.sigma_{group}={sigma!r} must be a finite number of at least {SMALLEST_SIGMA:g}: smaller "
-            "noise underflows; use regularizer=none to train without"
+            f"regularizer.sigma_{group}={sigma!r} is invalid: expected a finite number of at least "
+            f"{SMALLEST_SIGMA:g}; set regularizer=none to train without noise"
         )
     return float(sigma)
 
 
-def _places(model: nn.Module) -> dict[int, tuple[tuple[nn.Module, str], ...]]:
-    found: dict[int, list[tuple[nn.Module, str]]] = {}
+def _owners(model: nn.Module) -> dict[int, tuple[tuple[nn.Module, str], ...]]:
+    """Return, by id of the parameter, all modules and attribute names that hold it."""
+    owners: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
+        # not named_parameters(), which lists a tied parameter once
         for attribute, parameter in module._parameters.items():
             if parameter is not None:
-                found.setdefault(id(parameter), []).append((module, attribute))
-    return {key: tuple(places) for key, places in found.items()}
+                owners.setdefault(id(parameter), []).append((module, attribute))
+    return {key: tuple(pairs) for key, pairs in owners.items()}
 
 
-def _put(member: Trained, value: Tensor) -> None:
-    for module, attribute in member.places:
-        # a plain tensor, which setattr would refuse in the place of a parameter
+def _assign(member: TrainedTensor, value: Tensor) -> None:
+    for module, attribute in member.owners:
+        # a sample is a plain tensor with a graph, which setattr refuses for a registered parameter
         module._parameters[attribute] = value  # type: ignore[assignment]

@@ -124,7 +124,7 @@ def certificate_table(scores: Sequence[Score]) -> Table | None:
         if not certificate:
             continue
         dev = next(iter(certificate["test"].values()), {"mean": math.nan})
-        baseline = certificate["rival"].get("bound")
+        baseline = certificate["baseline"].get("bound")
         rows.append(
             [
                 *(str(run.settings[key]) for key in ("task", "adapter", "seed")),

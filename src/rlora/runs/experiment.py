@@ -165,12 +165,11 @@ class Experiment:
         Experiment(config, job, self.console).run()
 
     def _start_from(self, learned: Path) -> None:
-        """Take a learned prior's mean as the start and as the prior's mean."""
-        facts = prior_run.facts(learned, self.config)
+        """Load a learned prior as the start values and as the mean of the prior."""
+        facts = prior_run.read_facts(learned, self.config)
         certify.check_prior(self.task, facts)
         checkpoint.load(self.adapters, learned / "adapter", fingerprint=self.backbone.fingerprint)
-        self.module.prior_facts = facts
-        self.module.regularizer.recenter()
+        self.module.regularizer.recenter(facts)
 
     def _module(self) -> FineTuning:
         config = self.config
@@ -273,9 +272,6 @@ class Experiment:
         )
         if not self.config["train"]:
             resume.load_regularizer(self.module.regularizer, directory)
-            self.module.prior_facts = checkpoint.read_manifest(directory).get(
-                "prior", self.module.prior_facts
-            )
 
     def _finish(self, scores: dict[str, float]) -> RunRecord:
         config, directory = self.config, self.job.directory
@@ -331,7 +327,10 @@ class Experiment:
         if not self.trainer.is_global_zero:
             return None
         source = {"source": self.backbone.source, "fingerprint": self.backbone.fingerprint}
-        extra = {"config": self.module.run_config, "prior": self.module.prior_facts}
+        extra = {
+            "config": self.module.run_config,
+            "prior_facts": self.module.regularizer.prior_facts,
+        }
         beside = resume.regularizer_files(self.module.regularizer)
         return checkpoint.save(
             self.adapters,

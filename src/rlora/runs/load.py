@@ -63,5 +63,5 @@ def load_run(run: Path) -> TrainedRun:
         adapters,
         task.head()["kind"],
         read_record(file) if file.is_file() else None,
-        regularizer if regularizer.state_dict() else None,
+        regularizer if regularizer.is_posterior else None,
     )

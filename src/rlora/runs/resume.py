@@ -9,14 +9,14 @@ from typing import Any
 import torch
 import yaml
 from safetensors.torch import save as dump_tensors
-from torch import nn
 
 from rlora.adapters import checkpoint
 from rlora.config.allowlist import check_targets
 from rlora.io.safetensors import read_tensors
+from rlora.regularizers.base import Regularizer
 from rlora.training.module import CHECKPOINT_FORMAT
 
-REGULARIZER = "regularizer.safetensors"  # beside an adapter: a posterior's deviations and its prior
+REGULARIZER = "regularizer.safetensors"  # in an adapter folder: a posterior and its prior
 CONFIG = "config.yaml"
 BROUGHT = (
     "model",
@@ -143,32 +143,37 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def regularizer_files(regularizer: nn.Module) -> dict[str, bytes]:
-    """The file that holds a regularizer's state, by name; none where it has no state."""
+def regularizer_files(regularizer: Regularizer) -> dict[str, bytes]:
+    """Return the file that an adapter folder holds for a posterior, by name.
+
+    Other regularizers do not affect evaluation: their state is part of checkpoints only.
+    """
+    if not regularizer.is_posterior:
+        return {}
     state = {
         key: tensor.detach().cpu().contiguous() for key, tensor in regularizer.state_dict().items()
     }
-    return {REGULARIZER: dump_tensors(state)} if state else {}
+    return {REGULARIZER: dump_tensors(state)}
 
 
-def load_regularizer(regularizer: nn.Module, directory: Path) -> None:
-    """Fill a regularizer from beside an adapter; one without a state is left alone.
+def load_regularizer(regularizer: Regularizer, directory: Path) -> None:
+    """Load a posterior and the facts of its prior from an adapter folder.
 
     Raises:
-        ValueError: no such file, a damaged one, or one of another model.
+        ValueError: the folder has no such file, a damaged one, or one of another model.
     """
-    own = regularizer.state_dict()
-    if not own:
+    if not regularizer.is_posterior:
         return
     path = directory / REGULARIZER
     if not path.is_file():
         raise ValueError(f"{path} does not exist: that run was trained without this regularizer")
     state = read_tensors(path)
-    if {key: value.shape for key, value in state.items()} != {
-        key: value.shape for key, value in own.items()
-    }:
+    expected = {key: value.shape for key, value in regularizer.state_dict().items()}
+    if {key: value.shape for key, value in state.items()} != expected:
         raise ValueError(f"{path} belongs to a model of other parameters or another regularizer")
     regularizer.load_state_dict(state)
+    # required: a learned prior mistaken for the start values would void a certificate
+    regularizer.prior_facts = checkpoint.read_manifest(directory)["prior_facts"]
 
 
 def bring(

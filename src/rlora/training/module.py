@@ -68,9 +68,6 @@ class FineTuning(L.LightningModule):
         self.compatibility, self.run_config = compatibility, run_config
         self.loader_names: dict[str, list[str]] = {}
         self.start = (0, 0)  # epoch, and batches of it that are done
-        self.prior_facts: dict[str, Any] = {
-            "kind": "start"
-        }  # how a posterior's prior was made, see rlora.evaluation.prior_run
         self.metrics = nn.ModuleDict()
         if regularizer.needs_bounded_loss and not task.has_bounded_loss:
             raise ValueError(
@@ -156,7 +153,7 @@ class FineTuning(L.LightningModule):
             step, loss, lambda: self.task.bounded_loss(outputs, batch)
         )
         self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, batch_size=size)
-        for name, value in self.regularizer.facts().items():
+        for name, value in self.regularizer.metrics().items():
             self.log(f"train/{name}", value.float(), on_step=True, on_epoch=True, batch_size=size)
         return objective
 
@@ -242,7 +239,7 @@ class FineTuning(L.LightningModule):
             "format": CHECKPOINT_FORMAT,
             "compatibility": self.compatibility,
             "config": self.run_config,
-            "prior_facts": self.prior_facts,
+            "prior_facts": self.regularizer.prior_facts,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -273,7 +270,8 @@ class FineTuning(L.LightningModule):
                 f"the checkpoint's {wrong[0]} has shape {tuple(state[wrong[0]].shape)}, not that of the model"
             )
         checkpoint["state_dict"] = {key: state.get(key, value) for key, value in own.items()}
-        self.prior_facts = checkpoint["rlora"].get("prior_facts", self.prior_facts)
+        # required: a learned prior mistaken for the start values would void a certificate
+        self.regularizer.prior_facts = checkpoint["rlora"]["prior_facts"]
 
 
 def write_predictions(trainer: L.Trainer, module: FineTuning, directory: Path) -> None:

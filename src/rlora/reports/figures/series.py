@@ -149,7 +149,7 @@ def certificates(scores: Iterable[Score]) -> Rows:
         values = {
             "bound": certificate["bound"],
             "posterior risk": certificate["risk"],
-            "held-out baseline": certificate["rival"].get("bound"),
+            "held-out baseline": certificate["baseline"].get("bound"),
         }
         rows += [
             {**labels, "quantity": name, "percent": PERCENT.factor * value}
