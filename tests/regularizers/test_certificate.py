@@ -11,9 +11,9 @@ from rlora.regularizers.certificate import (
     CertificateOptions,
     GibbsRisk,
     UnionBoundTerm,
-    risk_bound,
-    kl_and_terms,
     baseline_bound,
+    kl_and_terms,
+    risk_bound,
 )
 from rlora.regularizers.posterior import GaussianPosterior
 
