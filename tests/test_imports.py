@@ -55,6 +55,7 @@ RULES = {
             "rlora.training",
             "rlora.adapters",
             "rlora.config",
+            "rlora.io.atomic",
             "rlora.records",
             "rlora.regularizers.base",
             "rlora.tasks.base",

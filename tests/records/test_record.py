@@ -2,12 +2,10 @@
 
 import contextlib
 import json
-import os
 from dataclasses import asdict, replace
 
 import pytest
 
-from rlora.io.atomic import write_atomically
 from rlora.records.record import SCHEMA, parse_record, read_record, write_record
 
 
@@ -38,34 +36,6 @@ def test_a_record_that_is_no_json_leaves_the_old_one(record, tmp_path):
         write_record(replace(record, data={"a": object()}), tmp_path)
     assert read_record(tmp_path) == record
     assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
-
-
-@pytest.mark.parametrize("broken", ["fsync", "fdopen"])
-def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch, broken):
-    file = write_atomically(tmp_path / "a.txt", b"old")
-
-    def fail(*_, **__):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(os, broken, fail)
-    with pytest.raises(OSError, match="no space left"):
-        write_atomically(file, b"new")
-    assert file.read_bytes() == b"old"
-    assert [found.name for found in tmp_path.iterdir()] == ["a.txt"]
-
-
-def test_a_failing_first_write_leaves_nothing(tmp_path, monkeypatch):
-    def fail(*_):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="no space left"):
-        write_atomically(tmp_path / "a.txt", b"new")
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_written_file_can_be_read_by_others(tmp_path):
-    assert write_atomically(tmp_path / "a.txt", b"x").stat().st_mode & 0o777 == 0o644
 
 
 def refused(path):

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from importlib.metadata import version
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from rlora.adapters.adapter_set import AdapterSet, structure_digest
 from rlora.adapters.base import Adapter, Method
+from rlora.io.atomic import write_folder_atomically
 from rlora.io.safetensors import parse_tensors, read_bytes
 
 FORMAT = 1
@@ -74,26 +74,11 @@ def save(
         "rlora": version("rlora"),
         **(extra or {}),
     }
-    _replace_directory(
-        Path(directory),
-        {**tensors, **(beside or {}), MANIFEST: (json.dumps(card, indent=2) + "\n").encode()},
-    )
+    manifest = (json.dumps(card, indent=2) + "\n").encode()
+    with write_folder_atomically(Path(directory)) as folder:
+        for name, content in {**tensors, **(beside or {}), MANIFEST: manifest}.items():
+            (folder / name).write_bytes(content)
     return len(tensors[ADAPTER_FILE])
-
-
-def _replace_directory(directory: Path, contents: Mapping[str, bytes]) -> None:
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = directory.with_name(f".{directory.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        unfinished.mkdir()
-        for name, content in contents.items():
-            (unfinished / name).write_bytes(content)
-        shutil.rmtree(directory, ignore_errors=True)
-        unfinished.rename(directory)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:

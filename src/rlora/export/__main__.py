@@ -1,7 +1,6 @@
 """Take a trained adapter out of this house: python -m rlora.export RUN --format peft --out DIRECTORY."""
 
 import argparse
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 
 from rlora.export.hub import push
 from rlora.export.write import FORMATS, write
+from rlora.io.atomic import write_folder_atomically
 from rlora.runs.console import quieten
 from rlora.runs.load import load_run
 
@@ -63,22 +63,15 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _write(given: argparse.Namespace, folder: Path) -> None:
-    """Write beside the place and move there whole, so that nothing half written is left."""
+    """Write the whole export, or nothing on failure."""
     if folder.exists():
         raise ValueError(f"--out {folder} exists already: give another place, or remove it")
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        unfinished.mkdir(parents=True)
-        name = given.push_to_hub or folder.name
+    name = given.push_to_hub or folder.name
+    with write_folder_atomically(folder, replace=False) as target:
         for note in write(
-            load_run(given.run), unfinished, given.format, name, given.rank, not given.no_evaluate
+            load_run(given.run), target, given.format, name, given.rank, not given.no_evaluate
         ):
             print(note)
-        unfinished.rename(folder)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Writing files whole, and reading tensors from files that may come from anywhere."""
+"""Atomic writes, and reading tensors from untrusted files."""

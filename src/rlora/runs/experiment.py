@@ -62,8 +62,7 @@ def run(config: DictConfig, job: Job) -> float | None:
         record = Experiment(values, job, console).run()
     except BaseException as error:
         with contextlib.suppress(OSError):  # the disk may be full, which is then the error to tell
-            job.directory.mkdir(parents=True, exist_ok=True)
-            (job.directory / "error.log").write_text(traceback.format_exc())
+            write_atomically(job.directory / "error.log", traceback.format_exc().encode())
         if job.multirun and isinstance(error, Exception):
             log.error(
                 "failed, the others go on: %s", " ".join(str(error).split()) or type(error).__name__

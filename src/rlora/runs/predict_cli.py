@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import io
 import itertools
 import json
 import sys
@@ -18,6 +19,7 @@ from rlora.config.build import build
 from rlora.config.flatten import flatten
 from rlora.evaluation.inputs import BY_SUFFIX, FORMATS, read_rows
 from rlora.evaluation.predict import Answer, Predictor
+from rlora.io.atomic import open_atomically
 from rlora.runs.console import quieten
 from rlora.runs.load import load_run
 
@@ -141,19 +143,15 @@ def _input(given: Asked) -> Iterator[TextIO]:
 
 @contextlib.contextmanager
 def _output(given: Asked) -> Iterator[Any]:
-    """A function that writes a row as it comes; a file is in its place once it is whole."""
+    """Provide a function that writes one row. A file appears at its path only when complete."""
     if given.output == "-":
         yield _writer(sys.stdout, "jsonl")
         return
-    place = Path(given.output)
-    unfinished = place.with_name(f".{place.name}.unfinished")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("w", encoding="utf-8", newline="") as stream:
-            yield _writer(stream, BY_SUFFIX.get(place.suffix, "jsonl"))
-        unfinished.replace(place)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    path = Path(given.output)
+    with open_atomically(path) as file:
+        stream = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        yield _writer(stream, BY_SUFFIX.get(path.suffix, "jsonl"))
+        stream.flush()
 
 
 def _writer(stream: TextIO, form: str) -> Any:

@@ -8,6 +8,8 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from rlora.io.atomic import open_atomically
+
 
 class BestCheckpoint(ModelCheckpoint):
     """Keep the best epoch so far; a run resumed in another folder brings its best epoch along.
@@ -23,9 +25,8 @@ class BestCheckpoint(ModelCheckpoint):
             and state_dict.get("dirpath") != self.dirpath
             and best.is_file()
         ):
-            folder = Path(self.dirpath)
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(best, folder / best.name)
+            with best.open("rb") as source, open_atomically(Path(self.dirpath) / best.name) as copy:
+                shutil.copyfileobj(source, copy)
             state_dict = _moved(state_dict, str(state_dict["dirpath"]), str(self.dirpath))
         super().load_state_dict(state_dict)
 
@@ -44,12 +45,5 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
         """Save to `path`, or leave what was there."""
-        place = Path(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = place.with_name(f".{place.name}.unfinished")
-        try:
-            with unfinished.open("wb") as file:
-                torch.save(checkpoint, file)
-            unfinished.replace(place)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with open_atomically(Path(path)) as file:
+            torch.save(checkpoint, file)
