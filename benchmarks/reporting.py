@@ -68,7 +68,7 @@ def _record(number: int) -> RunRecord:
     return RunRecord(
         run=Run(
             f"task{task}", "minilm", f"adapter{adapter}", "none", seed, f"runs/{number}", "2026-01-01", 60.0, [], True,
-            identity=str(number),
+            config_hash=str(number),
         ),
         parameters=Parameters(1000 * (adapter + 1), 770, 22_713_216, 0.1),
         scores={"validation/accuracy": score, "test/accuracy": score - 0.01},

@@ -40,7 +40,7 @@ RULES = {
     "rlora.config": ({"rlora.config"}, set()),
     "rlora.config.build": ({"rlora.config"}, "with hydra"),
     "rlora.records": ({"rlora.records", "rlora.config", "rlora.io.atomic"}, set()),
-    "rlora.records.environment": ({"rlora.records.record"}, ANY),
+    "rlora.records.environment": ({"rlora.records.record"}, {"torch", "lightning"}),
     "rlora.data": ({"rlora.data", "rlora.integrations", "rlora.io"}, ANY),
     "rlora.adapters": (
         {"rlora.adapters", "rlora.ops", "rlora.io"},

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlora.records.record import read_record, read_study
-from rlora.records.study import STUDY_FILE
+from rlora.records.record import STUDY_FILE, read_record, read_study
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))

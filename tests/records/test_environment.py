@@ -24,3 +24,14 @@ def test_peak_memory_is_not_that_of_the_parent():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert 10 < float(process.stdout) < ballast.nbytes / 2**20
+
+
+def test_reading_records_imports_neither_torch_nor_lightning():
+    code = (
+        "import sys, rlora.records.environment, rlora.records.record, rlora.records.status, "
+        "rlora.records.study; print([m for m in ('torch', 'lightning') if m in sys.modules])"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert process.stdout.strip() == "[]"

@@ -57,10 +57,16 @@ def test_a_damaged_record(tmp_path, content):
     assert "cannot be read" in refused(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["[]", "null", "3", "{}", '{"schema": 2}', '{"schema": "1"}'])
+@pytest.mark.parametrize("content", ["[]", "null", "3", "{}", '{"schema": 3}', '{"schema": "2"}'])
 def test_another_schema(tmp_path, content):
     (tmp_path / "results.json").write_text(content)
-    assert "reads schema 1" in refused(tmp_path)
+    assert "reads schema 2" in refused(tmp_path)
+
+
+def test_a_record_of_version_0_1_is_refused_and_says_what_to_do(record, tmp_path):
+    message = changed(record, tmp_path, lambda raw: raw.update(schema=1))
+    assert "written by rlora 0.1" in message
+    assert "run it again" in message
 
 
 def changed(record, tmp_path, change):

@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 from omegaconf import OmegaConf
 
+from rlora.config.allowlist import saved_config
 from rlora.config.config_hash import config_hash, hashed_config
 from rlora.records import study
-from rlora.records.record import read_record, read_study
+from rlora.records.record import STUDY_FILE, read_record, read_study
 from rlora.runs import experiment
 
 WORDS = ("adapter=rlora", "adapter.rank=2", "trainer.max_epochs=1")
@@ -83,7 +84,7 @@ def test_a_run_that_finished_outside_the_study_joins_it(again, finished, tmp_pat
     words = (f"paths.studies='{tmp_path}'", "study=later")
     for folder in ("new", "newer"):
         assert again(*words, folder=tmp_path / folder)[1] == []
-    assert read_study(tmp_path / "later" / study.RECORDS) == [
+    assert read_study(tmp_path / "later" / STUDY_FILE) == [
         study.portable_record(read_record(finished))
     ]
 
@@ -94,7 +95,7 @@ def test_a_single_run_is_always_run(tiny_job, finished, tmp_path):
 
 
 def test_a_broken_run_is_no_finished_one(finished, tmp_path):
-    wanted = read_record(finished).run.identity
+    wanted = read_record(finished).run.config_hash
     assert study.find_finished(wanted, finished.parents[1]) == read_record(finished)
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "results.json").write_text('{"run": ')
@@ -102,7 +103,7 @@ def test_a_broken_run_is_no_finished_one(finished, tmp_path):
 
 
 def test_a_studys_records_name_no_machine(finished):
-    file = finished.parents[2] / "studies" / "toy" / study.RECORDS
+    file = finished.parents[2] / "studies" / "toy" / STUDY_FILE
     text = file.read_text()
     host = read_record(finished).environment.host
     assert f'"{host}"' not in text
@@ -114,7 +115,7 @@ def test_a_studys_records_name_no_machine(finished):
     ]
     (record,) = read_study(file)
     assert record.scores == read_record(finished).scores
-    assert record.run.identity == read_record(finished).run.identity
+    assert record.run.config_hash == read_record(finished).run.config_hash
 
 
 def test_a_studys_record_names_no_place_of_a_checkpoint(finished):
@@ -132,7 +133,7 @@ def leaves(value):
 
 
 def test_a_line_that_was_cut_off_is_left_out_and_replaced(finished, tmp_path):
-    record, file = read_record(finished), tmp_path / "study" / study.RECORDS
+    record, file = read_record(finished), tmp_path / "study" / STUDY_FILE
     study.append_record(record, file)
     whole = file.read_bytes()
     file.write_bytes(whole + whole[:100])
@@ -142,7 +143,7 @@ def test_a_line_that_was_cut_off_is_left_out_and_replaced(finished, tmp_path):
 
 
 def test_a_line_that_is_no_record_is_named(tmp_path):
-    file = tmp_path / study.RECORDS
+    file = tmp_path / STUDY_FILE
     file.write_text("{}\n")
     with pytest.raises(ValueError, match=r"records\.jsonl, line 1 has record schema None"):
         read_study(file)
@@ -151,7 +152,7 @@ def test_a_line_that_is_no_record_is_named(tmp_path):
         read_study(file)
 
 
-def test_a_new_option_that_is_not_used_leaves_identities_alone():
+def test_a_new_option_that_is_not_used_does_not_change_the_hash():
     old = {"task": {"name": "rte", "layers": [1, None]}, "seed": 0}
     new = {"task": {"name": "rte", "layers": [1, None], "fresh": None}, "seed": 0, "more": None}
     assert config_hash(new, "run") == config_hash(old, "run")
@@ -160,7 +161,7 @@ def test_a_new_option_that_is_not_used_leaves_identities_alone():
     )
 
 
-def test_identity_knows_the_config_alone_not_where_it_writes(compose):
+def test_the_hash_depends_on_the_config_not_on_the_folders(compose):
     here = compose("adapter=lora", folder="/here")
     there = compose(
         "adapter=lora",
@@ -170,6 +171,9 @@ def test_identity_knows_the_config_alone_not_where_it_writes(compose):
         folder="/there",
     )
     assert config_hash(here.config, "/here") == config_hash(there.config, "/there")
+    assert config_hash(saved_config(here.config, {"adapter": "lora"}), "/here") == config_hash(
+        here.config, "/here"
+    )
     assert "/here" not in json.dumps(hashed_config(here.config, "/here"))
     other = compose("adapter=lora", "certificate.draws=5", folder="/here").config
     assert config_hash(other, "/here") == config_hash(here.config, "/here"), "nothing is certified"

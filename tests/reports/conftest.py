@@ -31,14 +31,14 @@ def make_record(record):
         mode="max",
         **config,
     ):
-        identity = repr((task, adapter, seed, mode, sorted(config.items())))
+        key = repr((task, adapter, seed, mode, sorted(config.items())))
         run = replace(
             record.run,
             task=task,
             adapter=adapter,
             seed=seed,
-            identity=identity,
-            directory=f"runs/{identity}",
+            config_hash=key,
+            directory=f"runs/{key}",
             started=started,
         )
         return replace(

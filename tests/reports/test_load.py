@@ -82,7 +82,7 @@ def test_broken_outdated_unscored_and_failed_runs_are_skipped(make_record, write
         "its test/accuracy is nan",
         "has no score test/accuracy: expected another --split or --metric",
         "cannot be read as a run record",
-        "has record schema 0, this version reads schema 1",
+        "has record schema 0: this version reads schema 2",
         "has record schema None",
         "failed: ValueError: no such thing",
         "does not exist: expected a folder",

@@ -7,11 +7,13 @@ import torch
 import yaml
 
 from rlora.adapters import checkpoint
+from rlora.config.allowlist import CONFIG_FORMAT, saved_config
 from rlora.runs.resume import Saved, bring, find_saved, read_checkpoint
 from rlora.training.module import CHECKPOINT_FORMAT
 
 CARD = {"format": checkpoint.FORMAT, "method": {}, "backbone": {}, "sha256": {}}
 SAVED = {
+    "format": CONFIG_FORMAT,
     "choices": {"task": "rte", "model": "tiny_encoder", "adapter": "lora", "regularizer": "none"},
     "model": {"path": "saved"},
     "task": {"name": "rte", "batch_size": 8, "dev": {"test": {"file": "dev.tsv"}}},
@@ -295,9 +297,9 @@ def test_a_config_that_names_what_no_config_here_names_is_refused(tmp_path, sect
         inner,
         {"a": [{"_target_": "rlora.io.atomic.write_atomically"}]},
     ):
-        (tmp_path / "config.yaml").write_text(yaml.safe_dump({"choices": {}, section: config}))
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved_config({section: config}, {})))
         with pytest.raises(
             ValueError,
-            match=r"config\.yaml asks for (os\.system|rlora\.io\.atomic.*), which no file in conf/",
+            match=r"config\.yaml builds (os\.system|rlora\.io\.atomic.*), which no file in conf/",
         ):
             find_saved(str(tmp_path), resume=False)

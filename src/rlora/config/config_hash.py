@@ -1,4 +1,4 @@
-"""What makes two runs the same: their resolved config, but for where they write and how they tell of it."""
+"""The config hash: two runs with one hash have the same resolved config, apart from presentation."""
 
 import hashlib
 import json
@@ -6,24 +6,21 @@ from typing import Any
 
 from rlora.config.flatten import move_paths
 
-PRESENTATION = (
-    "paths",
-    "logger",
-    "print_config",
-    "study",
-    "skip_finished",
-)  # sections that change no result
+# Sections that change no result.
+PRESENTATION = ("paths", "logger", "print_config", "study", "skip_finished")
 TRAINER_PRESENTATION = ("default_root_dir", "enable_progress_bar")
+SAVED = ("format", "choices")  # what a saved config holds besides the composed one
 
 
 def hashed_config(config: dict[str, Any], folder: str) -> dict[str, Any]:
-    """A resolved config without what changes no result: paths, loggers and the run's own folder.
+    """Return a resolved config without what changes no result: paths, loggers, the run's folder.
 
-    Keys that are null are left out too: a new option that is not used leaves the identities of earlier runs alone.
+    Null keys are left out too, so that a new unused option does not change the hash of earlier
+    runs.
 
     Args:
         config: Plain and resolved.
-        folder: Of the run, as the config's paths name it.
+        folder: Folder of the run, as the config's paths name it.
     """
     kept = {key: value for key, value in config.items() if key not in PRESENTATION}
     if not kept.get("certify"):
@@ -43,7 +40,10 @@ def _without_null(config: Any) -> Any:
 
 
 def config_hash(config: dict[str, Any], folder: str) -> str:
-    """SHA-256 (hex) of what changes results: runs of one hash agree on the same machine."""
-    return hashlib.sha256(
-        json.dumps(hashed_config(config, folder), sort_keys=True).encode()
-    ).hexdigest()
+    """Return the SHA-256 (hex) of `hashed_config`; runs with one hash agree on the same machine.
+
+    A saved config has the hash of the composed one, as the group choices do not count.
+    """
+    composed = {key: value for key, value in config.items() if key not in SAVED}
+    text = json.dumps(hashed_config(composed, folder), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

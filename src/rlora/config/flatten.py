@@ -4,7 +4,7 @@ from typing import Any
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys to leaves, for loggers whose nested dicts would clash with sweep parameters."""
+    """Return leaves by dotted key, for loggers whose nested dicts would clash with sweep parameters."""
     if isinstance(config, dict) and config:
         return {
             key: value
@@ -14,11 +14,11 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.removesuffix("."): config}
 
 
-def move_paths(value: Any, here: str, there: str) -> Any:
-    """A plain config with every path below one folder moved to another."""
+def move_paths(value: Any, old: str, new: str) -> Any:
+    """Return a plain config with every path in the folder `old` moved to the folder `new`."""
     if isinstance(value, dict):
-        return {key: move_paths(item, here, there) for key, item in value.items()}
+        return {key: move_paths(item, old, new) for key, item in value.items()}
     if isinstance(value, list):
-        return [move_paths(item, here, there) for item in value]
-    inside = isinstance(value, str) and (value == here or value.startswith(here + "/"))
-    return there + value[len(here) :] if inside else value
+        return [move_paths(item, old, new) for item in value]
+    inside = isinstance(value, str) and (value == old or value.startswith(old + "/"))
+    return new + value[len(old) :] if inside else value

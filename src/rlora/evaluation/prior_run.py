@@ -96,7 +96,7 @@ def _is_finished(config: dict[str, Any], folder: Path) -> bool:
     """Return whether the folder holds the record of a run with this config."""
     if not (folder / RECORD_FILE).is_file():
         return False
-    return read_record(folder).run.identity == config_hash(config, str(folder))
+    return read_record(folder).run.config_hash == config_hash(config, str(folder))
 
 
 def read_facts(folder: Path, config: dict[str, Any], key: str = "regularizer.prior") -> PriorFacts:

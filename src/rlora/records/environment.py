@@ -1,4 +1,7 @@
-"""Facts about the machine and the software of a run."""
+"""Facts about the machine and the software of a run.
+
+torch and Lightning are imported where they are needed, so that reading records stays light.
+"""
 
 import contextlib
 import platform
@@ -9,11 +12,12 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-
-import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from typing import TYPE_CHECKING
 
 from rlora.records.record import Environment
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = (
     "rlora",
@@ -28,57 +32,60 @@ PACKAGES = (
 )
 
 
-def describe_environment(device: torch.device, precision: str) -> Environment:
+def describe_environment(device: "torch.device", precision: str) -> Environment:
     """Describe where this process runs, with its peak memory so far."""
+    import torch
+
     on_gpu = device.type == "cuda"
+    cpu = f"{device.type} ({platform.processor() or 'unnamed'})"
     commit, dirty = git_state()
     return Environment(
         host=socket.gethostname(),
         platform=f"{platform.platform()}, Python {platform.python_version()}",
-        device=torch.cuda.get_device_name(device)
-        if on_gpu
-        else f"{device.type} ({platform.processor() or 'unnamed'})",
+        device=torch.cuda.get_device_name(device) if on_gpu else cpu,
         precision=precision,
         threads=torch.get_num_threads(),
         peak_memory_mib=peak_memory_mib(),
         peak_device_memory_mib=torch.cuda.max_memory_allocated(device) / 2**20 if on_gpu else None,
         git_commit=commit,
         git_dirty=dirty,
-        versions={name: found for name in PACKAGES if (found := _version(name))},
+        versions=package_versions(),
     )
 
 
 def peak_memory_mib() -> float:
-    """Largest resident size of this process so far, in MiB.
-
-    Linux' getrusage would do only where a small process started this one: the peak of the parent is handed down to its
-    child by fork and exec. The high-water mark of /proc belongs to the program that runs.
-    """
+    """Return the largest resident size of this process so far, in MiB."""
+    # On Linux, fork and exec pass the parent's peak on to the child's getrusage. The high-water
+    # mark in /proc belongs to the running program alone.
     with contextlib.suppress(OSError):
-        found = re.search(
-            r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE
-        )
-        if found:
-            return int(found[1]) / 2**10
+        status = Path("/proc/self/status").read_text()
+        match = re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)
+        if match:
+            return int(match[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes, Linux KiB
 
 
 def reset_peak_memory() -> None:
-    """Begin a new measurement, lest a run of a multirun inherit the peak of those before; Linux alone can."""
-    with contextlib.suppress(OSError):
+    """Restart the peak memory measurements, as a multirun runs several jobs in one process."""
+    import torch
+
+    with contextlib.suppress(OSError):  # only Linux can
         Path("/proc/self/clear_refs").write_text("5")
     if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
 
 
 def git_state() -> tuple[str | None, bool | None]:
-    """(commit, whether tracked files differ from it) of the source tree; (None, None) outside a checkout."""
+    """Return the commit of the source tree and whether tracked files differ from it.
+
+    Outside a checkout both are None.
+    """
     folder = Path(__file__).parent
 
-    def git(*words: str) -> str:
+    def git(*arguments: str) -> str:
         return subprocess.run(
-            ["git", *words], cwd=folder, capture_output=True, text=True, check=True
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
         ).stdout.strip()
 
     try:
@@ -87,13 +94,17 @@ def git_state() -> tuple[str | None, bool | None]:
         return None, None
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def package_versions() -> dict[str, str]:
+    """Return the installed version of each package of `PACKAGES` that is installed."""
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def is_first_process() -> bool:
-    """Whether this is the only process or the first of several: the one that prints and writes."""
+    """Return whether this process prints and writes: the only one, or the first of several."""
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
     return getattr(rank_zero_only, "rank", 0) == 0

@@ -1,4 +1,4 @@
-"""The run record, results.json: one schema, one writer, one reader; no library but Python's own."""
+"""The run record, results.json: one schema, one writer, one reader. Standard library only."""
 
 import json
 from collections.abc import Iterator
@@ -9,14 +9,29 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from rlora.io.atomic import write_atomically
 
-SCHEMA = 1
+SCHEMA = 2  # 1 is rlora 0.1
 RECORD_FILE = "results.json"
-STUDY_FILE = "records.jsonl"  # a record a line, of a whole study
+STUDY_FILE = "records.jsonl"  # all records of a study, one per line
 
 
 @dataclass
 class Run:
-    """What was run: the choices of the command line, and how it ended; identity: see `rlora.config.config_hash`."""
+    """What was run and when.
+
+    Args:
+        task: Option of the config group, as are model, adapter and regularizer.
+        model: See task.
+        adapter: See task.
+        regularizer: See task.
+        seed: Seed of the run.
+        directory: Run folder.
+        started: Start time, ISO 8601 in UTC.
+        seconds: Wall time.
+        command: Overrides of the command line.
+        trained: Whether the run trained.
+        from_checkpoint: The `ckpt_path` it started from.
+        config_hash: See `rlora.config.config_hash`.
+    """
 
     task: str
     model: str
@@ -29,12 +44,12 @@ class Run:
     command: list[str]
     trained: bool
     from_checkpoint: str | None = None
-    identity: str = ""
+    config_hash: str = ""
 
 
 @dataclass
 class Parameters:
-    """How many numbers train: by the adapter, by the head beside it; and how many the backbone has."""
+    """Trainable parameters of the adapter and of the head, and all parameters of the backbone."""
 
     adapter: int
     head: int
@@ -44,7 +59,7 @@ class Parameters:
 
 @dataclass
 class Training:
-    """The training itself; seconds are wall time of fitting, validation included."""
+    """The training. `seconds` is the wall time of fitting, validation included."""
 
     epochs: int = 0
     steps: int = 0
@@ -57,7 +72,7 @@ class Training:
 
 @dataclass
 class Environment:
-    """Where and with what it ran; memory in MiB."""
+    """Hardware and software of a run. Memory in MiB."""
 
     host: str
     platform: str
@@ -73,18 +88,23 @@ class Environment:
 
 @dataclass
 class RunRecord:
-    """All that a finished run leaves in numbers.
+    """All numbers of a finished run.
 
     Args:
+        run: What was run.
+        parameters: Parameter counts.
         scores: Final scores by "<stage>/<metric>".
-        monitor: The score the best epoch was chosen by.
-        data: The task's facts: splits, sizes, convention, source, fingerprint.
-        backbone: Its source and fingerprint.
-        adapter_file_bytes: Size of adapter.safetensors, the head apart; None where nothing was saved.
+        monitor: The score that selected the best epoch.
+        training: Course of the training.
+        environment: Hardware and software.
+        data: Facts about the task's data: splits, sizes, convention, source, fingerprint.
+        backbone: Source and fingerprint of the backbone.
+        adapter_file_bytes: Size of adapter.safetensors, without the head. None if nothing was saved.
         config: The resolved config.
-        certificate: A PAC-Bayes certificate's numbers, where one was asked for.
-        reported: The metric of the test that stands for the run; empty: the monitored one.
-        missing: Why scores of the test could not be computed, by name.
+        certificate: Numbers of the PAC-Bayes certificate, if one was computed.
+        schema: Version of this schema.
+        reported: The test metric to report. Empty: the monitored one.
+        missing: Reason for each test score that could not be computed, by name.
     """
 
     run: Run
@@ -103,33 +123,38 @@ class RunRecord:
     missing: dict[str, str] = field(default_factory=dict)
 
     def headline(self, split: str) -> str:
-        """The metric that stands for the run on a split: choices are made by the monitored one."""
+        """Return the metric to report on a split. Selection always uses the monitored one."""
         monitored = self.monitor.partition("/")[2]
         return (self.reported or monitored) if split == "test" else monitored
 
 
 def summary_metrics(record: RunRecord) -> dict[str, float]:
-    """What a logger keeps of a finished run: final/<stage>/<metric>, the monitored ones as final/<stage>_score, ..."""
-    found = {f"final/{name}": score for name, score in record.scores.items()}
-    headlines = {split: f"{split}/{record.headline(split)}" for split in ("validation", "test")}
-    found |= {
-        f"final/{split}_score": record.scores[n]
-        for split, n in headlines.items()
-        if n in record.scores
-    }
-    found |= {
-        f"parameters/{name}": float(value) for name, value in asdict(record.parameters).items()
-    }
+    """Return the final numbers for loggers.
+
+    Keys are final/<stage>/<metric>, final/<stage>_score (the reported metric),
+    parameters/<part> and certificate/<number>.
+    """
+    metrics = {f"final/{name}": score for name, score in record.scores.items()}
+    for split in ("validation", "test"):
+        name = f"{split}/{record.headline(split)}"
+        if name in record.scores:
+            metrics[f"final/{split}_score"] = record.scores[name]
+    for name, value in asdict(record.parameters).items():
+        metrics[f"parameters/{name}"] = float(value)
     if record.certificate:
-        found |= {
-            f"certificate/{name}": float(record.certificate[name])
-            for name in ("bound", "risk", "kl")
-        }
-    return found
+        for name in ("bound", "risk", "kl"):
+            metrics[f"certificate/{name}"] = float(record.certificate[name])
+    return metrics
 
 
-KINDS = {part: get_type_hints(part) for part in (RunRecord, Run, Parameters, Training, Environment)}
-CERTIFICATE = {  # what reports read of one
+PARTS: dict[str, Any] = {
+    "run": Run,
+    "parameters": Parameters,
+    "training": Training,
+    "environment": Environment,
+}
+TYPES = {part: get_type_hints(part) for part in (RunRecord, *PARTS.values())}
+CERTIFICATE = {  # the keys that reports read
     "bound": float,
     "risk": float,
     "kl": float,
@@ -141,17 +166,17 @@ CERTIFICATE = {  # what reports read of one
 
 
 def write_record(record: RunRecord, directory: Path) -> Path:
-    """Write results.json at once or not at all, so that its presence means a finished run."""
+    """Write results.json atomically, so that its presence means a finished run."""
     return write_atomically(
         directory / RECORD_FILE, (json.dumps(asdict(record), indent=2) + "\n").encode()
     )
 
 
 def read_record(path: Path) -> RunRecord:
-    """Read results.json, given itself or its run directory.
+    """Read results.json, given the file or its run folder.
 
     Raises:
-        ValueError: no record, unreadable, or of another schema.
+        ValueError: the record is missing, unreadable, or has another schema.
     """
     path = path / RECORD_FILE if path.is_dir() else path
     try:
@@ -166,33 +191,36 @@ def read_record(path: Path) -> RunRecord:
 
 
 def read_study(file: Path, *, holding: str = "") -> list[RunRecord]:
-    """Read a file with a record a line; one that does not exist holds none.
+    """Read a file with one record per line. A missing file has no records.
 
     Args:
-        file: See above.
-        holding: Text that a line must hold to be read.
+        file: A `records.jsonl`.
+        holding: Skip lines that do not contain this text.
 
     Raises:
-        ValueError: a line is no record.
+        ValueError: a line is not a record.
     """
-    return (
-        [parse_study_line(line, place) for place, line in study_lines(file) if holding in line]
-        if file.is_file()
-        else []
-    )
+    if not file.is_file():
+        return []
+    lines = study_lines(file)
+    return [parse_study_line(line, place) for place, line in lines if holding in line]
 
 
 def study_lines(file: Path) -> Iterator[tuple[str, str]]:
-    """The lines of a file with their place, "file, line n"; without a last one that was cut off."""
+    """Yield each line with its place, "file, line n". An incomplete last line is dropped."""
     for number, line in enumerate(file.read_text(errors="replace").split("\n")[:-1], start=1):
         yield f"{file}, line {number}", line
 
 
 def parse_study_line(line: str, place: str) -> RunRecord:
-    """A record from its JSON.
+    """Parse a record from JSON text.
+
+    Args:
+        line: JSON text.
+        place: Where it came from, for messages.
 
     Raises:
-        ValueError: it is none, or of another schema; begins with `place`.
+        ValueError: it is not a record, or has another schema.
     """
     try:
         raw = json.loads(line)
@@ -201,50 +229,56 @@ def parse_study_line(line: str, place: str) -> RunRecord:
     return parse_record(raw, place)
 
 
-def parse_record(raw: Any, path: str) -> RunRecord:
-    """A record from its plain JSON; `path` says where it came from.
+def parse_record(raw: Any, place: str) -> RunRecord:
+    """Parse a record from plain values.
+
+    Args:
+        raw: Values as JSON has them.
+        place: Where they came from, for messages.
 
     Raises:
-        ValueError: it is none, or of another schema.
+        ValueError: it is not a record, or has another schema.
     """
     schema = raw.get("schema") if isinstance(raw, dict) else None
+    if schema == 1:
+        raise ValueError(
+            f"{place} was written by rlora 0.1, which this version does not read: run it again, or "
+            "report on it with rlora 0.1"
+        )
     if schema != SCHEMA:
-        raise ValueError(f"{path} has record schema {schema}, this version reads schema {SCHEMA}")
-    parts: dict[str, Any] = {
-        "run": Run,
-        "parameters": Parameters,
-        "training": Training,
-        "environment": Environment,
-    }
+        raise ValueError(f"{place} has record schema {schema}: this version reads schema {SCHEMA}")
     try:
-        made = {key: parts[key](**value) if key in parts else value for key, value in raw.items()}
-        record = RunRecord(**made)
+        values = {key: PARTS[key](**v) if key in PARTS else v for key, v in raw.items()}
+        record = RunRecord(**values)
     except TypeError as error:
         known = ", ".join(item.name for item in fields(RunRecord))
-        raise ValueError(f"{path} does not hold a record's fields ({known}): {error}") from error
-    for name, part in {"": record, **{f"{key}.": made[key] for key in parts}}.items():
-        _check(vars(part), KINDS[type(part)], f"{path} holds a {name}")
+        raise ValueError(f"{place} has other fields than a record ({known}): {error}") from error
+    _check(vars(record), TYPES[RunRecord], f"{place}: ")
+    for name, part in PARTS.items():
+        _check(vars(values[name]), TYPES[part], f"{place}: {name}.")
     if record.certificate is not None:
-        _check(record.certificate, CERTIFICATE, f"{path} holds a certificate.")
+        _check(record.certificate, CERTIFICATE, f"{place}: certificate.")
     return record
 
 
-def _check(values: dict[str, Any], kinds: dict[str, Any], told: str) -> None:
-    for key, kind in kinds.items():
-        if key not in values or not _fits(values[key], kind):
-            raise ValueError(f"{told}{key} that is no {getattr(kind, '__name__', kind)}")
+def _check(values: dict[str, Any], types: dict[str, Any], prefix: str) -> None:
+    for key, expected in types.items():
+        if key not in values or not _fits(values[key], expected):
+            name = getattr(expected, "__name__", expected)
+            raise ValueError(f"{prefix}{key} is missing or not of type {name}")
 
 
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of an annotated kind, as far as records are annotated; a whole number is a float too."""
-    kinds = get_args(kind)
-    if kind is Any:
+def _fits(value: Any, expected: Any) -> bool:
+    """Return whether a value fits a type, as far as records use types. An int fits float."""
+    inner = get_args(expected)
+    if expected is Any:
         return True
-    if get_origin(kind) is UnionType:
-        return any(_fits(value, each) for each in kinds)
-    if get_origin(kind) is list:
-        return isinstance(value, list) and all(_fits(item, kinds[0]) for item in value)
-    if get_origin(kind) is dict:
-        return isinstance(value, dict) and all(_fits(item, kinds[1]) for item in value.values())
-    number = int | float if kind is float else kind
-    return isinstance(value, number) and (kind is bool or not isinstance(value, bool))
+    if get_origin(expected) is UnionType:
+        return any(_fits(value, each) for each in inner)
+    if get_origin(expected) is list:
+        return isinstance(value, list) and all(_fits(item, inner[0]) for item in value)
+    if get_origin(expected) is dict:
+        return isinstance(value, dict) and all(_fits(item, inner[1]) for item in value.values())
+    number = int | float if expected is float else expected
+    # bool is a subclass of int, but true is no number
+    return isinstance(value, number) and (expected is bool or not isinstance(value, bool))

@@ -1,4 +1,4 @@
-"""How the runs below a folder ended, read from what they left there; no library but Python's own."""
+"""The status of run folders: finished, failed or unfinished. Standard library only."""
 
 import os
 from collections.abc import Iterator
@@ -7,18 +7,20 @@ from pathlib import Path
 
 from rlora.records.record import RECORD_FILE
 
-CONFIG, ERROR = "config.yaml", "error.log"  # written at the start of a run, and when it fails
+CONFIG = "config.yaml"  # written at the start of a run
+ERROR = "error.log"  # written when a run fails
 FINISHED, FAILED, UNFINISHED = "finished", "failed", "unfinished"
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How a run ended.
+    """Status of a run.
 
     Args:
         directory: The run's folder.
-        state: "finished" (results.json), "failed" (error.log) or "unfinished" (neither: it runs, or was killed).
-        reason: Of a failed run: the last line of its traceback.
+        state: "finished" (has results.json), "failed" (has error.log), or "unfinished" (has
+            neither: it is running or was killed).
+        reason: Last line of the traceback of a failed run.
     """
 
     directory: Path
@@ -27,18 +29,17 @@ class RunStatus:
 
 
 def run_folders(folder: Path) -> Iterator[Path]:
-    """Folders of runs at any depth, in order; what a run keeps within its own folder, such as its prior, is no run."""
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".")
-        )  # .hydra holds a config.yaml too
+    """Yield the run folders at any depth, sorted. Folders inside a run, such as its prior, do not count."""
+    for path, folders, files in os.walk(folder):
+        # .hydra has a config.yaml too, and temporary folders are hidden
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         if {RECORD_FILE, CONFIG, ERROR} & set(files):
             folders.clear()
-            yield Path(place)
+            yield Path(path)
 
 
 def run_status(directory: Path) -> RunStatus:
-    """How the run of one folder ended."""
+    """Return the status of one run folder."""
     if (directory / RECORD_FILE).is_file():
         return RunStatus(directory, FINISHED)
     error = directory / ERROR

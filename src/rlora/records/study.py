@@ -1,4 +1,4 @@
-"""Finished runs: found again wherever they lie; and a study's records, which outlive the folders of its runs."""
+"""Finished runs, found again by their config hash; and studies, whose records outlive run folders."""
 
 import contextlib
 import fcntl
@@ -26,17 +26,21 @@ log = logging.getLogger(__name__)
 
 
 def finished_record(config: dict[str, Any], job: Job) -> RunRecord | None:
-    """The record of the same run, where it finished before and this is a multirun that skips such runs.
+    """Return the record of the same run if it finished before and this multirun skips such runs.
 
-    A copy is left in this run's folder and in its study, so that both are complete.
+    The record is copied to this run's folder and to its study, so that both are complete.
+
+    Args:
+        config: Plain and resolved.
+        job: The job that is about to run.
     """
     if not (job.multirun and config["skip_finished"]):
         return None
     wanted, study = config_hash(config, str(job.directory)), study_path(config)
-    kept = read_study(study, holding=wanted) if study else []
-    record = kept[0] if kept else find_finished(wanted, Path(config["paths"]["outputs"]))
+    records = read_study(study, holding=wanted) if study else []
+    record = records[0] if records else find_finished(wanted, Path(config["paths"]["outputs"]))
     if record is not None:
-        if study and not kept:
+        if study and not records:
             append_record(record, study)
         log.info(
             "skipped: the same run finished on %s in %s", record.run.started, record.run.directory
@@ -46,45 +50,51 @@ def finished_record(config: dict[str, Any], job: Job) -> RunRecord | None:
 
 
 def find_finished(wanted: str, outputs: Path) -> RunRecord | None:
-    """The record of the finished run of this config hash anywhere below a folder; None where there is none."""
+    """Return the record of a finished run by its config hash.
+
+    Args:
+        wanted: The config hash.
+        outputs: Folder that holds run folders at any depth.
+    """
     for folder in run_folders(outputs):
-        with contextlib.suppress(
-            OSError, ValueError
-        ):  # it did not finish, or was left half written
+        with contextlib.suppress(OSError, ValueError):  # an unfinished or damaged run is not one
             file = folder / RECORD_FILE
-            if _identity(file, file.stat().st_mtime_ns) == wanted:
+            if _hash_in(file, file.stat().st_mtime_ns) == wanted:
                 return read_record(file)
     return None
 
 
 @functools.cache
-def _identity(file: Path, changed: int) -> str:
-    """A record's config hash; kept while the file is unchanged, for each job of a multirun looks through them all."""
-    return read_record(file).run.identity
+def _hash_in(file: Path, modified: int) -> str:
+    """Return a record's config hash. Cached, as each job of a multirun looks through all records.
+
+    The time of modification is part of the cache key.
+    """
+    return read_record(file).run.config_hash
 
 
 def study_path(config: dict[str, Any]) -> Path | None:
-    """Where the records of a run's study are kept; None where it belongs to none."""
-    return (
-        Path(config["paths"]["studies"]) / str(config["study"]) / STUDY_FILE
-        if config["study"]
-        else None
-    )
+    """Return the file of a run's study, or None if the run belongs to no study."""
+    if not config["study"]:
+        return None
+    return Path(config["paths"]["studies"]) / str(config["study"]) / STUDY_FILE
 
 
 def append_record(record: RunRecord, file: Path) -> None:
-    """Add a record to a study's file, as a line of its own, while others may do the same."""
+    """Append a record as one line to a study's file. Concurrent calls wait for each other."""
     line = json.dumps(asdict(portable_record(record))) + "\n"
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a+b") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         stream.seek(0)
-        stream.truncate(stream.read().rfind(b"\n") + 1)  # of a line that a full disk cut off
+        stream.truncate(stream.read().rfind(b"\n") + 1)  # drop a line that a full disk cut off
         stream.write(line.encode())
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def portable_record(record: RunRecord) -> RunRecord:
-    """A record without the names and paths of the machine it was made on, and of the epochs those that were scored."""
+    """Return a record without host names and paths, and with scored epochs only in its history."""
     folder = record.run.directory
     scored = [
         row for row in record.training.history if any(key.startswith("validation/") for key in row)
@@ -95,23 +105,23 @@ def portable_record(record: RunRecord) -> RunRecord:
         run=replace(
             record.run,
             directory=Path(folder).name,
-            command=_nameless(record.run.command),
-            from_checkpoint=_nameless(record.run.from_checkpoint),
+            command=_without_folders(record.run.command),
+            from_checkpoint=_without_folders(record.run.from_checkpoint),
         ),
         environment=replace(record.environment, host="", platform=""),
-        data=_nameless(record.data),
-        backbone=_nameless(record.backbone),
-        config=_nameless(hashed_config(record.config, folder)),
-        certificate=_nameless(record.certificate),
+        data=_without_folders(record.data),
+        backbone=_without_folders(record.backbone),
+        config=_without_folders(hashed_config(record.config, folder)),
+        certificate=_without_folders(record.certificate),
     )
 
 
-def _nameless(value: Any) -> Any:
-    """Plain values with the last part alone of every absolute path, in `key=path` too."""
+def _without_folders(value: Any) -> Any:
+    """Return plain values with absolute paths cut to their last part, in `key=path` too."""
     if isinstance(value, dict):
-        return {key: _nameless(item) for key, item in value.items()}
+        return {key: _without_folders(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_nameless(item) for item in value]
+        return [_without_folders(item) for item in value]
     if not isinstance(value, str):
         return value
     key, equals, path = value.rpartition("=")

@@ -193,7 +193,7 @@ def _latest_runs(runs: Iterable[LoadedRun]) -> tuple[list[LoadedRun], list[Skipp
     """Return the latest execution of each run, and the earlier ones as skipped."""
     latest, repeated = dict[str, LoadedRun](), []
     for run in runs:
-        key = run.record.run.identity or run.record.run.directory
+        key = run.record.run.config_hash or run.record.run.directory
         other = latest.get(key)
         if other is None:
             latest[key] = run

@@ -165,7 +165,7 @@ def _csv_row(run: Score) -> dict[str, Any]:
         },
         "device": record.environment.device,
         "started": record.run.started,
-        "identity": record.run.identity,
+        "config_hash": record.run.config_hash,
         "directory": record.run.directory,
         **settings,
     }

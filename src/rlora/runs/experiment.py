@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from rlora.adapters import AdapterSet, checkpoint, inject
+from rlora.config.allowlist import saved_config
 from rlora.config.build import build, print_config, to_plain
 from rlora.config.config_hash import config_hash
 from rlora.config.job import Job, check_job
@@ -89,7 +90,7 @@ class Experiment:
         self.started, self.clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
         self.saved: resume.Saved | None = None
         self.missing: dict[str, str] = {}  # scores that could not be computed, and why
-        self.choices, self.identity = job.choices, config_hash(config, str(job.directory))
+        self.choices, self.config_hash = job.choices, config_hash(config, str(job.directory))
         if config["ckpt_path"] is not None:
             self.saved = resume.find_saved(config["ckpt_path"], resume=config["train"])
             continues = self.saved.checkpoint is not None and config["train"]
@@ -102,8 +103,8 @@ class Experiment:
         check_job(config, job)
         if is_first_process():
             self._clear_old_results()
-            saved_config = yaml.safe_dump({"choices": self.choices, **config}, sort_keys=False)
-            write_atomically(job.directory / resume.CONFIG, saved_config.encode())
+            text = yaml.safe_dump(saved_config(config, self.choices), sort_keys=False)
+            write_atomically(job.directory / resume.CONFIG, text.encode())
             if config["print_config"]:
                 print_config(config, console, self.choices)
 
@@ -188,7 +189,7 @@ class Experiment:
             ),
             seed=config["seed"],
             compatibility=compatibility,
-            run_config={"choices": self.choices, **config},
+            run_config=saved_config(config, self.choices),
         )
         if config["compile"]:
             module.model.compile(
@@ -357,7 +358,7 @@ class Experiment:
                 command=self.job.overrides,
                 trained=config["train"],
                 from_checkpoint=config["ckpt_path"],
-                identity=self.identity,
+                config_hash=self.config_hash,
             ),
             parameters=Parameters(report.adapter, report.head, report.backbone, report.percent),
             scores=scores,
@@ -373,7 +374,7 @@ class Experiment:
                 "random_structure": self.adapters.digest,
             },
             adapter_file_bytes=size,
-            config=self.module.run_config,
+            config={"choices": self.choices, **config},
             certificate=certificate,
             reported=self.task.reported or "",
             missing=self.missing,

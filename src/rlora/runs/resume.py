@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import save as dump_tensors
 
 from rlora.adapters import checkpoint
-from rlora.config.allowlist import check_targets
+from rlora.config.allowlist import check_saved_config
 from rlora.io.safetensors import read_tensors
 from rlora.regularizers.base import Regularizer
 from rlora.training.module import CHECKPOINT_FORMAT
@@ -111,12 +111,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _checked(config: Any, path: Path) -> dict[str, Any]:
-    if not isinstance(config, dict) or "choices" not in config:
-        raise ValueError(
-            f"{path} holds no config of a run, so ckpt_path cannot bring model, task and adapter back"
-        )
-    check_targets({section: config.get(section) for section in RESUMED}, str(path))
-    return config
+    return check_saved_config(config, str(path), RESUMED)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
