@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from rlora.adapters import inject, vera
-from rlora.adapters.base import Site
+from rlora.adapters.declared import Site
 from rlora.adapters.dispatch import (
     ComputePath,
     cheapest_path,
@@ -35,7 +35,7 @@ def plain(model):
     """Turn the fused functions off: the layers' own outputs plus dW x."""
     for module in model.modules():
         if isinstance(module, AdaptedLinear):
-            module._plain = lambda _: False
+            module._fusible = lambda _: False
     return model
 
 

@@ -27,7 +27,7 @@ def test_merged_logits_are_the_unmerged_ones(name, model, adapt):
 @pytest.mark.parametrize("model", MODELS)
 def test_merged_weights_are_w_plus_delta_in_the_layout_of_the_layer(model, adapt):
     adapted = adapt(model, "rlora-srht-core")
-    wrappers = adapted.adapters.wrappers
+    wrappers = list(adapted.adapters.layers.values())
     before = [wrapper.weight.detach().clone() for wrapper in wrappers]
     with adapted.adapters.merged():
         for wrapper, weight in zip(wrappers, before, strict=True):
@@ -62,7 +62,7 @@ def test_unmerging_restores_every_bit_in_the_same_storage(name, dtype, adapt):
 def test_the_bfloat16_sum_is_rounded_once(adapt):
     adapted = adapt("bert", "lora")
     adapted.model.to(torch.bfloat16)
-    wrapper = adapted.adapters.wrappers[0]
+    wrapper = next(iter(adapted.adapters.layers.values()))
     exact = wrapper.weight.float() + wrapper.adapters()[0].delta().float()
     with adapted.adapters.merged():
         assert torch.equal(wrapper.weight, exact.bfloat16())
@@ -70,22 +70,22 @@ def test_the_bfloat16_sum_is_rounded_once(adapt):
 
 def test_an_error_inside_merged_still_unmerges(adapt):
     adapted = adapt("bert", "lora")
-    before = adapted.adapters.wrappers[0].weight.detach().clone()
+    before = next(iter(adapted.adapters.layers.values())).weight.detach().clone()
 
     def fail():
         with adapted.adapters.merged():
-            assert not torch.equal(adapted.adapters.wrappers[0].weight, before)
+            assert not torch.equal(next(iter(adapted.adapters.layers.values())).weight, before)
             raise KeyError("inside")
 
     with pytest.raises(KeyError, match="inside"):
         fail()
-    assert torch.equal(adapted.adapters.wrappers[0].weight, before)
-    assert not any(wrapper.merged for wrapper in adapted.adapters.wrappers)
+    assert torch.equal(next(iter(adapted.adapters.layers.values())).weight, before)
+    assert not adapted.adapters.is_merged
 
 
 def test_an_error_while_merging_leaves_nothing_merged(adapt):
     adapted = adapt("bert", "lora")
-    adapted.adapters.wrappers[3].adapters()[0].delta = lambda: torch.zeros(1, 2, 3)
+    list(adapted.adapters.layers.values())[3].adapters()[0].delta = lambda: torch.zeros(1, 2, 3)
 
     def enter():
         with adapted.adapters.merged():
@@ -93,7 +93,7 @@ def test_an_error_while_merging_leaves_nothing_merged(adapt):
 
     with pytest.raises(RuntimeError):
         enter()
-    assert not any(wrapper.merged for wrapper in adapted.adapters.wrappers)
+    assert not adapted.adapters.is_merged
 
 
 def test_wrong_order_is_refused(adapt):
@@ -163,7 +163,7 @@ def test_two_adapted_layers_that_share_a_weight_are_not_merged():
 def test_a_merged_layer_costs_only_its_base(adapt, monkeypatch):
     adapted = adapt("bert", "lora")
     with adapted.adapters.merged():
-        for wrapper in adapted.adapters.wrappers:
+        for wrapper in adapted.adapters.layers.values():
             assert isinstance(wrapper, AdaptedLinear)
             monkeypatch.setattr(
                 wrapper.adapters()[0], "forward", lambda _: pytest.fail("computed the update")

@@ -113,7 +113,7 @@ def test_an_exported_model_has_none_of_its_layers_left():
     net, adapters = adapted("LORA")
     moved(adapters)
     expected = net(TOKENS).logits
-    plain = adapters.unwrapped()
+    plain = adapters.unwrap()
     torch.testing.assert_close(plain(TOKENS).logits, expected, rtol=1e-4, atol=1e-6)
     assert set(plain.state_dict()) == set(encoder().state_dict())
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from rlora.adapters.base import Site
+from rlora.adapters.declared import Site
 from rlora.adapters.linear import AdaptedLinear
 from rlora.adapters.lora import LoRA
 from rlora.adapters.rlora import RLoRA

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rlora.adapters import checkpoint
-from rlora.adapters.base import Regenerated
+from rlora.adapters.declared import DeclaredTensors
 
 ADAPTERS = sorted(
     file.stem for file in (Path(__file__).parents[2] / "conf" / "adapter").glob("*.yaml")
@@ -86,7 +86,7 @@ def altered(made):
     method = made.adapters.method
     for option in fields(method) if hasattr(method, "__dataclass_fields__") else []:
         value = getattr(method, option.name)
-        if option.name in checkpoint.FREE:
+        if option.name in checkpoint.free_options(method):
             continue
         if isinstance(value, bool):
             yield option.name, not value
@@ -109,7 +109,7 @@ def takes(method, option, word):
 
 def regenerates(made):
     return any(
-        isinstance(module, Regenerated) and module.regenerated for module in made.net.modules()
+        isinstance(module, DeclaredTensors) and module.regenerated for module in made.net.modules()
     )
 
 

@@ -117,7 +117,7 @@ def test_the_model_is_left_as_it_was(adapters, prompts, tmp_path):
     before = {name: value.clone() for name, value in adapters.model.state_dict().items()}
     generator(adapters).write("test", prompts, tmp_path / "t")
     assert adapters.model.training
-    assert not any(wrapper.merged for wrapper in adapters.wrappers)
+    assert not adapters.is_merged
     assert all(
         torch.equal(value, before[name]) for name, value in adapters.model.state_dict().items()
     )

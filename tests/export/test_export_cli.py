@@ -148,7 +148,7 @@ def test_a_directory_of_pefts_is_scored_and_trained_on_by_a_run(
 def test_a_merged_model_keeps_its_dtype(trained, tmp_path):
     made = trained("llama", "rlora")
     made.net.to(torch.bfloat16)
-    merged = made.adapters.unwrapped()
+    merged = made.adapters.unwrap()
     assert {parameter.dtype for parameter in merged.parameters()} == {torch.bfloat16}
     merged.save_pretrained(tmp_path / "out")
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")

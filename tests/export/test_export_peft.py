@@ -9,9 +9,7 @@ from safetensors.torch import save_file
 
 from rlora.adapters import inject
 from rlora.adapters.peft import Peft
-from rlora.export.peft_lora import peft_lora
-from rlora.export.peft_native import peft_native
-from rlora.export.peft_randlora import peft_randlora
+from rlora.export.peft_format import peft_format
 
 TOKENS = torch.arange(20).reshape(2, 10) + 5
 FACTORED = ("lora", "rslora", "rlora", "fastfood", "core", "nola", "hadamard", "vera")
@@ -57,7 +55,7 @@ def test_peft_loads_it_as_a_lora_with_equal_logits_and_it_comes_back(
     trained, fresh, tmp_path, family, targets, method
 ):
     made = trained(family, method, targets)
-    config, tensors = peft_lora(made.adapters, kind="classification", base="")
+    config, tensors = peft_format(made.adapters, kind="classification", base="")
     assert config["peft_type"] == "LORA"
     folder = written(tmp_path / "out", config, tensors)
     there = PeftModel.from_pretrained(fresh(family), folder).eval()
@@ -76,9 +74,7 @@ def test_peft_loads_a_randlora_as_its_own_and_it_comes_back(
     trained, fresh, tmp_path, family, targets
 ):
     made = trained(family, "randlora", targets)
-    folder = written(
-        tmp_path / "out", *peft_randlora(made.adapters, kind="classification", base="")
-    )
+    folder = written(tmp_path / "out", *peft_format(made.adapters, kind="classification", base=""))
     there = PeftModel.from_pretrained(fresh(family), folder).eval()
     torch.testing.assert_close(there(TOKENS).logits, made.logits, rtol=1e-4, atol=1e-5)
     back = fresh(family)
@@ -88,7 +84,7 @@ def test_peft_loads_a_randlora_as_its_own_and_it_comes_back(
 
 def test_a_language_model_has_no_head(trained, fresh, tmp_path):
     made = trained("gpt2", "rlora", kind="text")
-    config, tensors = peft_lora(made.adapters, kind="text", base="gpt2")
+    config, tensors = peft_format(made.adapters, kind="text", base="gpt2")
     assert config["modules_to_save"] is None
     assert config["task_type"] == "CAUSAL_LM"
     there = PeftModel.from_pretrained(
@@ -99,7 +95,7 @@ def test_a_language_model_has_no_head(trained, fresh, tmp_path):
 
 def test_blocks_of_a_fused_layer_become_one_pair(trained):
     made = trained("gpt2", "lora")
-    config, tensors = peft_lora(made.adapters, kind="classification", base="")
+    config, tensors = peft_format(made.adapters, kind="classification", base="")
     assert config["target_modules"] == ["c_attn"]
     assert config["fan_in_fan_out"]
     assert config["r"] == 6
@@ -112,7 +108,7 @@ def test_blocks_of_a_fused_layer_become_one_pair(trained):
 
 def test_layers_of_several_ranks_have_patterns(trained):
     made = trained("gpt2", "lora", ("q", "v", "o"))
-    config, _ = peft_lora(made.adapters, kind="classification", base="")
+    config, _ = peft_format(made.adapters, kind="classification", base="")
     assert config["r"] == 6
     assert set(config["rank_pattern"].values()) == {3}
     assert config["lora_alpha"] / config["r"] == pytest.approx(5 / 3)
@@ -121,32 +117,27 @@ def test_layers_of_several_ranks_have_patterns(trained):
 
 def test_names_are_whole_where_their_ends_mean_more(trained):
     made = trained("bert", "lora", ".*layer.0.attention.self.query")
-    config, _ = peft_lora(made.adapters, kind="classification", base="")
+    config, _ = peft_format(made.adapters, kind="classification", base="")
     assert config["target_modules"] == ["bert.encoder.layer.0.attention.self.query"]
 
 
-@pytest.mark.parametrize(
-    ("method", "targets", "told"),
-    [
-        ("lora", "all-linear", "trained, not LoRA"),
-        ("randlora", ("q", "v"), "is adapted in parts"),
-    ],
-)
-def test_what_peft_cannot_hold_is_refused(trained, method, targets, told):
-    made = trained("gpt2", method, targets)
-    with pytest.raises(ValueError, match=told):
-        peft_randlora(made.adapters, kind="classification", base="")
+def test_row_blocks_of_a_randlora_are_refused(trained):
+    made = trained("gpt2", "randlora", ("q", "v"))
+    with pytest.raises(ValueError, match="is adapted in parts"):
+        peft_format(made.adapters, kind="classification", base="")
 
 
 def test_layers_with_other_numbers_of_products_are_refused(trained):
     made = trained("llama", "randlora", ("q", "v"))  # v has 16 rows, q 32
     with pytest.raises(ValueError, match="products of bases and others"):
-        peft_randlora(made.adapters, kind="classification", base="")
+        peft_format(made.adapters, kind="classification", base="")
 
 
 def test_full_rank_has_no_factors(trained):
     with pytest.raises(ValueError, match="RandLoRALayer has full rank and no factors"):
-        peft_lora(trained("bert", "randlora").adapters, kind="classification", base="")
+        peft_format(
+            trained("bert", "randlora").adapters, kind="classification", base="", as_lora=True
+        )
 
 
 @pytest.mark.parametrize(
@@ -173,7 +164,7 @@ def test_what_peft_has_trained_here_peft_loads_elsewhere(fresh, tmp_path, kind):
         *adapters.head_parameters().values(),
     ):
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
-    folder = written(tmp_path / "out", *peft_native(adapters, kind="classification", base=""))
+    folder = written(tmp_path / "out", *peft_format(adapters, kind="classification", base=""))
     there = PeftModel.from_pretrained(fresh("bert"), folder).eval()
     torch.testing.assert_close(there(TOKENS).logits, net(TOKENS).logits, rtol=1e-4, atol=1e-5)
 
@@ -181,5 +172,7 @@ def test_what_peft_has_trained_here_peft_loads_elsewhere(fresh, tmp_path, kind):
 def test_a_type_whose_files_were_not_shown_to_be_whole_is_refused(fresh):
     method = Peft({"peft_type": "SHIRA", "r": 2}, targets=["query"])
     adapters = inject(fresh("bert"), method, head=HEADS["bert"])
-    with pytest.raises(ValueError, match="hold all of SHIRA was not shown: use --format merged"):
-        peft_native(adapters, kind="classification", base="")
+    with pytest.raises(
+        ValueError, match="SHIRA are not known to hold the whole adapter: use --format merged"
+    ):
+        peft_format(adapters, kind="classification", base="")

@@ -130,7 +130,7 @@ def test_it_is_not_merged_into_but_what_it_stands_for_is():
         adapters.merge()
     expected = net(TOKENS).logits
     assert dense(net) == "NF4Tensor"
-    torch.testing.assert_close(adapters.unwrapped()(TOKENS).logits, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(adapters.unwrap()(TOKENS).logits, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_quantized_does_not_train():

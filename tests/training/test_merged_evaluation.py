@@ -34,7 +34,7 @@ def test_where_layers_share_a_weight_it_says_so_once(caplog):
     with caplog.at_level(logging.INFO):
         for _ in range(2):
             callback.on_validation_start(None, None)
-            assert not any(wrapper.merged for wrapper in adapters.wrappers)
+            assert not adapters.is_merged
             callback.on_validation_end(None, None)
     (line,) = caplog.messages
     assert "shares its weight" in line
@@ -55,17 +55,17 @@ def test_where_layers_share_a_weight_a_run_goes_on(tiny_experiment, tmp_path, mo
     monkeypatch.setattr(random_init, "random_model", tied)
     experiment = tiny_experiment("adapter.targets=[q]", folder=tmp_path)
     experiment.run()
-    assert len({id(wrapper.weight) for wrapper in experiment.adapters.wrappers}) == 1
+    assert len({id(wrapper.weight) for wrapper in experiment.adapters.layers.values()}) == 1
     assert "test/accuracy" in read_record(tmp_path).scores
 
 
 def test_a_quantized_weight_is_left_alone(caplog):
     adapters = adapted()
-    base = adapters.wrappers[0].base
+    base = next(iter(adapters.layers.values())).base
     base.weight = nn.Parameter(torch.ones(8, 8, dtype=torch.int8), requires_grad=False)
     with caplog.at_level(logging.INFO):
         MergedEvaluation(adapters).on_test_start(None, None)
-    assert not any(wrapper.merged for wrapper in adapters.wrappers)
+    assert not adapters.is_merged
     assert "quantized" in caplog.text
 
 
@@ -89,15 +89,15 @@ def test_without_memory_for_it_there_is_one_warning(monkeypatch, caplog):
 
 def test_what_is_wrong_with_an_adapter_is_not_hidden(monkeypatch):
     adapters = adapted()
-    adapters.wrappers[1].adapters()[0].delta = lambda: torch.zeros(3, 5, 7)
+    list(adapters.layers.values())[1].adapters()[0].delta = lambda: torch.zeros(3, 5, 7)
     with pytest.raises(RuntimeError):
         MergedEvaluation(adapters).on_validation_start(None, None)
-    assert not any(wrapper.merged for wrapper in adapters.wrappers)
+    assert not adapters.is_merged
 
 
 def test_merged_in_inference_mode_the_weights_can_be_trained_with():
     adapters = adapted()
-    wrapper, callback = adapters.wrappers[0], MergedEvaluation(adapters)
+    wrapper, callback = next(iter(adapters.layers.values())), MergedEvaluation(adapters)
     with torch.inference_mode():
         callback.on_validation_start(None, None)
         assert wrapper.merged

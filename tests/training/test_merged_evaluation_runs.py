@@ -85,7 +85,7 @@ def computed(monkeypatch):
 
 
 def merged(experiment):
-    return [wrapper.merged for wrapper in experiment.adapters.wrappers]
+    return [wrapper.merged for wrapper in experiment.adapters.layers.values()]
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
@@ -216,7 +216,10 @@ def test_a_failure_within_brings_the_weights_back(ready, monkeypatch, stage, err
 def test_a_failure_while_restoring_is_made_good(ready, monkeypatch):
     experiment, before = ready()
     (callback,) = (c for c in experiment.trainer.callbacks if isinstance(c, MergedEvaluation))
-    wrapper, unmerge = experiment.adapters.wrappers[1], experiment.adapters.wrappers[1].unmerge
+    wrapper, unmerge = (
+        list(experiment.adapters.layers.values())[1],
+        list(experiment.adapters.layers.values())[1].unmerge,
+    )
 
     def interrupted():
         monkeypatch.setattr(wrapper, "unmerge", unmerge)

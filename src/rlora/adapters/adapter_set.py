@@ -1,25 +1,36 @@
-"""The adapters of one model together: what trains, what is saved, merging, and how many parameters it takes."""
+"""The adapters of one model together: what trains, what is saved, merging, and parameter counts.
+
+`AdapterSet` is the interface that training, files and exports use. `LinearAdapterSet` implements it
+for the updates of this package, `rlora.adapters.peft.PeftAdapterSet` for the layers of PEFT.
+"""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from rlora.adapters.base import Adapter, Method, Regenerated
-from rlora.adapters.linear import AdaptedLinear, is_quantized
+from rlora.adapters.base import Adapter
+from rlora.adapters.declared import DeclaredTensors, declared_modules, derived_tensors
+from rlora.adapters.linear import AdaptedLinear
+from rlora.adapters.method import Method
+from rlora.ops.linear_layers import is_quantized
+
+SHARED = "rlora_shared"  # attribute of the model under which its model-level module is registered
 
 
 @dataclass(frozen=True)
 class ParameterReport:
-    """How many numbers train, and in how large a model.
+    """Numbers of trained parameters, and the size of the model.
 
     Args:
-        adapter: Trained by the method (updates, or backbone parameters trained in place).
-        head: Trained by the task beside it.
+        adapter: Trained by the method: updates, or backbone parameters trained in place.
+        head: Trained by the task in addition.
         backbone: The backbone without head and updates, trained or frozen.
     """
 
@@ -33,46 +44,78 @@ class ParameterReport:
         return 100.0 * self.adapter / self.backbone
 
 
-@dataclass(eq=False)
-class AdapterSet:
-    """What `inject` gives back: a handle on all that was put into, and trains in, one model.
+class MergeableLayer(Protocol):
+    """One adapted layer: it can hold the merged weight in place of W, and put W back."""
+
+    @property
+    def base(self) -> nn.Module:
+        """The layer without its adapter."""
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight of `base`."""
+
+    @property
+    def merged(self) -> bool:
+        """Whether `base` currently holds the merged weight."""
+
+    def merge(self) -> None:
+        """Replace W by the merged weight."""
+
+    def unmerge(self) -> None:
+        """Put W back, bit for bit."""
+
+
+@dataclass(eq=False, kw_only=True)
+class AdapterSet(ABC):
+    """What `inject` returns: a handle on everything that was put into one model and trains in it.
 
     Args:
         model: The adapted model.
         method: The method with its options.
         seed: Seed of the random structure.
-        digest: Digest of the random structure, "" on the meta device.
-        adapters: Updates by the stable name of their site.
-        wrappers: The layers that hold them.
-        backbone: The backbone's own parameters by their original names, the head's excepted.
-        trained_in_backbone: Which of them the method trains in place.
-        head: The parameters that train in full beside the adapter.
-        fingerprint: Of the backbone as it was, see `rlora.ops.fingerprint`; "" where that is quantized or meta.
+        digest: Digest of the random structure; "" on the meta device.
+        fingerprint: Of the backbone before injection, see `rlora.ops.fingerprint`; "" if that was quantized or meta.
+        backbone: The backbone's parameters by their original names, without the head's.
+        head: The parameters that train in full in addition to the adapter.
+        adapters: Updates by the stable name of their site; empty if the method brings its own layers.
+        trained_in_backbone: Names of the backbone parameters that the method trains in place.
     """
 
     model: nn.Module
     method: Method
     seed: int
     digest: str
-    adapters: Mapping[str, Adapter]
-    wrappers: list[AdaptedLinear]
-    backbone: Mapping[str, nn.Parameter]
-    trained_in_backbone: list[str]
-    head: Mapping[str, nn.Parameter]
     fingerprint: str = ""
+    backbone: Mapping[str, nn.Parameter]
+    head: Mapping[str, nn.Parameter]
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
+    trained_in_backbone: list[str] = field(default_factory=list)
 
+    @property
+    @abstractmethod
+    def layers(self) -> Mapping[str, MergeableLayer]:
+        """The adapted layers by module name."""
+
+    @abstractmethod
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
-        """What the method trains, by stable name."""
-        updates = {
-            f"{site}.{name}": parameter
-            for site, adapter in self.adapters.items()
-            for name, parameter in adapter.named_parameters()
-        }
-        return {**updates, **{name: self.backbone[name] for name in self.trained_in_backbone}}
+        """Return what the method trains, by stable name."""
+
+    def derived_tensors(self) -> dict[str, Tensor]:
+        """Return the tensors derived from W, by stable name; by default none."""
+        return {}
 
     def head_parameters(self) -> dict[str, nn.Parameter]:
-        """What trains beside the adapter, by name."""
+        """Return what the task trains, by name."""
         return dict(self.head)
+
+    def parameter_groups(self) -> dict[str, dict[str, nn.Parameter]]:
+        """Return all that trains: group ("adapter" or "head") to name to parameter."""
+        return {"adapter": self.adapter_parameters(), "head": self.head_parameters()}
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of the adapter file: trained and derived, without the head's."""
+        return {**self.adapter_parameters(), **self.derived_tensors()}
 
     def report(self) -> ParameterReport:
         """Count the parameters."""
@@ -86,60 +129,56 @@ class AdapterSet:
             backbone=count(self.backbone.values()),
         )
 
-    def shares_weights(self) -> bool:
-        """Whether some adapted layer's W is another module's too, such as an embedding's."""
-        owners = Counter(
-            id(parameter) for _, parameter in self.model.named_parameters(remove_duplicate=False)
-        )
-        return any(owners[id(wrapper.weight)] > 1 for wrapper in self.wrappers)
+    # merging
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether some layer currently holds its merged weight."""
+        return any(layer.merged for layer in self.layers.values())
 
     def mergeable(self) -> str | None:
-        """Why W cannot hold W + dW, or None where it can."""
-        if self.shares_weights():
-            return "an adapted layer shares its weight with another, which needs it as it is"
-        if any(is_quantized(wrapper.weight) for wrapper in self.wrappers):
+        """Return why W cannot hold the merged weight, or None if it can."""
+        if self._shares_weights():
+            return "an adapted layer shares its weight with another module that needs it unchanged"
+        if any(is_quantized(layer.weight) for layer in self.layers.values()):
             return "a frozen weight is quantized and cannot hold the sum"
         return None
 
+    def _shares_weights(self) -> bool:
+        owners = Counter(
+            id(parameter) for _, parameter in self.model.named_parameters(remove_duplicate=False)
+        )
+        return any(owners[id(layer.weight)] > 1 for layer in self.layers.values())
+
     def merge(self) -> None:
-        """Fold every dW into its W; the originals are set aside. On an error nothing is merged.
+        """Merge every layer; on an error no layer is merged.
 
         Raises:
-            RuntimeError: they are merged already, or some W cannot hold the sum; see `mergeable`.
+            RuntimeError: the layers are merged already, or see `mergeable`.
         """
-        if any(wrapper.merged for wrapper in self.wrappers):
+        if self.is_merged:
             raise RuntimeError("the adapters are merged already")
         if reason := self.mergeable():
             raise RuntimeError(f"{reason}: run unmerged")
         try:
-            for wrapper in self.wrappers:
-                wrapper.merge()
+            for layer in self.layers.values():
+                layer.merge()
         except BaseException:
-            for wrapper in self.wrappers:
-                if wrapper.merged:
-                    wrapper.unmerge()
+            if self.is_merged:
+                self.unmerge()
             raise
 
     def unmerge(self) -> None:
-        """Bring the originals back, bit for bit."""
-        for wrapper in self.wrappers:
-            wrapper.unmerge()
-
-    def unwrapped(self) -> nn.Module:
-        """The model with W + dW in its layers and the wrappers gone: no adapter any more, and no way back.
+        """Put the original weights back, bit for bit; after an interrupted call, those that are left.
 
         Raises:
-            RuntimeError: as `merge`.
+            RuntimeError: no layer is merged.
         """
-        self.merge()
-        wrappers = {
-            name: module
-            for name, module in self.model.named_modules()
-            if isinstance(module, AdaptedLinear)
-        }
-        for name, wrapper in wrappers.items():
-            self.model.set_submodule(name, wrapper.base)
-        return self.model
+        merged = [layer for layer in self.layers.values() if layer.merged]
+        if self.layers and not merged:
+            raise RuntimeError("the adapters are not merged")
+        for layer in merged:
+            layer.unmerge()
 
     @contextmanager
     def merged(self) -> Iterator[None]:
@@ -150,26 +189,97 @@ class AdapterSet:
         finally:
             self.unmerge()
 
+    def unwrap(self) -> nn.Module:
+        """Return the model with merged weights and without adapters; this cannot be undone.
 
-def structure_digest(adapters: Iterable[Adapter]) -> str:
-    """SHA-256 over every tensor that comes back from the seed, shared ones once; "" on the meta device.
+        Raises:
+            RuntimeError: see `merge`.
+        """
+        self.merge()
+        for name, layer in self.layers.items():
+            self.model.set_submodule(name, layer.base)
+        return self.model
+
+
+@dataclass(eq=False, kw_only=True)
+class LinearAdapterSet(AdapterSet):
+    """Updates of this package in a model.
+
+    Args:
+        adapted: The layers that hold the updates, by module name.
+        shared: The method's model-level module, registered on the model as `SHARED`; None for most methods.
+    """
+
+    adapted: Mapping[str, AdaptedLinear]
+    shared: DeclaredTensors | None = None
+
+    @property
+    def layers(self) -> Mapping[str, AdaptedLinear]:
+        """The adapted layers by module name."""
+        return self.adapted
+
+    def adapter_parameters(self) -> dict[str, nn.Parameter]:
+        """Return what the method trains, by stable name."""
+        return {
+            **trained_tensors(self.adapters, self.shared),
+            **{name: self.backbone[name] for name in self.trained_in_backbone},
+        }
+
+    def derived_tensors(self) -> dict[str, Tensor]:
+        """Return the tensors derived from W, by stable name."""
+        return derived_tensors(roots_of(self.adapters, self.shared))
+
+    def unwrap(self) -> nn.Module:
+        """Return the model with W + dW in its layers and without adapters; this cannot be undone."""
+        model = super().unwrap()
+        if self.shared is not None:
+            delattr(model, SHARED)
+        return model
+
+
+def roots_of(
+    adapters: Mapping[str, Adapter], shared: DeclaredTensors | None
+) -> list[tuple[str, nn.Module]]:
+    """Return the modules that hold a method's tensors, with the first part of the tensors' names."""
+    return [*adapters.items(), *([] if shared is None else [("shared", shared)])]
+
+
+def trained_tensors(
+    adapters: Mapping[str, Adapter], shared: DeclaredTensors | None
+) -> dict[str, nn.Parameter]:
+    """Return the parameters of updates and of the model-level module, by stable name."""
+    return {
+        f"{root_name}.{name}": parameter
+        for root_name, root in roots_of(adapters, shared)
+        for name, parameter in root.named_parameters()
+    }
+
+
+def shared_module(adapters: Iterable[Adapter]) -> DeclaredTensors | None:
+    """Return the model-level module that the updates of one method use; None if they use none.
+
+    Raises:
+        RuntimeError: the updates use different modules.
+    """
+    modules = {id(adapter.shared): adapter.shared for adapter in adapters}
+    if len(modules) > 1:
+        raise RuntimeError("all updates of a model must share one model-level module")
+    return next(iter(modules.values()), None)
+
+
+def structure_digest(adapters: Mapping[str, Adapter], shared: DeclaredTensors | None = None) -> str:
+    """Return SHA-256 over every tensor regenerated from the seed, shared ones once; "" on the meta device.
 
     Taken before any cast or move: two machines that agree on it regenerate the same structure.
     """
     digest = hashlib.sha256()
-    seen: set[int] = set()
-    for adapter in adapters:
-        for path, module in adapter.named_modules():
-            if not isinstance(module, Regenerated) or id(module) in seen:
-                continue
-            seen.add(id(module))
-            for name in module.regenerated:
-                tensor = module.get_buffer(name)
-                if tensor.is_meta:
-                    return ""
-                kind = "<i8" if tensor.dtype == torch.int64 else "<f4"
-                digest.update(
-                    f"{adapter.site.name}/{path}/{name}/{kind}{tuple(tensor.shape)};".encode()
-                )
-                digest.update(tensor.contiguous().numpy().astype(kind, copy=False).tobytes())
+    for root_name, path, module in declared_modules(roots_of(adapters, shared)):
+        for name in module.regenerated:
+            tensor = module.get_buffer(name)
+            if tensor.is_meta:
+                return ""
+            # one byte order and two dtypes, so that the digest is the same on every machine
+            kind = "<i8" if tensor.dtype == torch.int64 else "<f4"
+            digest.update(f"{root_name}/{path}/{name}/{kind}{tuple(tensor.shape)};".encode())
+            digest.update(tensor.contiguous().numpy().astype(kind, copy=False).tobytes())
     return digest.hexdigest()

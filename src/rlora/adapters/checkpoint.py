@@ -1,9 +1,9 @@
-"""An adapter on disk: safetensors of what trained, nothing that the seed brings back, and a readable card."""
+"""An adapter on disk: safetensors files and a readable manifest, without anything the seed regenerates."""
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,27 +12,39 @@ import torch
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
-from rlora.adapters.adapter_set import AdapterSet, structure_digest
-from rlora.adapters.base import Adapter, Method
+from rlora.adapters.adapter_set import (
+    AdapterSet,
+    roots_of,
+    structure_digest,
+    trained_tensors,
+)
+from rlora.adapters.base import Adapter
+from rlora.adapters.declared import derived_tensors
+from rlora.adapters.method import Method
 from rlora.io.atomic import write_folder_atomically
 from rlora.io.safetensors import parse_tensors, read_bytes
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, ADAPTER_FILE, HEAD_FILE = "adapter.json", "adapter.safetensors", "head.safetensors"
-# dropout, keep_delta and path act in training only; the names of the tensors say what was adapted
-FREE = {"dropout", "keep_delta", "path", "targets"}
 
 
 def describe_method(method: Method) -> dict[str, Any]:
-    """A method and its options as plain values."""
+    """Return a method's name and options as plain values."""
     options: dict[str, Any] = asdict(method) if is_dataclass(method) else {}
     return {"name": type(method).__name__, **options}
 
 
+def free_options(method: Method) -> set[str]:
+    """Return the options that do not change what saved tensors mean, as their fields declare."""
+    if not is_dataclass(method):
+        return set()
+    return {f.name for f in fields(method) if not f.metadata.get("affects_weights", True)}
+
+
 def weight_options(method: Method) -> dict[str, Any]:
-    """The options that saved tensors depend on, as they come back from json."""
+    """Return the options that saved tensors depend on, in the form that json gives back."""
     described: dict[str, Any] = json.loads(json.dumps(describe_method(method)))
-    return {key: value for key, value in described.items() if key not in FREE}
+    return {key: value for key, value in described.items() if key not in free_options(method)}
 
 
 def save(
@@ -45,28 +57,32 @@ def save(
 ) -> int:
     """Write an adapter directory, whole or not at all; an older one is replaced.
 
+    Trained and derived tensors are written in float32, adapter and head in a file each.
+
     Args:
-        adapters: What to save: the trained tensors in float32, adapter and head in a file each.
-        directory: Where to.
-        backbone: "source" and "fingerprint" of what it was trained on; by default the adapters' own.
-        extra: Further plain values for the card, such as the config.
+        adapters: What to save.
+        directory: The directory to write.
+        backbone: "source" and "fingerprint" of the backbone it was trained on; by default those of `adapters`.
+        extra: Further plain values for the manifest, such as the config.
         beside: Further files by name, such as a regularizer's state.
 
     Returns:
-        Size of the adapter's tensor file in bytes, the head apart.
+        Size of the adapter's tensor file in bytes, without the head's.
     """
     report = adapters.report()
+    derived = adapters.derived_tensors()
     tensors = {
-        ADAPTER_FILE: dump_tensors(_plain(adapters.adapter_parameters())),
-        HEAD_FILE: dump_tensors(_plain(adapters.head_parameters())),
+        ADAPTER_FILE: dump_tensors(_to_float32(adapters.saved_tensors())),
+        HEAD_FILE: dump_tensors(_to_float32(adapters.head_parameters())),
     }
-    card = {
+    manifest = {
         "format": FORMAT,
         "method": describe_method(adapters.method),
         "seed": adapters.seed,
         "random_structure": adapters.digest,
         "backbone": dict(backbone or {"source": "", "fingerprint": adapters.fingerprint}),
         "parameters": {"adapter": report.adapter, "head": report.head, "backbone": report.backbone},
+        "derived": {name: list(tensor.shape) for name, tensor in derived.items()},
         "sites": {
             name: [a.site.out_features, a.site.in_features] for name, a in adapters.adapters.items()
         },
@@ -74,36 +90,39 @@ def save(
         "rlora": version("rlora"),
         **(extra or {}),
     }
-    manifest = (json.dumps(card, indent=2) + "\n").encode()
+    content = (json.dumps(manifest, indent=2) + "\n").encode()
     with write_folder_atomically(Path(directory)) as folder:
-        for name, content in {**tensors, **(beside or {}), MANIFEST: manifest}.items():
-            (folder / name).write_bytes(content)
+        for name, data in {**tensors, **(beside or {}), MANIFEST: content}.items():
+            (folder / name).write_bytes(data)
     return len(tensors[ADAPTER_FILE])
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """Read the card of an adapter directory.
+    """Read the manifest of an adapter directory.
 
     Raises:
         ValueError: not an adapter directory, or of another format.
     """
+    path = directory / MANIFEST
     try:
-        card = json.loads((directory / MANIFEST).read_text())
+        manifest = json.loads(path.read_text())
     except FileNotFoundError:
         raise ValueError(f"{directory} is not an adapter directory: it has no {MANIFEST}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{directory / MANIFEST} cannot be read: {error}") from error
-    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    version_found = manifest.get("format") if isinstance(manifest, dict) else None
+    if version_found == 1 and not isinstance(version_found, bool):
         raise ValueError(
-            f"{directory / MANIFEST} is not of format {FORMAT}, the one this version reads"
+            f"{path} has format 1 and was saved by rlora 0.1, which this version cannot load: train the adapter again, "
+            "or use it with rlora 0.1"
         )
+    if version_found != FORMAT:
+        raise ValueError(f"{path} is not of format {FORMAT}, the one that this version reads")
     if wrong := [
-        key for key in ("method", "backbone", "sha256") if not isinstance(card.get(key), dict)
+        key for key in ("method", "backbone", "sha256") if not isinstance(manifest.get(key), dict)
     ]:
-        raise ValueError(
-            f"{directory / MANIFEST} is damaged: {', '.join(wrong)} should be a mapping"
-        )
-    return card
+        raise ValueError(f"{path} is damaged: {', '.join(wrong)} must be a mapping")
+    return dict(manifest)
 
 
 def load(
@@ -113,27 +132,25 @@ def load(
     fingerprint: str | None = None,
     head: bool = True,
 ) -> None:
-    """Fill an injected model from an adapter directory; on any refusal the model is left as it was.
+    """Fill an injected model from an adapter directory; on any refusal the model is unchanged.
 
     Args:
         adapters: The same method, options and seed, injected into the same backbone.
         directory: As `save` wrote it.
-        fingerprint: Of the backbone at hand; None: what `inject` took.
+        fingerprint: Of the backbone in use; None: the one that `inject` computed.
         head: Whether to load the head too.
 
     Raises:
-        ValueError: truncated or foreign file, another backbone, another random structure, other names or shapes.
+        ValueError: truncated or damaged file, another backbone, another random structure, other names or shapes.
     """
     directory = Path(directory)
-    card = read_manifest(directory)
+    manifest = read_manifest(directory)
     mark = adapters.fingerprint if fingerprint is None else fingerprint
-    _refuse_foreign(card, adapters.method, adapters.digest, adapters.seed, directory, mark)
-    pairs = _matched(directory / ADAPTER_FILE, card["sha256"], adapters.adapter_parameters())
+    _refuse_mismatch(manifest, adapters.method, adapters.digest, adapters.seed, directory, mark)
+    pairs = _matched(directory / ADAPTER_FILE, manifest["sha256"], adapters.saved_tensors())
     if head:
-        pairs += _matched(directory / HEAD_FILE, card["sha256"], adapters.head_parameters())
-    with torch.no_grad():
-        for parameter, tensor in pairs:
-            parameter.copy_(tensor)
+        pairs += _matched(directory / HEAD_FILE, manifest["sha256"], adapters.head_parameters())
+    _fill(pairs)
 
 
 def load_updates(
@@ -145,27 +162,23 @@ def load_updates(
     fingerprint: str,
     seed: int,
 ) -> dict[str, Tensor]:
-    """Fill updates that are in no model yet, and give the tensors of the head that trained with them.
+    """Fill updates that are not in a model yet, and return the saved tensors of their head.
 
     Args:
         updates: By the name of their site.
-        model: The model's own parameters by name, for the head's shapes.
-        method: What made the updates.
+        model: The model's parameters by name, for the head's shapes.
+        method: What built the updates.
         directory: As `save` wrote it.
-        fingerprint: Of the backbone at hand.
+        fingerprint: Of the backbone in use.
         seed: Of the updates' random structure.
 
     Raises:
-        ValueError: as `load`.
+        ValueError: see `load`.
     """
-    card = read_manifest(directory)
-    _refuse_foreign(card, method, structure_digest(updates.values()), seed, directory, fingerprint)
-    parameters = {
-        f"{site}.{name}": p
-        for site, update in updates.items()
-        for name, p in update.named_parameters()
-    }
-    pairs = _matched(directory / ADAPTER_FILE, card["sha256"], parameters)
+    manifest = read_manifest(directory)
+    _refuse_mismatch(manifest, method, structure_digest(updates), seed, directory, fingerprint)
+    tensors = {**trained_tensors(updates, None), **derived_tensors(roots_of(updates, None))}
+    pairs = _matched(directory / ADAPTER_FILE, manifest["sha256"], tensors)
     content = read_bytes(directory / HEAD_FILE)
     names = parse_tensors(content, directory / HEAD_FILE)
     head = {
@@ -173,73 +186,81 @@ def load_updates(
         for name in names
         if name in model
     }
-    pairs += _matched(directory / HEAD_FILE, card["sha256"], head)
-    with torch.no_grad():
-        for parameter, tensor in pairs:
-            parameter.copy_(tensor)
+    _fill(pairs + _matched(directory / HEAD_FILE, manifest["sha256"], head))
     return head
 
 
-def _refuse_foreign(
-    card: Mapping[str, Any],
+def _refuse_mismatch(
+    manifest: Mapping[str, Any],
     method: Method,
     digest: str,
     seed: int,
     directory: Path,
     fingerprint: str,
 ) -> None:
-    trained_on = card["backbone"]
+    """Refuse a manifest of another backbone, other options or another random structure.
+
+    Raises:
+        ValueError: the first of these that differs.
+    """
+    trained_on = manifest["backbone"]
     if trained_on.get("fingerprint") != fingerprint:
         raise ValueError(
             f"{directory} was trained on another backbone ({trained_on.get('source')}, fingerprint "
-            f"{str(trained_on.get('fingerprint'))[:12]}; here {fingerprint[:12]}): load that one with model="
+            f"{str(trained_on.get('fingerprint'))[:12]}, not {fingerprint[:12]}): load that one with model="
         )
-    saved, here = dict(card["method"]), weight_options(method)
-    other = sorted(
-        key for key in (saved.keys() | here.keys()) - FREE if saved.get(key) != here.get(key)
-    )
-    if other:
+    saved, current = dict(manifest["method"]), weight_options(method)
+    keys = (saved.keys() | current.keys()) - free_options(method)
+    if differing := sorted(key for key in keys if saved.get(key) != current.get(key)):
         changes = ", ".join(
-            f"{key}: saved {saved.get(key)!r}, here {here.get(key)!r}" for key in other
+            f"{key}: saved {saved.get(key)!r}, now {current.get(key)!r}" for key in differing
         )
         raise ValueError(
             f"{directory} was trained with other options of its method ({changes}): use the saved ones"
         )
-    if card.get("random_structure") != digest:
+    if manifest.get("random_structure") != digest:
         raise ValueError(
-            f"{directory} has another random structure than the one regenerated here (seed {card.get('seed')} there, "
-            f"{seed} here): use its seed and targets"
+            f"{directory} has another random structure than the one regenerated (seed {manifest.get('seed')} saved, "
+            f"{seed} now): use its seed and targets"
         )
 
 
-def _plain(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _to_float32(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
         name: tensor.detach().to("cpu", torch.float32).contiguous()
-        for name, tensor in parameters.items()
+        for name, tensor in tensors.items()
     }
 
 
+def _fill(pairs: list[tuple[Tensor, Tensor]]) -> None:
+    """Copy saved tensors into the model's; called once all of them are known to fit."""
+    with torch.no_grad():
+        for target, tensor in pairs:
+            target.copy_(tensor)
+
+
 def _matched(
-    path: Path, digests: Mapping[str, str], parameters: Mapping[str, Tensor]
+    path: Path, digests: Mapping[str, str], targets: Mapping[str, Tensor]
 ) -> list[tuple[Tensor, Tensor]]:
-    """Pair each parameter with its tensor in the file, all of them or none."""
+    """Pair each tensor of the model with its tensor in the file, all of them or none.
+
+    Raises:
+        ValueError: the file is damaged, or not the one that the manifest describes, or does not fit the model.
+    """
     content = read_bytes(path)
     tensors = parse_tensors(content, path)
     if hashlib.sha256(content).hexdigest() != digests.get(path.name):
         raise ValueError(
             f"{path} is not the file its {MANIFEST} was written with: save or copy both again"
         )
-    if set(tensors) != set(parameters):
-        missing, foreign = (
-            sorted(set(parameters) - set(tensors)),
-            sorted(set(tensors) - set(parameters)),
-        )
+    if set(tensors) != set(targets):
+        missing, unknown = sorted(set(targets) - set(tensors)), sorted(set(tensors) - set(targets))
         raise ValueError(
-            f"{path} does not fit: it lacks {missing[:3]} and holds unknown {foreign[:3]}"
+            f"{path} does not fit: it lacks {missing[:3]} and has unknown {unknown[:3]}"
         )
     for name, tensor in tensors.items():
-        if tensor.shape != parameters[name].shape:
+        if tensor.shape != targets[name].shape:
             raise ValueError(
-                f"{path}: {name} has shape {tuple(tensor.shape)}, the model needs {tuple(parameters[name].shape)}"
+                f"{path}: {name} has shape {tuple(tensor.shape)}, the model needs {tuple(targets[name].shape)}"
             )
-    return [(parameters[name], tensors[name]) for name in sorted(tensors)]
+    return [(targets[name], tensors[name]) for name in sorted(tensors)]

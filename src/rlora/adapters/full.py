@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from rlora.adapters.base import Adapter, Method, Site
+from rlora.adapters.base import Adapter
+from rlora.adapters.declared import Site
+from rlora.adapters.method import Method
 from rlora.ops.philox import RandomSource
 
 

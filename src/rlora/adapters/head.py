@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlora.adapters.base import Adapter, Method, Site
+from rlora.adapters.base import Adapter
+from rlora.adapters.declared import Site
+from rlora.adapters.method import Method
 from rlora.ops.philox import RandomSource
 
 

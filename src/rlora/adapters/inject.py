@@ -1,19 +1,28 @@
-"""Put a method's updates into a model: `inject` is the only way in."""
+"""Put a method's updates into a model: `inject` is the only entry point."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from rlora.adapters.adapter_set import AdapterSet, structure_digest
-from rlora.adapters.base import Adapter, Method, Site
-from rlora.adapters.linear import AdaptedLinear, is_quantized, linear_shape
-from rlora.adapters.targets import Target, find_targets, is_linear, roles_of
+from rlora.adapters.adapter_set import (
+    SHARED,
+    AdapterSet,
+    LinearAdapterSet,
+    shared_module,
+    structure_digest,
+)
+from rlora.adapters.base import Adapter
+from rlora.adapters.declared import Site
+from rlora.adapters.linear import AdaptedLinear, FrozenWeight
+from rlora.adapters.method import Method
+from rlora.adapters.targets import Target, find_targets, roles_of
 from rlora.ops.fingerprint import fingerprint
+from rlora.ops.linear_layers import is_linear, is_quantized, linear_shape
 from rlora.ops.philox import RandomSource
 
-MARK = "_carries_adapters"
+MARK = "_carries_adapters"  # attribute of a model that was adapted once
 
 
 def inject(
@@ -25,66 +34,74 @@ def inject(
 ) -> AdapterSet:
     """Freeze a model and put the method's updates into it, in place.
 
-    After it exactly these train: the updates' parameters, the backbone parameters the method itself trains (`full`,
-    `bitfit`), and the head; all of it in float32 or better.
+    Afterwards exactly these train, in float32 or better: the updates' parameters, the backbone parameters that the
+    method itself trains (`full`, `bitfit`), and the head.
 
     Args:
-        model: A transformers model, or any module whose blocks lie in an nn.ModuleList.
+        model: A transformers model, or any module whose blocks are the elements of an nn.ModuleList.
         method: The method with its options, for instance `LoRA(rank=8)`.
         seed: Seed of all random structure and start values; the global generators are not touched.
-        head: Names of the parameters that train in full beside the adapter.
+        head: Names of the parameters that train in full in addition to the adapter.
 
     Returns:
         The adapters together: parameters, merging, state, report.
 
     Raises:
-        ValueError: a target matches nothing, an option does not fit a layer, or what trains is quantized.
+        ValueError: a target matches nothing, an option does not fit a layer, or a parameter to train is quantized.
         RuntimeError: the model carries adapters already.
     """
     if getattr(model, MARK, False):
-        raise RuntimeError("the model carries adapters already: load the backbone anew")
+        raise RuntimeError("the model carries adapters already: load the backbone again")
     original = dict(model.named_parameters())
     head_names = list(head)
     if unknown := [name for name in head_names if name not in original]:
         raise ValueError(
-            f"head names {', '.join(unknown)}, which the model has not: name its parameters in full"
+            f"head={', '.join(unknown)} is invalid: expected full names of the model's parameters"
         )
     mark = _fingerprint(model, head_names)
-    if (own := method.inject(model, seed=seed, head=head_names)) is not None:
+    third_party = method.inject(model, seed=seed, head=head_names, fingerprint=mark)
+    if third_party is not None:
         setattr(model, MARK, True)
-        own.fingerprint = mark
-        return cast(AdapterSet, own)
+        return third_party
     trained = [name for name in method.trained_in_backbone(model) if name not in set(head_names)]
     if quantized := [name for name in (*trained, *head_names) if is_quantized(original[name])]:
         raise ValueError(
-            f"{quantized[0]} is to be trained, but it is quantized: set model.quantize=null, or choose an adapter that "
+            f"{quantized[0]} is quantized and cannot be trained: set model.quantize=null, or choose an adapter that "
             "leaves the backbone frozen"
         )
+    # everything that can fail happens before the model changes
     targets = [] if method.targets is None else find_targets(model, method.targets, roles_of(model))
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     sites = [site_of(model, target, prefix) for target in targets]
-    adapters = method.build(sites, RandomSource(seed, device=_meta_or_cpu(model)))
-    digest = structure_digest(adapters)
+    updates = method.build(sites, RandomSource(seed, device=_meta_or_cpu(model)))
+    adapters = {site.name: update for site, update in zip(sites, updates, strict=True)}
+    shared = shared_module(updates)
+    digest = structure_digest(adapters, shared)
     setattr(model, MARK, True)
     model.requires_grad_(False)
     for name in (*trained, *head_names):
         _train(model, name, original[name])
-    wrappers = _wrap(model, targets, adapters)
-    return AdapterSet(
+    adapted = _wrap(model, targets, updates)
+    if shared is not None:
+        # registered on the model, so that state, optimizer and posterior find its parameters once
+        model.add_module(SHARED, shared.to(next(iter(adapted.values())).weight.device))
+    return LinearAdapterSet(
         model=model,
         method=method,
         seed=seed,
         digest=digest,
-        adapters={site.name: adapter for site, adapter in zip(sites, adapters, strict=True)},
-        wrappers=wrappers,
+        adapters=adapters,
+        adapted=adapted,
         backbone={name: original[name] for name in original if name not in set(head_names)},
         trained_in_backbone=trained,
         head={name: original[name] for name in head_names},
         fingerprint=mark,
+        shared=shared,
     )
 
 
 def _fingerprint(model: nn.Module, head: list[str]) -> str:
+    """Return the backbone's fingerprint; "" if its weights are not the pretrained ones."""
     known = not any(
         parameter.is_meta or is_quantized(parameter) for parameter in model.parameters()
     )
@@ -92,10 +109,10 @@ def _fingerprint(model: nn.Module, head: list[str]) -> str:
 
 
 def _train(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
-    """Let a parameter train, in float32: small steps vanish in half precision, where the model runs under autocast."""
+    """Let a parameter train, in float32: small steps vanish in half precision, which autocast supplies instead."""
     parameter.requires_grad_(True)
     owner = model.get_submodule(name.rpartition(".")[0])
-    # a linear layer under autocast takes weight and bias of any dtype, a normalization layer wants one for both
+    # under autocast a linear layer takes weight and bias of any dtype; a normalization layer needs one dtype for both
     for member in [parameter] if is_linear(owner) else owner.parameters(recurse=False):
         member.data = member.data.to(torch.promote_types(member.dtype, torch.float32))
 
@@ -106,7 +123,11 @@ def _meta_or_cpu(model: nn.Module) -> str:
 
 
 def rows_of(module: nn.Module, target: Target) -> tuple[int, int]:
-    """The rows [start, stop) of a layer's output that a target means."""
+    """Return the rows [start, stop) of a layer's output that a target selects.
+
+    Raises:
+        ValueError: the rows do not split into the target's number of blocks.
+    """
     out_features = linear_shape(module)[0]
     index, count = target.block or (0, 1)
     if out_features % count:
@@ -118,25 +139,29 @@ def rows_of(module: nn.Module, target: Target) -> tuple[int, int]:
 
 
 def site_of(model: nn.Module, target: Target, prefix: str) -> Site:
-    """Where a target's update goes, named independently of the head around the backbone."""
+    """Return the site of a target, named independently of the head around the backbone."""
     module = model.get_submodule(target.module)
     start, stop = rows_of(module, target)
     name = target.module.removeprefix(prefix) + (f"[{target.label}]" if target.label else "")
-    return Site(name, stop - start, linear_shape(module)[1])
+    return Site(name, stop - start, linear_shape(module)[1], FrozenWeight(module, start, stop))
 
 
-def _wrap(model: nn.Module, targets: list[Target], adapters: list[Adapter]) -> list[AdaptedLinear]:
+def _wrap(
+    model: nn.Module, targets: list[Target], updates: list[Adapter]
+) -> Mapping[str, AdaptedLinear]:
+    """Replace the targeted layers by wrappers around them; return the wrappers by module name."""
     by_module: dict[str, list[tuple[Target, Adapter]]] = {}
-    for target, adapter in zip(targets, adapters, strict=True):
-        by_module.setdefault(target.module, []).append((target, adapter))
-    wrappers = []
+    for target, update in zip(targets, updates, strict=True):
+        by_module.setdefault(target.module, []).append((target, update))
+    adapted = {}
     for name, members in by_module.items():
         base = model.get_submodule(name)
-        updates = [(*rows_of(base, target), adapter) for target, adapter in members]
-        for _, _, adapter in updates:
-            adapter.to(cast(Tensor, base.weight).device)
-        wrapper = AdaptedLinear(base, updates)
+        for _, update in members:
+            update.to(cast(Tensor, base.weight).device)
+        wrapper = AdaptedLinear(
+            base, [(*rows_of(base, target), update) for target, update in members]
+        )
         wrapper.train(base.training)
         model.set_submodule(name, wrapper)
-        wrappers.append(wrapper)
-    return wrappers
+        adapted[name] = wrapper
+    return adapted

@@ -1,8 +1,8 @@
 """A frozen linear layer together with its updates.
 
-A plain frozen layer is computed together with its update, by the update's cheapest path. A layer that is more than
-that (quantized, hooked, trained itself), dropout on the update's input, torch.compile and torch.func's transforms get
-the sum as it is written: the layer's own output plus dW x.
+A plain frozen layer and its update run as one function, by the update's cheapest path. Other layers
+(quantized, hooked, trained in place), dropout on the update's input, torch.compile and the
+transforms of torch.func run the sum as written: the layer's output plus dW x.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlora.adapters.base import Adapter
+from rlora.ops.linear_layers import is_quantized, is_transposed, linear_shape, row_block
+
+# Attribute of a merged layer that holds its original weight. It is on the layer and not on the
+# wrapper: `FrozenWeight` knows the layer only, and several wrappers may share one layer.
+SET_ASIDE = "_weight_before_merging"
 
 
 class AdaptedLinear(nn.Module):
-    """y = W x + c, plus dW x on all rows or on the row blocks that are adapted.
+    """y = W x + c, plus dW x on all rows or on the adapted row blocks.
 
     Args:
         base: nn.Linear, or Hugging Face's Conv1D (which stores W transposed).
@@ -28,14 +33,13 @@ class AdaptedLinear(nn.Module):
         self.base = base
         self.updates = nn.ModuleList(adapter for _, _, adapter in updates)
         self.rows = [(start, stop) for start, stop, _ in updates]
-        self._set_aside: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out)."""
         if self.merged:
             merged: Tensor = self.base(x)
             return merged
-        if self._plain(x):
+        if self._fusible(x):
             return self._fused(x)
         y: Tensor = self.base(x)
         for (start, stop), update in zip(self.rows, self.updates, strict=True):
@@ -46,16 +50,21 @@ class AdaptedLinear(nn.Module):
                 y[..., start:stop] += change
         return y
 
-    def _plain(self, x: Tensor) -> bool:
+    def _fusible(self, x: Tensor) -> bool:
+        """Return whether one autograd function may replace the layer's own forward pass."""
+        # the custom functions support neither tracing nor functional transforms
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return False
         base, weight = self.base, self.weight
         return (
+            # a subclass of nn.Linear may compute something else
             (type(base) is nn.Linear or type(base).__name__ == "Conv1D")
             and not is_quantized(weight)
+            # the fused functions return no gradient of W and c, and call no hooks
             and not (weight.requires_grad or (self.bias is not None and self.bias.requires_grad))
             and not (base._forward_hooks or base._forward_pre_hooks)
             and not (base._backward_hooks or base._backward_pre_hooks)
+            # dropout and per-example parameters act on the update's input only, not on W's
             and not any(update.drops or update.batched for update in self.adapters())
             and x.is_floating_point()
         )
@@ -64,30 +73,30 @@ class AdaptedLinear(nn.Module):
         weight, bias = self.weight.mT if self.transposed else self.weight, self.bias
         if self.rows == [(0, len(weight))]:
             return self.adapters()[0].linear(x, weight, bias)
-        parts, at = [], 0
-        for (start, stop), update in sorted(
-            zip(self.rows, self.adapters(), strict=True), key=lambda pair: pair[0]
-        ):
-            if at < start:
-                parts.append(
-                    F.linear(x, weight[at:start], None if bias is None else bias[at:start])
-                )
-            parts.append(
-                update.linear(x, weight[start:stop], None if bias is None else bias[start:stop])
-            )
-            at = stop
-        if at < len(weight):
-            parts.append(F.linear(x, weight[at:], None if bias is None else bias[at:]))
-        return torch.cat(parts, dim=-1)
+        outputs: list[Tensor] = []
+        end = 0
+        blocks = sorted(zip(self.rows, self.adapters(), strict=True), key=lambda block: block[0])
+        for (start, stop), update in blocks:
+            if end < start:  # rows between two adapted blocks
+                outputs.append(F.linear(x, weight[end:start], _rows_of(bias, end, start)))
+            outputs.append(update.linear(x, weight[start:stop], _rows_of(bias, start, stop)))
+            end = stop
+        if end < len(weight):
+            outputs.append(F.linear(x, weight[end:], _rows_of(bias, end, len(weight))))
+        return torch.cat(outputs, dim=-1)
 
     @property
     def merged(self) -> bool:
-        """Whether W holds W + dW at present."""
-        return self._set_aside is not None
+        """Whether the layer currently holds W + dW."""
+        return getattr(self.base, SET_ASIDE, None) is not None
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Put W + dW, added in float32 or better, in the place of W, and W aside."""
+        """Replace W by W + dW, added in float32 or better, and set W aside.
+
+        Raises:
+            RuntimeError: the layer is merged already.
+        """
         if self.merged:
             raise RuntimeError("the layer is merged already")
         original = self.weight.data
@@ -95,27 +104,31 @@ class AdaptedLinear(nn.Module):
         by_rows = weight.mT if self.transposed else weight
         for (start, stop), update in zip(self.rows, self.adapters(), strict=True):
             by_rows[start:stop] += update.delta().to(weight.dtype)
-        self._set_aside = original
+        setattr(self.base, SET_ASIDE, original)
         self.weight.data = weight.to(original.dtype)
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """Put the very W that was set aside back: no rounding, no drift."""
-        if self._set_aside is None:
+        """Put back the original tensor W itself: subtracting dW would round.
+
+        Raises:
+            RuntimeError: the layer is not merged.
+        """
+        if not self.merged:
             raise RuntimeError("the layer is not merged")
-        self.weight.data = self._set_aside
-        self._set_aside = None
+        self.weight.data = getattr(self.base, SET_ASIDE)
+        delattr(self.base, SET_ASIDE)
 
     def adapters(self) -> list[Adapter]:
-        """The updates in the order of their row blocks."""
+        """Return the updates in the order of `rows`."""
         return list(self.updates)  # type: ignore[arg-type]
 
     @property
     def transposed(self) -> bool:
         """Whether the base stores W as (in, out)."""
-        return not isinstance(self.base, nn.Linear)
+        return is_transposed(self.base)
 
-    # what other code reads of a linear layer
+    # attributes that other code reads from a linear layer
 
     @property
     def weight(self) -> Tensor:
@@ -138,14 +151,29 @@ class AdaptedLinear(nn.Module):
         return linear_shape(self.base)[0]
 
 
-def linear_shape(layer: nn.Module) -> tuple[int, int]:
-    """(out, in) of nn.Linear, whose weight may be packed otherwise, or of Conv1D, which stores W transposed."""
-    if isinstance(layer, nn.Linear):
-        return layer.out_features, layer.in_features
-    weight = cast(Tensor, layer.weight)
-    return weight.shape[1], weight.shape[0]
+class FrozenWeight:
+    """Reads one row block of a layer's original W on each call; see `Site.weight`.
+
+    It holds the layer and no tensor, so that it follows the layer to another device, and copies and
+    pickles with it.
+
+    Args:
+        layer: nn.Linear or Conv1D, without its wrapper.
+        start: First row of the block.
+        stop: Row after the last.
+    """
+
+    def __init__(self, layer: nn.Module, start: int, stop: int) -> None:
+        self.layer, self.start, self.stop = layer, start, stop
+
+    def __call__(self) -> Tensor | None:
+        """Return W (out, in) in float32 or better; None on the meta device."""
+        set_aside = getattr(self.layer, SET_ASIDE, None)
+        weight = cast(Tensor, self.layer.weight) if set_aside is None else set_aside
+        if weight.is_meta:
+            return None
+        return row_block(weight, self.layer, self.start, self.stop)
 
 
-def is_quantized(weight: Tensor) -> bool:
-    """Whether a weight is held in fewer bits than its numbers have: packed, or a tensor of another class."""
-    return type(weight) not in (Tensor, nn.Parameter) or not weight.is_floating_point()
+def _rows_of(bias: Tensor | None, start: int, stop: int) -> Tensor | None:
+    return None if bias is None else bias[start:stop]

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rlora.adapters.base import Adapter, RankedMethod, Site, constant_parameter, uniform_parameter
+from rlora.adapters.base import Adapter, constant_parameter, uniform_parameter
+from rlora.adapters.declared import Site
+from rlora.adapters.method import RankedMethod
 from rlora.ops.philox import RandomSource
 
 

@@ -11,10 +11,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from rlora.adapters import checkpoint
-from rlora.adapters.base import Adapter, Method
+from rlora.adapters.adapter_set import shared_module
+from rlora.adapters.base import Adapter
 from rlora.adapters.inject import MARK, rows_of, site_of
-from rlora.adapters.linear import AdaptedLinear, is_quantized
+from rlora.adapters.linear import AdaptedLinear
+from rlora.adapters.method import Method
 from rlora.adapters.targets import find_targets, roles_of
+from rlora.ops.linear_layers import is_quantized
 from rlora.ops.philox import RandomSource
 
 Choice = str | None  # an adapter by its name; None: the backbone alone
@@ -75,6 +78,11 @@ class MultiAdapterModel:
             prefix = f"{getattr(self.model, 'base_model_prefix', '')}."
             sites = [site_of(self.model, target, prefix) for target in targets]
             updates = method.build(sites, RandomSource(seed, device="cpu"))
+            if shared_module(updates) is not None:
+                raise ValueError(
+                    f"{type(method).__name__} trains parameters of the whole model, which cannot be switched by row: "
+                    "load it alone with rlora.load"
+                )
             parts: dict[str, list[tuple[int, int, Adapter]]] = {}
             for target, update in zip(targets, updates, strict=True):
                 rows = rows_of(self.model.get_submodule(target.module), target)

@@ -11,14 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlora.adapters.base import (
-    Adapter,
-    RankedMethod,
-    Regenerated,
-    Site,
-    constant_parameter,
-    require_choice,
-)
+from rlora.adapters.base import Adapter, constant_parameter
+from rlora.adapters.declared import DeclaredTensors, Site
+from rlora.adapters.method import RankedMethod, require_choice
 from rlora.ops.hadamard import fwht, next_power_of_two
 from rlora.ops.philox import RandomSource
 from rlora.ops.thin_products import combine
@@ -113,7 +108,7 @@ class NOLALayer(Adapter):
         return b, self.A0 + self.right.mix(self, "a").view_as(self.A0)
 
 
-class DenseBasis(Regenerated):
+class DenseBasis(DeclaredTensors):
     """A bank of k random vectors: coefficients (L, k) to combinations (L, size)."""
 
     bank: Tensor
@@ -127,7 +122,7 @@ class DenseBasis(Regenerated):
         return combine(coefficients, self.bank)
 
 
-class HadamardBasis(Regenerated):
+class HadamardBasis(DeclaredTensors):
     """k structured random vectors that are never formed: coefficients (L, k) to combinations (L, size).
 
     The signs between the transforms matter: without them a single coefficient moves a single entry.

@@ -2,19 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from rlora.adapters.base import (
-    Adapter,
-    RankedMethod,
-    Regenerated,
-    Site,
-    constant_parameter,
-    cut_to,
-    require_choice,
-)
+from rlora.adapters.adapter_set import AdapterSet, MergeableLayer
+from rlora.adapters.base import Adapter, constant_parameter, cut_to
+from rlora.adapters.declared import DeclaredTensors, Site
+from rlora.adapters.linear import AdaptedLinear
+from rlora.adapters.method import PeftFiles, RankedMethod, require_choice
+from rlora.adapters.peft.files import BANK, PREFIX
+from rlora.ops.linear_layers import is_transposed
 from rlora.ops.philox import RandomSource
 from rlora.ops.random_sum import RandomSum, RandomSumLinear
 
@@ -47,7 +45,7 @@ class RandLoRA(RankedMethod):
 
     basis: str = "uniform"
     scaling: str = "alpha/r"
-    keep_delta: bool | None = None
+    keep_delta: bool | None = field(default=None, metadata={"affects_weights": False})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,6 +60,40 @@ class RandLoRA(RankedMethod):
         bases = RandLoRABases(sites, self, source.of("shared"))
         return [RandLoRALayer(site, self, bases, source) for site in sites]
 
+    def to_peft(self, adapters: AdapterSet) -> PeftFiles:
+        """Return PEFT's RandLoRA with the same updates, its projections included.
+
+        PEFT flattens A's rows as (r, n) and B's columns as (n, r), and multiplies one by the other: column p of B_j
+        must be at position p n + j. That is a permutation of B, the same for all layers of one n.
+
+        Raises:
+            ValueError: PEFT has no row blocks of a fused layer, and one n for the whole model.
+        """
+        updates = {name: _whole(name, layer) for name, layer in adapters.layers.items()}
+        first = next(iter(updates.values()))
+        products = len(first.lambda_)
+        if odd := [name for name, update in updates.items() if len(update.lambda_) != products]:
+            raise ValueError(
+                f"{odd[0]} has {len(updates[odd[0]].lambda_)} products of bases and others {products}, which PEFT "
+                "pairs otherwise: use --format merged or --rank"
+            )
+        tensors = _peft_banks(first, list(updates.values()))
+        for name, update in updates.items():
+            lambda_, gamma = update.lambda_.detach(), update.gamma.detach()
+            tensors[f"{PREFIX}{name}.randlora_lambda"] = lambda_.t().contiguous()
+            tensors[f"{PREFIX}{name}.randlora_gamma"] = gamma.contiguous()
+        config = {
+            "peft_type": "RANDLORA",
+            "r": self.rank,
+            "randlora_alpha": first.scale * self.rank,
+            "randlora_dropout": self.dropout,
+            "save_projection": True,
+            "projection_prng_key": 0,  # unused: the file holds the projections
+            "fan_in_fan_out": all(is_transposed(layer.base) for layer in adapters.layers.values()),
+            "bias": "none",
+        }
+        return PeftFiles(config, tensors)
+
 
 def shape_of(site: Site, rank: int) -> tuple[int, int, int]:
     """(M, m, n): the larger side, the smaller side, and the number of products that makes the sum full rank."""
@@ -72,7 +104,7 @@ def shape_of(site: Site, rank: int) -> tuple[int, int, int]:
     return large, small, math.ceil(small / rank)
 
 
-class RandLoRABases(Regenerated):
+class RandLoRABases(DeclaredTensors):
     """The frozen bases all layers share: A (r, max m) and B (max M, max n, r)."""
 
     A: Tensor
@@ -133,3 +165,29 @@ class RandLoRALayer(Adapter):
         products, rank = self.lambda_.shape
         b = cut_to((self.large, products, rank), self.bases.B)
         return cut_to((rank, self.small), self.bases.A), b.flatten(1)
+
+
+def _peft_banks(first: RandLoRALayer, updates: list[RandLoRALayer]) -> dict[str, Tensor]:
+    """Return A and the permuted B, padded with zeros to PEFT's sizes: it takes maxima of rows and columns apart."""
+    tallest = max(update.site.out_features for update in updates)
+    widest = max(update.site.in_features for update in updates)
+    small, large = sorted((tallest, widest))
+    a, b = first.bases.A, first.bases.B
+    products, rank = b.shape[1:]
+    left = b.new_zeros(large, math.ceil(small / rank), rank)
+    left[: len(b), :products] = b.transpose(1, 2).reshape(b.shape)
+    right = a.new_zeros(rank, 1, small)
+    right[:, 0, : a.shape[1]] = a
+    return {f"{BANK}randlora_A": right, f"{BANK}randlora_B": left}
+
+
+def _whole(name: str, layer: MergeableLayer) -> RandLoRALayer:
+    """Return the one update of a layer that is adapted as a whole."""
+    assert isinstance(layer, AdaptedLinear)
+    if layer.rows != [(0, layer.out_features)]:
+        raise ValueError(
+            f"{name} is adapted in parts, which PEFT's RandLoRA cannot represent: use --format merged or --rank"
+        )
+    update = layer.adapters()[0]
+    assert isinstance(update, RandLoRALayer)
+    return update

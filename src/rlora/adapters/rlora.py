@@ -18,17 +18,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from rlora.adapters.base import (
-    Adapter,
-    RankedMethod,
-    Regenerated,
-    Site,
-    along,
-    constant_parameter,
-    require_choice,
-    uniform_parameter,
-)
+from rlora.adapters.base import Adapter, along, constant_parameter, uniform_parameter
+from rlora.adapters.declared import DeclaredTensors, Site
 from rlora.adapters.dispatch import ComputePath, cheapest_path, transform_cost
+from rlora.adapters.method import RankedMethod, require_choice
 from rlora.ops.context import compute_dtype, without_autocast
 from rlora.ops.hadamard import fwht, hadamard_rows, next_power_of_two
 from rlora.ops.philox import RandomSource
@@ -110,8 +103,9 @@ class RLoRALayer(Adapter):
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """(W + dW) x + c; through transforms of the activations where that costs less, as at large ranks."""
-        if cheapest_path(self.costs(x, self.rank)) is not ComputePath.TRANSFORMED:
-            return super().linear(x, weight, bias)
+        path = cheapest_path(self.costs(x, self.rank))
+        if path is not ComputePath.TRANSFORMED:
+            return self.linear_by(path, self.factors(), x, weight, bias)
         y, inputs = F.linear(x, weight, bias), (x, self.a, self.b, self.g)
         if not torch.is_grad_enabled():
             return y.add_(self.transformed(*inputs))
@@ -128,7 +122,7 @@ class RLoRALayer(Adapter):
         return super().costs(x, rank) | {ComputePath.TRANSFORMED: self.right.transforms * once}
 
 
-class SRHT(Regenerated):
+class SRHT(DeclaredTensors):
     """Subsampled randomized Hadamard transform S_r H diag(v) D of shape (r, d), v (d,) the diagonal."""
 
     transforms = 1
@@ -169,7 +163,7 @@ class SRHT(Regenerated):
         return hadamard_rows(self.rows, self.order)[:, : self.size].to(x.dtype)
 
 
-class Fastfood(Regenerated):
+class Fastfood(DeclaredTensors):
     """Two Hadamard transforms around the diagonal, S_r H diag(v) Pi H/sqrt(n) D of shape (r, d), v (n,), n = n(d)."""
 
     transforms = 2

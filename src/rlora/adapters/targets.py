@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from rlora.adapters.base import Targets
+from rlora.adapters.method import Targets
+from rlora.ops.linear_layers import is_linear
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,6 @@ class Target:
     module: str
     label: str = ""
     block: tuple[int, int] | None = None
-
-
-def is_linear(module: nn.Module) -> bool:
-    """nn.Linear and its subclasses, or Hugging Face's Conv1D (recognized by name: this package needs torch alone)."""
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
 def block_linears(model: nn.Module) -> list[str]:

@@ -11,15 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rlora.adapters.base import (
-    Adapter,
-    RankedMethod,
-    Regenerated,
-    Site,
-    along,
-    constant_parameter,
-    cut_to,
-)
+from rlora.adapters.base import Adapter, along, constant_parameter, cut_to
+from rlora.adapters.declared import DeclaredTensors, Site
+from rlora.adapters.method import RankedMethod
 from rlora.ops.context import compute_dtype, without_autocast
 from rlora.ops.fused_linear import flatten_tokens
 from rlora.ops.philox import RandomSource
@@ -61,7 +55,7 @@ class VeRA(RankedMethod):
         return [VeRALayer(site, self, bases, source) for site in sites]
 
 
-class VeRABases(Regenerated):
+class VeRABases(DeclaredTensors):
     """The frozen pair all layers share: A (r, max in) and B (max out, r)."""
 
     A: Tensor

@@ -25,7 +25,7 @@ def write_merged(run: TrainedRun, folder: Path) -> None:
         )
     if reason := run.adapters.mergeable():
         raise ValueError(f"it cannot be merged: {reason}")
-    model = run.adapters.unwrapped()
+    model = run.adapters.unwrap()
     model.config.use_cache = True  # type: ignore[union-attr]  # as others expect it
     model.save_pretrained(folder)  # type: ignore[operator]
     run.backbone.processor.save_pretrained(folder)

@@ -7,14 +7,10 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rlora.adapters.peft.method import PeftSet
-from rlora.adapters.randlora import RandLoRA
 from rlora.export import truncate
 from rlora.export.card import base_name, model_card
 from rlora.export.merged import write_merged
-from rlora.export.peft_lora import peft_lora
-from rlora.export.peft_native import peft_native
-from rlora.export.peft_randlora import peft_randlora
+from rlora.export.peft_format import peft_format
 from rlora.runs.load import TrainedRun
 
 FORMATS = ("peft", "merged")
@@ -46,18 +42,13 @@ def write(
     else:
         if rank is not None:
             notes = truncate.cut_all(run, rank, evaluate=evaluate)
-        _write_peft(folder, *_as_peft(run, cut=rank is not None))
+        base = base_name(run)
+        _write_peft(
+            folder,
+            *peft_format(run.adapters, kind=run.kind, base=base, as_lora=rank is not None),
+        )
     (folder / "README.md").write_text(model_card(run, name, form, notes), encoding="utf-8")
     return notes
-
-
-def _as_peft(run: TrainedRun, *, cut: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    adapters, base = run.adapters, base_name(run)
-    if isinstance(adapters, PeftSet):
-        return peft_native(adapters, kind=run.kind, base=base)
-    if isinstance(adapters.method, RandLoRA) and not cut:
-        return peft_randlora(adapters, kind=run.kind, base=base)
-    return peft_lora(adapters, kind=run.kind, base=base)
 
 
 def _write_peft(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:

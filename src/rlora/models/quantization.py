@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from rlora.ops.linear_layers import dequantized
+
 BLOCK, SUPERBLOCK = (
     64,
     256,
@@ -47,10 +49,7 @@ def dense(net: nn.Module) -> str | None:
         weight: Any = layer.weight
         if type(weight) is not nn.Parameter:
             told = type(weight).__name__
-            restored = getattr(
-                weight, "get_original_weight", weight.dequantize
-            )()  # NF4's name for it
-            layer.weight = nn.Parameter(restored.to(weight.dtype), requires_grad=False)
+            layer.weight = nn.Parameter(dequantized(weight), requires_grad=False)
     return told
 
 

@@ -51,8 +51,7 @@ def load_run(run: Path) -> TrainedRun:
     head = backbone.head_parameters(task.trained_modules)
     adapters = inject(backbone.model, build(config["adapter"]), seed=config["seed"], head=head)
     regularizer: Regularizer = build(config["regularizer"])
-    trained = {"adapter": adapters.adapter_parameters(), "head": adapters.head_parameters()}
-    regularizer.prepare(backbone.model, trained, num_examples=1)
+    regularizer.prepare(backbone.model, adapters.parameter_groups(), num_examples=1)
     checkpoint.load(adapters, saved.adapter, fingerprint=backbone.fingerprint)
     resume.load_regularizer(regularizer, saved.adapter)
     backbone.model.eval()

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 
 from rlora.adapters import AdapterSet
+from rlora.adapters.declared import derived_tensors
 from rlora.data.batch import Batch
 from rlora.regularizers.base import Regularizer, Step
 from rlora.tasks.base import Task
@@ -79,10 +80,7 @@ class FineTuning(L.LightningModule):
 
     def parameter_groups(self) -> dict[str, dict[str, nn.Parameter]]:
         """What trains, by group and stable name."""
-        return {
-            "adapter": self.adapter_set.adapter_parameters(),
-            "head": self.adapter_set.head_parameters(),
-        }
+        return self.adapter_set.parameter_groups()
 
     # data
 
@@ -223,11 +221,14 @@ class FineTuning(L.LightningModule):
     # checkpoints
 
     def _kept(self) -> set[str]:
-        """Keys of state_dict that a checkpoint holds: the trained parameters and the regularizer's state."""
+        """Keys of state_dict that a checkpoint holds: what trains or derives from W, and the regularizer's state.
+
+        Tensors derived from W travel with the checkpoint: another machine may derive others, such as an SVD of other
+        signs.
+        """
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        return {
-            key for key in self.state_dict() if key in trained or key.startswith("regularizer.")
-        }
+        kept = trained | set(derived_tensors([("", self)]))
+        return {key for key in self.state_dict() if key in kept or key.startswith("regularizer.")}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop what is frozen; add what a load has to agree with."""

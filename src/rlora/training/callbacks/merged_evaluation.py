@@ -32,12 +32,9 @@ class MergedEvaluation(L.Callback):
     # Outside inference mode: a tensor made in it, in W or in what an adapter keeps, could not be trained with.
     @torch.inference_mode(False)
     def _merge(self, *_: Any, **__: Any) -> None:
-        wrappers = self._adapters.wrappers
         if self._possible is None:
             self._possible = self._can_merge()
-        if not self._possible or any(
-            wrapper.merged for wrapper in wrappers
-        ):  # merged: by the caller of the loop
+        if not self._possible or self._adapters.is_merged:  # merged: by the caller of the loop
             return
         self._mine = True
         try:
@@ -59,11 +56,8 @@ class MergedEvaluation(L.Callback):
     def _restore(self, *_: Any, **__: Any) -> None:
         if not self._mine:
             return
-        for wrapper in self._adapters.wrappers:
-            if (
-                wrapper.merged
-            ):  # not all of them are, if the failure came while they were being restored
-                wrapper.unmerge()
+        if self._adapters.is_merged:  # an earlier call may have failed after the last layer
+            self._adapters.unmerge()
         self._mine = False
 
     on_validation_start = on_test_start = on_predict_start = _merge

@@ -1,4 +1,4 @@
-"""As an ordinary LoRA of PEFT: any update with exact factors, without a decomposition."""
+"""A trained adapter in PEFT's format: the method's own tuner where it has one, else a LoRA of exact factors."""
 
 from typing import Any
 
@@ -7,63 +7,77 @@ from torch import Tensor, nn
 
 from rlora.adapters import AdapterSet
 from rlora.adapters.linear import AdaptedLinear
+from rlora.adapters.method import PeftFiles
+from rlora.adapters.peft.files import PREFIX
 
-PREFIX = "base_model.model"
 TASK_TYPES = {"classification": "SEQ_CLS", "regression": "SEQ_CLS", "text": "CAUSAL_LM"}
 
 
-def peft_lora(
-    adapters: AdapterSet, *, kind: str, base: str
+def peft_format(
+    adapters: AdapterSet, *, kind: str, base: str, as_lora: bool = False
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return config and tensors of a PEFT LoRA that computes the same.
-
-    A layer whose row blocks are adapted, as GPT-2's fused q, k and v, becomes one pair: the A of its blocks one above
-    the other, their B along the diagonal.
+    """Return config and tensors of a PEFT adapter that computes the same.
 
     Args:
         adapters: What was trained.
         kind: The head: "classification", "regression" or "text".
-        base: Name or path of the backbone, for those who load it.
+        base: Name or path of the backbone, from which others load it.
+        as_lora: Export a LoRA even if the method has a PEFT tuner of its own.
 
     Raises:
-        ValueError: an update has no factors, or something else than updates and head was trained.
+        ValueError: PEFT cannot hold the update.
+    """
+    files = (None if as_lora else adapters.method.to_peft(adapters)) or lora_files(adapters)
+    modules, heads = head_modules(adapters)
+    config = {
+        "target_modules": target_modules(adapters.model, list(adapters.layers)),
+        **files.config,
+        "task_type": TASK_TYPES[kind],
+        "base_model_name_or_path": base,
+        "modules_to_save": modules or None,
+        "inference_mode": True,
+    }
+    return config, {**files.tensors, **heads}
+
+
+def lora_files(adapters: AdapterSet) -> PeftFiles:
+    """Return an ordinary LoRA of the updates' factors, without a decomposition.
+
+    A layer whose row blocks are adapted, as GPT-2's fused q, k and v, becomes one pair: the A of its blocks are
+    stacked, their B are placed along the diagonal.
+
+    Raises:
+        ValueError: an update has no factors, or the backbone's own weights were trained.
     """
     if adapters.trained_in_backbone or not adapters.adapters:
         raise ValueError(
             f"{type(adapters.method).__name__} trains the backbone's own weights and has no update: use --format merged"
         )
     layers = {
-        name: module
-        for name, module in adapters.model.named_modules()
-        if isinstance(module, AdaptedLinear)
+        name: layer for name, layer in adapters.layers.items() if isinstance(layer, AdaptedLinear)
     }
     tensors: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
     for name, layer in layers.items():
         b, a = _factors(layer)
-        tensors[f"{PREFIX}.{name}.lora_A.weight"], tensors[f"{PREFIX}.{name}.lora_B.weight"] = a, b
-    ranks = {name: len(tensors[f"{PREFIX}.{name}.lora_A.weight"]) for name in layers}
-    modules, heads = head_modules(adapters)
+        tensors |= {f"{PREFIX}{name}.lora_A.weight": a, f"{PREFIX}{name}.lora_B.weight": b}
+        ranks[name] = len(a)
     config = {
         "peft_type": "LORA",
-        "task_type": TASK_TYPES[kind],
-        "base_model_name_or_path": base,
         "r": max(ranks.values()),
         "rank_pattern": {name: rank for name, rank in ranks.items() if rank != max(ranks.values())},
         **_alphas(layers, ranks),
-        "target_modules": targets(adapters.model, list(layers)),
-        "modules_to_save": modules or None,
         "lora_dropout": getattr(adapters.method, "dropout", 0.0),
         "fan_in_fan_out": all(layer.transposed for layer in layers.values()),
         "bias": "none",
-        "inference_mode": True,
         "init_lora_weights": True,
     }
-    return config, {**tensors, **heads}
+    return PeftFiles(config, tensors)
 
 
 @torch.no_grad()
 def _factors(layer: AdaptedLinear) -> tuple[Tensor, Tensor]:
-    """(B, A) of a layer's updates together, contiguous float32."""
+    """Return (B, A) of all updates of a layer together, contiguous float32."""
     lefts, rights = [], []
     for (start, stop), update in zip(layer.rows, layer.adapters(), strict=True):
         factors = update.factors()
@@ -79,7 +93,7 @@ def _factors(layer: AdaptedLinear) -> tuple[Tensor, Tensor]:
 
 
 def _alphas(layers: dict[str, AdaptedLinear], ranks: dict[str, int]) -> dict[str, Any]:
-    """PEFT scales by alpha / r of the layer."""
+    """Return PEFT's alpha of every layer; it scales by alpha / r of the layer."""
     alphas = {name: layer.adapters()[0].scale * ranks[name] for name, layer in layers.items()}
     usual = alphas[max(ranks, key=lambda name: ranks[name])]
     return {
@@ -88,15 +102,15 @@ def _alphas(layers: dict[str, AdaptedLinear], ranks: dict[str, int]) -> dict[str
     }
 
 
-def targets(model: nn.Module, adapted: list[str]) -> list[str]:
-    """Last parts of the layers' names where they mean these layers and no others, else the whole names."""
+def target_modules(model: nn.Module, adapted: list[str]) -> list[str]:
+    """Return the last parts of the layers' names if these select no other layer, else the full names."""
     suffixes = {name.rpartition(".")[2] for name in adapted}
-    meant = {name for name, _ in model.named_modules() if name.rpartition(".")[2] in suffixes}
-    return sorted(suffixes) if meant == set(adapted) else adapted
+    selected = {name for name, _ in model.named_modules() if name.rpartition(".")[2] in suffixes}
+    return sorted(suffixes) if selected == set(adapted) else adapted
 
 
 def head_modules(adapters: AdapterSet) -> tuple[list[str], dict[str, Tensor]]:
-    """Modules that train in full beside the adapter, as PEFT names them, and all of their tensors."""
+    """Return the modules that train in full, as PEFT names them, and all of their tensors."""
     base = getattr(adapters.model, "base_model_prefix", "")
     modules = []
     for name in adapters.head:
@@ -104,7 +118,7 @@ def head_modules(adapters: AdapterSet) -> tuple[list[str], dict[str, Tensor]]:
         modules.append(owner if first == base else first)
     modules = list(dict.fromkeys(modules))
     tensors = {
-        f"{PREFIX}.{module}.{name}": parameter.detach().contiguous()
+        f"{PREFIX}{module}.{name}": parameter.detach().contiguous()
         for module in modules
         for name, parameter in adapters.model.get_submodule(module).named_parameters()
     }
