@@ -13,7 +13,8 @@ from rich.console import Console
 
 import composition
 
-pytest_plugins = ["task_fixtures"]  # used by tests of data and of tasks
+# fixtures of data and tasks; trained adapters, for exports and multi-adapter models
+pytest_plugins = ["task_fixtures", "trained_models"]
 ROOT = Path(__file__).resolve().parents[1]
 LEXICON_SIZE = 120  # words: 60 for training, 30 for validation, 30 for the test split
 TINY = (
