@@ -1,5 +1,6 @@
-"""python -m rlora.export: whole runs written in every form, or one sentence and nothing left."""
+"""python -m rlora.export: it writes a run in every format, or fails with one sentence and no file."""
 
+import functools
 import json
 from types import SimpleNamespace
 
@@ -8,58 +9,70 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
+from rlora.config.build import build
 from rlora.export.__main__ import main
 from rlora.export.hub import push
 from rlora.runs.load import load_run
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-ADAPTERS = {"lora": [], "nola": ["adapter.num_bases=4"], "randlora": ["adapter.rank=8"], "peft": []}
+ADAPTERS = {
+    "lora": [],
+    "nola": ["adapter.num_bases=4"],
+    "randlora": ["adapter.rank=8"],
+    "peft": [],
+}
 
 
 @pytest.fixture(scope="module")
 def runs(tiny_run, tmp_path_factory):
-    """Folders of finished runs by adapter, each trained once."""
-    found = {}
+    """Function (adapter): the folder of a finished run, which is trained once."""
 
+    @functools.cache
     def folder_of(adapter):
-        if adapter not in found:
-            found[adapter] = tmp_path_factory.mktemp(adapter) / "run"
-            words = [
-                f"adapter={adapter}",
-                "optimizer.lr=0.02",
-                "trainer.max_epochs=1",
-                *ADAPTERS[adapter],
-            ]
-            tiny_run(*words, folder=found[adapter])
-        return found[adapter]
+        folder = tmp_path_factory.mktemp(adapter) / "run"
+        overrides = [f"adapter={adapter}", "optimizer.lr=0.02", "trainer.max_epochs=1"]
+        tiny_run(*overrides, *ADAPTERS[adapter], folder=folder)
+        return folder
 
     return folder_of
 
 
-def logits(run):
-    batch = run.backbone.processor(["good", "so and so"], padding=True, return_tensors="pt")
+@pytest.fixture(scope="module")
+def loaded(runs):
+    """Function (adapter): the run, the inputs of two texts, and the logits of the run for them."""
+
+    @functools.cache
+    def load(adapter):
+        run = load_run(runs(adapter))
+        batch = run.backbone.processor(["good", "so and so"], padding=True, return_tensors="pt")
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        return SimpleNamespace(run=run, inputs=inputs, logits=logits(run.backbone.model, inputs))
+
+    return load
+
+
+def logits(model, inputs):
     with torch.no_grad():
-        return run.backbone.model(
-            **{k: batch[k] for k in ("input_ids", "attention_mask")}
-        ).logits, batch
+        return model(**inputs).logits
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_peft_answers_as_the_run(runs, tmp_path, capsys, adapter):
+def test_a_peft_export_computes_the_logits_of_the_run(runs, loaded, tmp_path, capsys, adapter):
     out = tmp_path / "out"
     assert main([str(runs(adapter)), "--format", "peft", "--out", str(out)]) == 0
     assert capsys.readouterr().out.endswith(f"written: {out}\n")
-    run = load_run(runs(adapter))
-    sought, batch = logits(run)
-    from rlora.config.build import build
-
+    expected = loaded(adapter)
+    run = expected.run
     base = build(
-        run.config["model"], kind="classification", num_labels=2, seed=run.config["seed"]
-    ).model.eval()
-    there = PeftModel.from_pretrained(base, out).eval()
-    with torch.no_grad():
-        found = there(**{k: batch[k] for k in ("input_ids", "attention_mask")}).logits
-    torch.testing.assert_close(found, sought, rtol=1e-4, atol=1e-5)
+        run.config["model"],
+        kind="classification",
+        num_labels=2,
+        seed=run.config["seed"],
+    ).model
+    model = PeftModel.from_pretrained(base.eval(), out).eval()
+    torch.testing.assert_close(
+        logits(model, expected.inputs), expected.logits, rtol=1e-4, atol=1e-5
+    )
     card = (out / "README.md").read_text()
     assert card.startswith("---\nbase_model:")
     assert f"| test/accuracy | {run.record.scores['test/accuracy']:.4f} |" in card
@@ -69,49 +82,52 @@ def test_peft_answers_as_the_run(runs, tmp_path, capsys, adapter):
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_a_merged_model_answers_as_the_run(runs, tmp_path, adapter):
+def test_a_merged_export_computes_the_logits_of_the_run(runs, loaded, tmp_path, adapter):
     out = tmp_path / "out"
     assert main([str(runs(adapter) / "adapter"), "--format", "merged", "--out", str(out)]) == 0
-    sought, batch = logits(load_run(runs(adapter)))
+    expected = loaded(adapter)
     model = AutoModelForSequenceClassification.from_pretrained(out).eval()
-    with torch.no_grad():
-        found = model(**{k: batch[k] for k in ("input_ids", "attention_mask")}).logits
-    torch.testing.assert_close(found, sought, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        logits(model, expected.inputs), expected.logits, rtol=1e-4, atol=1e-5
+    )
 
 
-def test_a_cut_tells_what_is_kept_and_what_is_lost(runs, tmp_path, capsys):
+def test_truncation_prints_what_is_kept_and_what_is_lost(runs, tmp_path, capsys):
     full, low = tmp_path / "full", tmp_path / "low"
     assert main([str(runs("randlora")), "--rank", "32", "--out", str(full)]) == 0
-    told = capsys.readouterr().out
-    assert "Cut to rank 32: 100.00 % of the updates' squared norm is kept." in told
-    assert "test/accuracy: " in told
+    output = capsys.readouterr().out
+    assert "Truncated to rank 32: 100.00 % of the squared norm of dW is kept." in output
+    assert "test/accuracy: " in output
     assert main([str(runs("randlora")), "--rank", "1", "--no-evaluate", "--out", str(low)]) == 0
-    told = capsys.readouterr().out
-    assert 0 < float(told.partition("rank 1: ")[2].partition(" %")[0]) < 100
-    assert "accuracy" not in told
+    output = capsys.readouterr().out
+    assert 0 < float(output.partition("rank 1: ")[2].partition(" %")[0]) < 100
+    assert "accuracy" not in output
     config = json.loads((low / "adapter_config.json").read_text())
     assert (config["peft_type"], config["r"]) == ("LORA", 1)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("arguments", "message"),
     [
         (["nowhere", "--out", "{out}"], "nowhere is neither a run folder"),
         (["{run}", "--out", "{run}"], "exists already"),
         (
             ["{run}", "--format", "merged", "--rank", "2", "--out", "{out}"],
-            "--rank 2 cuts the updates of",
+            "--rank 2 is invalid: expected 1 or more, with --format peft",
         ),
-        (["{run}", "--rank", "0", "--out", "{out}"], "--rank 0 cuts"),
+        (["{run}", "--rank", "0", "--out", "{out}"], "--rank 0 is invalid"),
     ],
 )
-def test_what_cannot_be_is_told_and_nothing_is_left(runs, tmp_path, capsys, words, told):
-    assert main([word.format(run=runs("lora"), out=tmp_path / "out") for word in words]) == 1
-    assert told in capsys.readouterr().err
+def test_an_impossible_export_fails_with_one_sentence_and_leaves_no_files(
+    runs, tmp_path, capsys, arguments, message
+):
+    folders = {"run": runs("lora"), "out": tmp_path / "out"}
+    assert main([argument.format(**folders) for argument in arguments]) == 1
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_goes_to_the_hub(tmp_path):
+def test_a_folder_is_uploaded_to_the_hub(tmp_path):
     calls = []
     api = SimpleNamespace(
         create_repo=lambda name, **options: (
@@ -127,29 +143,28 @@ def test_a_folder_goes_to_the_hub(tmp_path):
         raise OSError("no route to the hub")
 
     with pytest.raises(
-        ValueError, match=r"--push-to-hub mine: the hub did not take it \(no route to the hub\)"
+        ValueError,
+        match="--push-to-hub mine failed: no route to the hub; check the name",
     ):
         push(tmp_path, "mine", api=SimpleNamespace(create_repo=refuse))
 
 
-def test_a_directory_of_pefts_is_scored_and_trained_on_by_a_run(
-    runs, tiny_experiment, tmp_path, caplog
-):
+def test_a_run_scores_and_trains_an_exported_peft_adapter(runs, tiny_experiment, tmp_path, caplog):
     out = tmp_path / "out"
     assert main([str(runs("lora")), "--out", str(out)]) == 0
-    words = ("adapter=peft", f"adapter.path='{out}'")
-    scored = tiny_experiment(*words, "train=false", folder=tmp_path / "scored").run()
+    overrides = ("adapter=peft", f"adapter.path='{out}'")
+    scored = tiny_experiment(*overrides, "train=false", folder=tmp_path / "scored").run()
     assert scored.scores["test/accuracy"] == load_run(runs("lora")).record.scores["test/accuracy"]
     assert "untrained" not in caplog.text
-    trained = tiny_experiment(*words, "trainer.max_epochs=1", folder=tmp_path / "trained").run()
+    trained = tiny_experiment(*overrides, "trainer.max_epochs=1", folder=tmp_path / "trained").run()
     assert trained.parameters.adapter == load_run(runs("lora")).record.parameters.adapter
 
 
 def test_a_merged_model_keeps_its_dtype(trained, tmp_path):
-    made = trained("llama", "rlora")
-    made.net.to(torch.bfloat16)
-    merged = made.adapters.unwrap()
+    model = trained("llama", "rlora")
+    model.net.to(torch.bfloat16)
+    merged = model.adapters.unwrap()
     assert {parameter.dtype for parameter in merged.parameters()} == {torch.bfloat16}
     merged.save_pretrained(tmp_path / "out")
-    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
-    assert again.dtype == torch.bfloat16
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert loaded.dtype == torch.bfloat16

@@ -1,4 +1,4 @@
-"""Through PEFT and back: every adapter on every family answers as it did here."""
+"""Round trips through PEFT: every adapter on every family keeps its logits."""
 
 import json
 
@@ -22,19 +22,27 @@ TARGETS = [("q", "v"), "all-linear", ("q", "o", "fc1"), ("v", "up", "down")]
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def written(folder, config, tensors):
+def write_peft(folder, config, tensors):
+    """Write a PEFT adapter and return its folder."""
     folder.mkdir()
     (folder / "adapter_config.json").write_text(json.dumps(config))
     save_file(tensors, folder / "adapter_model.safetensors")
     return folder
 
 
-def fits(family, targets):
-    return {"bert": {"fc1"}, "gpt2": {"fc1"}, "llama": {"up", "down"}}[family] >= set(targets) - {
-        "q",
-        "v",
-        "o",
-    }
+def has_roles(family, targets):
+    """Return whether a family has all of these roles."""
+    roles = {"bert": {"fc1"}, "gpt2": {"fc1"}, "llama": {"up", "down"}}
+    return roles[family] | {"q", "v", "o"} >= set(targets)
+
+
+def assert_round_trip(expected, fresh, folder, family, kind="classification"):
+    """Assert that PEFT and this package load a PEFT adapter with the expected logits."""
+    model = PeftModel.from_pretrained(fresh(family, kind), folder).eval()
+    torch.testing.assert_close(model(TOKENS).logits, expected, rtol=1e-4, atol=1e-5)
+    imported = fresh(family, kind)
+    inject(imported, Peft(path=str(folder)), head=HEADS[family] if kind != "text" else [])
+    torch.testing.assert_close(imported(TOKENS).logits, expected, rtol=1e-4, atol=1e-5)
 
 
 CASES = [
@@ -45,57 +53,53 @@ CASES = [
     )
     for family in HEADS
     for targets in TARGETS
-    if targets == "all-linear" or fits(family, targets)
+    if targets == "all-linear" or has_roles(family, targets)
 ]
 
 
 @pytest.mark.parametrize("method", FACTORED)
 @pytest.mark.parametrize(("family", "targets"), CASES)
-def test_peft_loads_it_as_a_lora_with_equal_logits_and_it_comes_back(
+def test_factored_updates_become_a_lora_that_peft_loads_and_that_can_be_imported(
     trained, fresh, tmp_path, family, targets, method
 ):
-    made = trained(family, method, targets)
-    config, tensors = peft_format(made.adapters, kind="classification", base="")
+    model = trained(family, method, targets)
+    config, tensors = peft_format(model.adapters, kind="classification", base="")
     assert config["peft_type"] == "LORA"
-    folder = written(tmp_path / "out", config, tensors)
-    there = PeftModel.from_pretrained(fresh(family), folder).eval()
-    torch.testing.assert_close(there(TOKENS).logits, made.logits, rtol=1e-4, atol=1e-5)
-
-    back = fresh(family)
-    inject(back, Peft(path=str(folder)), head=HEADS[family])
-    torch.testing.assert_close(back(TOKENS).logits, made.logits, rtol=1e-4, atol=1e-5)
+    folder = write_peft(tmp_path / "out", config, tensors)
+    assert_round_trip(model.logits, fresh, folder, family)
 
 
 @pytest.mark.parametrize(
     ("family", "targets"),
-    [("bert", ("q", "v")), ("bert", "all-linear"), ("llama", ("q", "o")), ("gpt2", ["c_attn"])],
+    [
+        ("bert", ("q", "v")),
+        ("bert", "all-linear"),
+        ("llama", ("q", "o")),
+        ("gpt2", ["c_attn"]),
+    ],
 )
-def test_peft_loads_a_randlora_as_its_own_and_it_comes_back(
+def test_randlora_becomes_a_peft_randlora_that_can_be_imported(
     trained, fresh, tmp_path, family, targets
 ):
-    made = trained(family, "randlora", targets)
-    folder = written(tmp_path / "out", *peft_format(made.adapters, kind="classification", base=""))
-    there = PeftModel.from_pretrained(fresh(family), folder).eval()
-    torch.testing.assert_close(there(TOKENS).logits, made.logits, rtol=1e-4, atol=1e-5)
-    back = fresh(family)
-    inject(back, Peft(path=str(folder)), head=HEADS[family])
-    torch.testing.assert_close(back(TOKENS).logits, made.logits, rtol=1e-4, atol=1e-5)
+    model = trained(family, "randlora", targets)
+    folder = write_peft(
+        tmp_path / "out", *peft_format(model.adapters, kind="classification", base="")
+    )
+    assert_round_trip(model.logits, fresh, folder, family)
 
 
 def test_a_language_model_has_no_head(trained, fresh, tmp_path):
-    made = trained("gpt2", "rlora", kind="text")
-    config, tensors = peft_format(made.adapters, kind="text", base="gpt2")
+    model = trained("gpt2", "rlora", kind="text")
+    config, tensors = peft_format(model.adapters, kind="text", base="gpt2")
     assert config["modules_to_save"] is None
     assert config["task_type"] == "CAUSAL_LM"
-    there = PeftModel.from_pretrained(
-        fresh("gpt2", "text"), written(tmp_path / "out", config, tensors)
-    ).eval()
-    torch.testing.assert_close(there(TOKENS).logits, made.logits, rtol=1e-4, atol=1e-5)
+    folder = write_peft(tmp_path / "out", config, tensors)
+    assert_round_trip(model.logits, fresh, folder, "gpt2", "text")
 
 
 def test_blocks_of_a_fused_layer_become_one_pair(trained):
-    made = trained("gpt2", "lora")
-    config, tensors = peft_format(made.adapters, kind="classification", base="")
+    model = trained("gpt2", "lora")
+    config, tensors = peft_format(model.adapters, kind="classification", base="")
     assert config["target_modules"] == ["c_attn"]
     assert config["fan_in_fan_out"]
     assert config["r"] == 6
@@ -107,43 +111,47 @@ def test_blocks_of_a_fused_layer_become_one_pair(trained):
 
 
 def test_layers_of_several_ranks_have_patterns(trained):
-    made = trained("gpt2", "lora", ("q", "v", "o"))
-    config, _ = peft_format(made.adapters, kind="classification", base="")
+    model = trained("gpt2", "lora", ("q", "v", "o"))
+    config, _ = peft_format(model.adapters, kind="classification", base="")
     assert config["r"] == 6
     assert set(config["rank_pattern"].values()) == {3}
     assert config["lora_alpha"] / config["r"] == pytest.approx(5 / 3)
     assert all(value / 3 == pytest.approx(5 / 3) for value in config["alpha_pattern"].values())
 
 
-def test_names_are_whole_where_their_ends_mean_more(trained):
-    made = trained("bert", "lora", ".*layer.0.attention.self.query")
-    config, _ = peft_format(made.adapters, kind="classification", base="")
+def test_target_modules_are_full_names_if_suffixes_select_more_layers(trained):
+    model = trained("bert", "lora", ".*layer.0.attention.self.query")
+    config, _ = peft_format(model.adapters, kind="classification", base="")
     assert config["target_modules"] == ["bert.encoder.layer.0.attention.self.query"]
 
 
 def test_row_blocks_of_a_randlora_are_refused(trained):
-    made = trained("gpt2", "randlora", ("q", "v"))
+    model = trained("gpt2", "randlora", ("q", "v"))
     with pytest.raises(ValueError, match="is adapted in parts"):
-        peft_format(made.adapters, kind="classification", base="")
+        peft_format(model.adapters, kind="classification", base="")
 
 
-def test_layers_with_other_numbers_of_products_are_refused(trained):
-    made = trained("llama", "randlora", ("q", "v"))  # v has 16 rows, q 32
+def test_layers_with_different_numbers_of_products_are_refused(trained):
+    model = trained("llama", "randlora", ("q", "v"))  # v has 16 rows, q 32
     with pytest.raises(ValueError, match="products of bases and others"):
-        peft_format(made.adapters, kind="classification", base="")
+        peft_format(model.adapters, kind="classification", base="")
 
 
 def test_full_rank_has_no_factors(trained):
     with pytest.raises(ValueError, match="RandLoRALayer has full rank and no factors"):
         peft_format(
-            trained("bert", "randlora").adapters, kind="classification", base="", as_lora=True
+            trained("bert", "randlora").adapters,
+            kind="classification",
+            base="",
+            as_lora=True,
         )
 
 
 @pytest.mark.parametrize(
-    "kind", ["LORA", "VERA", "RANDLORA", "FOURIERFT", "IA3", "OFT", "LOHA", "C3A", "VBLORA"]
+    "kind",
+    ["LORA", "VERA", "RANDLORA", "FOURIERFT", "IA3", "OFT", "LOHA", "C3A", "VBLORA"],
 )
-def test_what_peft_has_trained_here_peft_loads_elsewhere(fresh, tmp_path, kind):
+def test_peft_loads_the_adapters_of_its_own_types(fresh, tmp_path, kind):
     options = {
         "VERA": {"r": 4},
         "RANDLORA": {"r": 8},
@@ -164,15 +172,16 @@ def test_what_peft_has_trained_here_peft_loads_elsewhere(fresh, tmp_path, kind):
         *adapters.head_parameters().values(),
     ):
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
-    folder = written(tmp_path / "out", *peft_format(adapters, kind="classification", base=""))
-    there = PeftModel.from_pretrained(fresh("bert"), folder).eval()
-    torch.testing.assert_close(there(TOKENS).logits, net(TOKENS).logits, rtol=1e-4, atol=1e-5)
+    folder = write_peft(tmp_path / "out", *peft_format(adapters, kind="classification", base=""))
+    model = PeftModel.from_pretrained(fresh("bert"), folder).eval()
+    torch.testing.assert_close(model(TOKENS).logits, net(TOKENS).logits, rtol=1e-4, atol=1e-5)
 
 
-def test_a_type_whose_files_were_not_shown_to_be_whole_is_refused(fresh):
+def test_a_peft_type_whose_files_may_be_incomplete_is_refused(fresh):
     method = Peft({"peft_type": "SHIRA", "r": 2}, targets=["query"])
     adapters = inject(fresh("bert"), method, head=HEADS["bert"])
     with pytest.raises(
-        ValueError, match="SHIRA are not known to hold the whole adapter: use --format merged"
+        ValueError,
+        match="SHIRA are not known to hold the whole adapter: use --format merged",
     ):
         peft_format(adapters, kind="classification", base="")

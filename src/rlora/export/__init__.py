@@ -1,1 +1,1 @@
-"""Trained adapters for other programs: merged, as PEFT's, and what goes beside them."""
+"""Exports of trained runs: PEFT adapters and merged transformers models, with model cards."""

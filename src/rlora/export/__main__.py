@@ -1,77 +1,103 @@
-"""Take a trained adapter out of this house: python -m rlora.export RUN --format peft --out DIRECTORY."""
+"""Export a trained run for other software: as a PEFT adapter or as a merged transformers model."""
 
 import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from rlora.export.hub import push
-from rlora.export.write import FORMATS, write
+from rlora.export.write import FORMATS, write_export
 from rlora.io.atomic import write_folder_atomically
 from rlora.runs.console import quieten
 from rlora.runs.load import load_run
 
+EXAMPLES = """examples:
+  python -m rlora.export outputs/runs/2026-01-31_12-00-00 --out my-adapter
+  python -m rlora.export outputs/runs/2026-01-31_12-00-00 --format merged --out my-model
+  python -m rlora.export outputs/runs/2026-01-31_12-00-00 --rank 8 --push-to-hub USER/NAME
+"""
+
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = argparse.ArgumentParser(prog="python -m rlora.export", description=__doc__)
-    made.add_argument("run", type=Path, help="run folder or adapter folder")
-    made.add_argument(
+    """Return the parser of the command line."""
+    command = argparse.ArgumentParser(
+        prog="python -m rlora.export",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("run", type=Path, help="run folder or adapter folder")
+    content = command.add_argument_group("format")
+    content.add_argument(
         "--format",
         choices=FORMATS,
         default="peft",
-        help="an adapter of PEFT, or a whole model (%(default)s)",
+        help="a PEFT adapter, or a whole transformers model; default: %(default)s",
     )
-    made.add_argument("--out", type=Path, help="directory to write; it must not exist yet")
-    made.add_argument(
+    content.add_argument(
         "--rank",
         type=int,
-        help="with peft: cut each update to its largest singular values, as a LoRA",
+        help="with --format peft: truncate each update to its RANK largest singular values and "
+        "write a LoRA",
     )
-    made.add_argument(
-        "--no-evaluate", action="store_true", help="with --rank: do not score what the cut loses"
+    content.add_argument(
+        "--no-evaluate",
+        action="store_true",
+        help="with --rank: do not compare scores before and after truncation",
     )
-    made.add_argument(
-        "--push-to-hub", metavar="NAME", help="upload to the Hugging Face hub, as USER/NAME or NAME"
+    target = command.add_argument_group("target, at least one")
+    target.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="folder to write; must not exist"
     )
-    made.add_argument(
-        "--public", action="store_true", help="with --push-to-hub: let everybody see it"
+    target.add_argument(
+        "--push-to-hub",
+        metavar="NAME",
+        help="upload to the Hugging Face hub as USER/NAME or NAME; log in with `hf auth login`",
     )
-    return made
+    target.add_argument(
+        "--public", action="store_true", help="with --push-to-hub: make the repository public"
+    )
+    return command
 
 
-def main(words: list[str] | None = None) -> int:
-    """Export what the command line names; 1 with one sentence where that cannot be."""
-    given = parser().parse_args(words)
-    if given.out is None and given.push_to_hub is None:
-        parser().error("say where to: --out DIRECTORY, --push-to-hub NAME, or both")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Export a run; return 1 and print one sentence if that is impossible."""
+    options = parser().parse_args(arguments)
+    if options.out is None and options.push_to_hub is None:
+        parser().error("expected --out FOLDER, --push-to-hub NAME, or both")
     quieten()
     try:
-        with tempfile.TemporaryDirectory() as place, torch.no_grad():
-            folder = given.out or Path(place) / "export"
-            _write(given, folder)
-            if given.push_to_hub:
-                print(f"uploaded: {push(folder, given.push_to_hub, public=given.public)}")
+        with tempfile.TemporaryDirectory() as temporary, torch.no_grad():
+            folder = options.out or Path(temporary) / "export"
+            _write(options, folder)
+            if options.push_to_hub:
+                url = push(folder, options.push_to_hub, public=options.public)
+                print(f"uploaded: {url}")
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if given.out:
-        print(f"written: {given.out}")
+    if options.out:
+        print(f"written: {options.out}")
     return 0
 
 
-def _write(given: argparse.Namespace, folder: Path) -> None:
+def _write(options: argparse.Namespace, folder: Path) -> None:
     """Write the whole export, or nothing on failure."""
     if folder.exists():
-        raise ValueError(f"--out {folder} exists already: give another place, or remove it")
-    name = given.push_to_hub or folder.name
+        raise ValueError(f"--out {folder} exists already: choose another folder, or remove it")
     with write_folder_atomically(folder, replace=False) as target:
-        for note in write(
-            load_run(given.run), target, given.format, name, given.rank, not given.no_evaluate
-        ):
-            print(note)
+        notes = write_export(
+            load_run(options.run),
+            target,
+            form=options.format,
+            name=options.push_to_hub or folder.name,
+            rank=options.rank,
+            evaluate=not options.no_evaluate,
+        )
+    print("".join(f"{note}\n" for note in notes), end="")
 
 
 if __name__ == "__main__":

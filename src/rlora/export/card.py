@@ -1,8 +1,10 @@
-"""The README beside an exported adapter or model: what it is, how it was trained, what it scored, how to load it."""
+"""The model card of an export: what was trained, its scores, and code that loads it."""
+
+from collections.abc import Sequence
 
 from rlora.runs.load import TrainedRun
 
-LOADING = {
+LOADING_CODE = {
     "merged": """from transformers import {auto}, AutoTokenizer
 
 model = {auto}.from_pretrained("{name}")
@@ -14,24 +16,44 @@ model = PeftModel.from_pretrained({auto}.from_pretrained("{base}"{labels}), "{na
 }
 
 
-def model_card(run: TrainedRun, name: str, form: str, notes: list[str]) -> str:
-    """Markdown with the front matter that the hub reads.
+def model_card(run: TrainedRun, name: str, form: str, notes: Sequence[str]) -> str:
+    """Return the card as Markdown, with the front matter that the Hugging Face hub reads.
 
     Args:
-        run: What is exported.
-        name: Of the directory, or of the repository on the hub.
+        run: The exported run.
+        name: Name of the folder, or of the repository on the hub.
         form: "merged" or "peft".
         notes: Sentences on what the export changed.
     """
-    choices, config = run.config["choices"], run.config
-    report = run.adapters.report()
-    base = base_name(run)
-    front = [
-        "---",
-        f"base_model: {base}",
-        f"library_name: {'peft' if form == 'peft' else 'transformers'}",
+    choices = run.config["choices"]
+    lines = [
+        *_front_matter(run, form),
+        f"# {choices.get('adapter')} on {choices.get('task')} ({choices.get('model')})",
+        "",
+        _training_sentence(run),
+        "",
+        *(f"{note}\n" for note in notes),
+        "```python",
+        _loading_code(run, name, form),
+        "```",
+        "",
+        *_score_table(run),
     ]
-    front += [
+    return "\n".join(lines)
+
+
+def base_name(run: TrainedRun) -> str:
+    """Return the name that loads the backbone elsewhere: its hub name or its path."""
+    model = run.config["model"]
+    return str(model.get("path") or model.get("name") or run.backbone.source)
+
+
+def _front_matter(run: TrainedRun, form: str) -> list[str]:
+    choices = run.config["choices"]
+    return [
+        "---",
+        f"base_model: {base_name(run)}",
+        f"library_name: {'peft' if form == 'peft' else 'transformers'}",
         "tags:",
         "- rlora",
         f"- {choices.get('adapter')}",
@@ -39,35 +61,33 @@ def model_card(run: TrainedRun, name: str, form: str, notes: list[str]) -> str:
         "---",
         "",
     ]
-    auto = "AutoModelForCausalLM" if run.kind == "text" else "AutoModelForSequenceClassification"
-    labels = "" if run.kind == "text" else f", num_labels={run.backbone.model.config.num_labels}"  # type: ignore[union-attr]
+
+
+def _training_sentence(run: TrainedRun) -> str:
+    report, config = run.adapters.report(), run.config
     options = ", ".join(
         f"{key}={value}" for key, value in config["adapter"].items() if key != "_target_"
     )
-    lines = [
-        f"# {choices.get('adapter')} on {choices.get('task')} ({choices.get('model')})",
-        "",
-        f"Trained with rlora: `{choices.get('adapter')}` ({options}), seed {config['seed']}, on {run.backbone.source}: "
-        f"{report.adapter:,} numbers, {report.percent:.3g} % of the backbone, and {report.head:,} in the head.",
-        "",
-        *(f"{note}\n" for note in notes),
-        "```python",
-        LOADING[form].format(auto=auto, name=name, base=base, labels=labels),
-        "```",
-        "",
-        *_scores(run),
-    ]
-    return "\n".join([*front, *lines])
-
-
-def base_name(run: TrainedRun) -> str:
-    """What others load the backbone by: a hub id, or where it lay."""
-    return str(
-        run.config["model"].get("path") or run.config["model"].get("name") or run.backbone.source
+    return (
+        f"Trained with rlora: `{config['choices'].get('adapter')}` ({options}), "
+        f"seed {config['seed']}, on {run.backbone.source}. Trainable parameters: "
+        f"{report.adapter:,} in the adapter ({report.percent:.3g} % of the backbone) "
+        f"and {report.head:,} in the head."
     )
 
 
-def _scores(run: TrainedRun) -> list[str]:
+def _loading_code(run: TrainedRun, name: str, form: str) -> str:
+    if run.kind == "text":
+        auto, labels = "AutoModelForCausalLM", ""
+    else:
+        auto = "AutoModelForSequenceClassification"
+        num_labels = run.backbone.model.config.num_labels  # type: ignore[union-attr]
+        labels = f", num_labels={num_labels}"
+    return LOADING_CODE[form].format(auto=auto, name=name, base=base_name(run), labels=labels)
+
+
+def _score_table(run: TrainedRun) -> list[str]:
+    """Return the scores of the run as Markdown, without losses; empty without a run record."""
     if run.record is None:
         return []
     rows = [
@@ -75,4 +95,4 @@ def _scores(run: TrainedRun) -> list[str]:
         for name, score in run.record.scores.items()
         if not name.endswith("/loss")
     ]
-    return ["| score | |", "|---|--:|", *rows, ""]
+    return ["| metric | score |", "|---|--:|", *rows, ""]

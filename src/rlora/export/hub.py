@@ -1,33 +1,33 @@
-"""Uploading an exported directory to the Hugging Face hub."""
+"""Uploads of exported folders to the Hugging Face hub."""
 
 from pathlib import Path
 from typing import Any
 
 
 def push(folder: Path, name: str, *, public: bool = False, api: Any = None) -> str:
-    """Upload a directory; gives its address.
+    """Upload a folder and return the URL of its repository.
 
     Args:
-        folder: An exported directory.
-        name: "USER/NAME", or "NAME" below the user who is logged in.
-        public: Whether everybody may see it.
-        api: Stands in for `huggingface_hub.HfApi()`.
+        folder: An exported folder.
+        name: "USER/NAME", or "NAME" for a repository of the user who is logged in.
+        public: Whether everybody can see the repository.
+        api: A replacement of `huggingface_hub.HfApi()`, for tests.
 
     Raises:
-        ValueError: the hub cannot be reached, or refuses.
+        ValueError: The hub is unreachable or rejects the upload.
     """
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
     api = api or huggingface_hub.HfApi()
     try:
-        address = api.create_repo(name, private=not public, exist_ok=True)
+        url = api.create_repo(name, private=not public, exist_ok=True)
         api.upload_folder(
-            folder_path=str(folder), repo_id=address.repo_id, commit_message="Export of rlora"
+            folder_path=str(folder), repo_id=url.repo_id, commit_message="Upload export of rlora"
         )
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"--push-to-hub {name}: the hub did not take it ({reason}); see hf auth login"
+            f"--push-to-hub {name} failed: {reason}; check the name and run `hf auth login`"
         ) from error
-    return str(address)
+    return str(url)

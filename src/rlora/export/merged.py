@@ -1,4 +1,4 @@
-"""One ordinary transformers model with W + dW in its layers."""
+"""Export as an ordinary transformers model, with the updates merged into the weights."""
 
 import logging
 from pathlib import Path
@@ -10,22 +10,21 @@ log = logging.getLogger(__name__)
 
 
 def write_merged(run: TrainedRun, folder: Path) -> None:
-    """Write backbone, adapter and head as a transformers directory, tokenizer included.
+    """Write backbone, adapter, head and tokenizer as a transformers folder.
 
-    W' = W + dW, added in float32 and kept in the backbone's dtype; tied weights stay tied. Of a quantized backbone W is
-    what its few bits stand for, so that what was trained is what is written.
+    W' = W + dW is added in float32 and stored in the dtype of the backbone; tied weights stay tied.
+    A quantized W is dequantized first, because dW was trained on top of the dequantized values.
 
     Raises:
-        ValueError: the backbone cannot hold the sum.
+        ValueError: The backbone cannot hold the sum.
     """
-    if was := quantization.dense(run.backbone.model):
-        log.warning(
-            "W was held as %s: the sum is added to what that stands for, and written unquantized",
-            was,
-        )
+    quantized_dtype = quantization.dense(run.backbone.model)
+    if quantized_dtype:
+        log.warning("the backbone was quantized (%s): it is written dequantized", quantized_dtype)
     if reason := run.adapters.mergeable():
-        raise ValueError(f"it cannot be merged: {reason}")
+        raise ValueError(f"--format merged is impossible: {reason}")
     model = run.adapters.unwrap()
-    model.config.use_cache = True  # type: ignore[union-attr]  # as others expect it
+    # Training turns the key-value cache off; whoever loads the model expects it to be on.
+    model.config.use_cache = True  # type: ignore[union-attr]
     model.save_pretrained(folder)  # type: ignore[operator]
     run.backbone.processor.save_pretrained(folder)

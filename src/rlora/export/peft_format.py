@@ -1,4 +1,7 @@
-"""A trained adapter in PEFT's format: the method's own tuner where it has one, else a LoRA of exact factors."""
+"""A trained adapter in the format of PEFT.
+
+A method that PEFT has as well is written as that tuner, any other update as a LoRA of its factors.
+"""
 
 from typing import Any
 
@@ -19,13 +22,13 @@ def peft_format(
     """Return config and tensors of a PEFT adapter that computes the same.
 
     Args:
-        adapters: What was trained.
+        adapters: The trained adapter.
         kind: The head: "classification", "regression" or "text".
-        base: Name or path of the backbone, from which others load it.
-        as_lora: Export a LoRA even if the method has a PEFT tuner of its own.
+        base: Name or path that loads the backbone.
+        as_lora: Write a LoRA even if PEFT has a tuner for the method.
 
     Raises:
-        ValueError: PEFT cannot hold the update.
+        ValueError: PEFT cannot represent the update.
     """
     files = (None if as_lora else adapters.method.to_peft(adapters)) or lora_files(adapters)
     modules, heads = head_modules(adapters)
@@ -41,17 +44,18 @@ def peft_format(
 
 
 def lora_files(adapters: AdapterSet) -> PeftFiles:
-    """Return an ordinary LoRA of the updates' factors, without a decomposition.
+    """Return an ordinary LoRA of the exact factors of the updates, without a decomposition.
 
-    A layer whose row blocks are adapted, as GPT-2's fused q, k and v, becomes one pair: the A of its blocks are
-    stacked, their B are placed along the diagonal.
+    A layer with adapted row blocks, such as the fused q, k and v of GPT-2, becomes one pair: the A
+    of its blocks are stacked, their B are placed along the diagonal.
 
     Raises:
-        ValueError: an update has no factors, or the backbone's own weights were trained.
+        ValueError: An update has no factors, or the method trains weights of the backbone.
     """
     if adapters.trained_in_backbone or not adapters.adapters:
         raise ValueError(
-            f"{type(adapters.method).__name__} trains the backbone's own weights and has no update: use --format merged"
+            f"{type(adapters.method).__name__} trains weights of the backbone and has no update: "
+            "use --format merged"
         )
     layers = {
         name: layer for name, layer in adapters.layers.items() if isinstance(layer, AdaptedLinear)
@@ -83,7 +87,8 @@ def _factors(layer: AdaptedLinear) -> tuple[Tensor, Tensor]:
         factors = update.factors()
         if factors is None:
             raise ValueError(
-                f"{type(update).__name__} has full rank and no factors: use --format merged, or --rank"
+                f"{type(update).__name__} has full rank and no factors: "
+                "use --format merged, or --rank"
             )
         left = torch.zeros(layer.out_features, factors[0].shape[1])
         left[start:stop] = factors[0]
@@ -93,17 +98,17 @@ def _factors(layer: AdaptedLinear) -> tuple[Tensor, Tensor]:
 
 
 def _alphas(layers: dict[str, AdaptedLinear], ranks: dict[str, int]) -> dict[str, Any]:
-    """Return PEFT's alpha of every layer; it scales by alpha / r of the layer."""
+    """Return alpha of all layers: PEFT scales by alpha / r, with the rank r of the layer."""
     alphas = {name: layer.adapters()[0].scale * ranks[name] for name, layer in layers.items()}
-    usual = alphas[max(ranks, key=lambda name: ranks[name])]
+    default = alphas[max(ranks, key=lambda name: ranks[name])]
     return {
-        "lora_alpha": usual,
-        "alpha_pattern": {name: alpha for name, alpha in alphas.items() if alpha != usual},
+        "lora_alpha": default,
+        "alpha_pattern": {name: alpha for name, alpha in alphas.items() if alpha != default},
     }
 
 
 def target_modules(model: nn.Module, adapted: list[str]) -> list[str]:
-    """Return the last parts of the layers' names if these select no other layer, else the full names."""
+    """Return the suffixes of layer names if they select no other layer, else the full names."""
     suffixes = {name.rpartition(".")[2] for name in adapted}
     selected = {name for name, _ in model.named_modules() if name.rpartition(".")[2] in suffixes}
     return sorted(suffixes) if selected == set(adapted) else adapted

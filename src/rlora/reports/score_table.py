@@ -95,7 +95,8 @@ def _notes(table: PivotTable, *, has_mean: bool, has_ranks: bool) -> list[str]:
         notes.append(f"mean: over all {len(table.columns)} columns, for rows that have them all")
     if has_ranks:
         notes.append("rank: mean rank over the columns that all rows have; 1 is best")
-    if incomplete := table.incomplete_cells():
+    incomplete = table.incomplete_cells()
+    if incomplete:
         notes.append("incomplete: " + first_texts(incomplete))
     return notes
 
