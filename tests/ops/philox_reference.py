@@ -1,4 +1,4 @@
-"""Philox4x64-10 in plain integers, after Salmon et al., SC 2011: what the named streams must be."""
+"""Philox4x64-10 in plain Python integers (Salmon et al., SC 2011), the reference of the streams."""
 
 import hashlib
 
@@ -17,7 +17,10 @@ def block(counter, key):
 
 
 def named_words(seed, name, tag, count):
-    """The words of a named stream: key = first 16 bytes of the hash, little endian; counters 1, 2, 3, ..."""
+    """Return the words of a named stream.
+
+    The key is the first 16 bytes of the hash, little endian. The counters are 1, 2, 3, ...
+    """
     digest = hashlib.sha256("\x1f".join([str(seed), name, tag]).encode()).digest()
     key = [int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:16], "little")]
     words = []

@@ -1,4 +1,4 @@
-"""The fused products against the formula written out, and what they keep for backward."""
+"""The fused products against the explicit formula, and the tensors they save for backward."""
 
 import pytest
 import torch
@@ -11,9 +11,9 @@ from rlora.ops.thin_products import by_token, combine, contract, project
 
 SHAPES = [(5, 7), (7, 5), (6, 6)]  # out, in
 DIRECTIONS = [
-    {"merge_forward": there, "merge_backward": back}
-    for there in (True, False)
-    for back in (True, False)
+    {"merge_forward": forward, "merge_backward": backward}
+    for forward in (True, False)
+    for backward in (True, False)
 ]
 MERGED = DIRECTIONS[0]
 
@@ -31,26 +31,24 @@ def layer(out, size, dtype=torch.float64):
     )
 
 
-def kept(function):
-    """Bytes of the distinct storages kept for backward."""
+def saved_storages(function):
+    """Return the bytes of each distinct storage saved for backward by address, and the result."""
     storages = {}
 
     def pack(tensor):
-        storages[tensor.untyped_storage().data_ptr()] = (
-            tensor  # held, so that no address is used twice
-        )
+        # Holding the tensor keeps its address from being reused.
+        storages[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = function()
-    return {
-        address: tensor.untyped_storage().nbytes() for address, tensor in storages.items()
-    }, result
+    sizes = {address: tensor.untyped_storage().nbytes() for address, tensor in storages.items()}
+    return sizes, result
 
 
-@pytest.mark.parametrize("tokens", [1, 3, 256, 260])  # in blocks, and in one
+@pytest.mark.parametrize("tokens", [1, 3, 256, 260])  # 256 splits into blocks
 @pytest.mark.parametrize("rank", [1, 8, 40])
-def test_blocks_of_tokens_change_nothing(tokens, rank):
+def test_blocks_of_tokens_do_not_change_the_product(tokens, rank):
     a, x, g = normals(rank, 7), normals(tokens, 7, seed=1), normals(tokens, 5, seed=2)
     h = project(a, x)
     assert len(h) == (16 if tokens == 256 and rank <= 32 else 1)
@@ -58,9 +56,9 @@ def test_blocks_of_tokens_change_nothing(tokens, rank):
     torch.testing.assert_close(contract(h, g), (x @ a.T).T @ g)
 
 
-@pytest.mark.parametrize("columns", [5, 256, 272, 260])  # in blocks at the second and third
+@pytest.mark.parametrize("columns", [5, 256, 272, 260])  # 256 and 272 split into blocks
 @pytest.mark.parametrize("rows", [1, 4, 40])
-def test_blocks_of_columns_change_nothing(rows, columns):
+def test_blocks_of_columns_do_not_change_the_product(rows, columns):
     c, bank = normals(rows, 9), normals(9, columns, seed=1, grad=False)
     torch.testing.assert_close(combine(c, bank), c @ bank)
     g = normals(rows, columns, seed=2, grad=False)
@@ -79,8 +77,8 @@ def test_low_rank(out, size, lead, bias, merge):
     expected = F.linear(x, w + 0.7 * b @ a, c)
     torch.testing.assert_close(y, expected)
     g = normals(*y.shape, seed=5, grad=False)
-    found = torch.autograd.grad(y, (x, b, a), g)
-    torch.testing.assert_close(found, torch.autograd.grad(expected, (x, b, a), g))
+    gradients = torch.autograd.grad(y, (x, b, a), g)
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected, (x, b, a), g))
     with torch.no_grad():
         torch.testing.assert_close(
             low_rank_linear(x, w, c, b, a, 0.7, projected=None, **merge), expected
@@ -89,26 +87,26 @@ def test_low_rank(out, size, lead, bias, merge):
 
 @pytest.mark.parametrize("merge", DIRECTIONS)
 @pytest.mark.parametrize("trained", ["x", "b", "a", "xb", "ba", "xa"])
-def test_low_rank_where_part_of_it_trains(trained, merge):
+def test_low_rank_with_some_inputs_frozen(trained, merge):
     w, c = layer(5, 7)
     x, b, a = (
         normals(*shape, seed=seed, grad=name in trained)
         for seed, (name, shape) in enumerate({"x": (4, 7), "b": (5, 3), "a": (3, 7)}.items())
     )
     inputs = [tensor for tensor in (x, b, a) if tensor.requires_grad]
-    found = torch.autograd.grad(
+    gradients = torch.autograd.grad(
         low_rank_linear(x, w, c, b, a, 1.3, projected=None, **merge).sum(), inputs
     )
     expected = torch.autograd.grad(F.linear(x, w + 1.3 * b @ a, c).sum(), inputs)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradients, expected)
 
 
-@pytest.mark.parametrize("again", [True, False])
+@pytest.mark.parametrize("recompute", [True, False])
 @pytest.mark.parametrize(("out", "size"), SHAPES)
-def test_full_rank(out, size, again):
+def test_full_rank(out, size, recompute):
     w, c = layer(out, size)
     x, delta = normals(2, 3, size), normals(out, size, seed=3)
-    y = full_rank_linear(x, w, c, delta, recompute_delta=delta.detach if again else None)
+    y = full_rank_linear(x, w, c, delta, recompute_delta=delta.detach if recompute else None)
     expected = F.linear(x, w + delta, c)
     torch.testing.assert_close(y, expected)
     g = normals(*y.shape, seed=5, grad=False)
@@ -130,7 +128,7 @@ def random_sum(out, size, rank=2):
 
 
 @pytest.mark.parametrize("keep", [True, False])
-@pytest.mark.parametrize("tokens", [1, 6, 7, 8, 20])  # below, at and above the longer side
+@pytest.mark.parametrize("tokens", [1, 6, 7, 8, 20])  # below, at and above M
 @pytest.mark.parametrize(("out", "size"), SHAPES)
 def test_random_sum(out, size, tokens, keep):
     w, c = layer(out, size)
@@ -154,16 +152,23 @@ def test_random_sum_alone():
 @pytest.mark.parametrize(
     ("tokens", "shape"), [(64, (40, 24)), (64, (24, 40)), (16, (40, 24)), (16, (24, 40))]
 )
-def test_what_is_kept(tokens, shape):
-    """In float64 numbers: the fused functions keep one activation of the smaller side, or A x alone."""
+def test_saved_numbers(tokens, shape):
+    """The functions save one activation of the smaller side, or A x alone (float64 numbers)."""
     out, size = shape
     w, c = layer(out, size)
     x = normals(tokens, size)
     b, a = normals(out, 2, seed=3), normals(2, size, seed=4)
-    own = {tensor.untyped_storage().data_ptr() for tensor in (x, w, b, a)}
+    inputs = {tensor.untyped_storage().data_ptr() for tensor in (x, w, b, a)}
 
     def numbers(function):
-        return sum(size for address, size in kept(function)[0].items() if address not in own) // 8
+        return (
+            sum(
+                size
+                for address, size in saved_storages(function)[0].items()
+                if address not in inputs
+            )
+            // 8
+        )
 
     for merge in DIRECTIONS:
         assert (
@@ -171,15 +176,15 @@ def test_what_is_kept(tokens, shape):
             == 2 * tokens
         )
         frozen = a.detach()
-        found = numbers(
+        saved = numbers(
             lambda m=merge, f=frozen: low_rank_linear(x, w, c, b, f, 1.0, projected=None, **m)
         )
-        assert found == 2 * tokens + (out * size if merge == MERGED else 0)
+        assert saved == 2 * tokens + (out * size if merge == MERGED else 0)
     delta = normals(out, size, seed=5)
     assert numbers(lambda: full_rank_linear(x, w, c, delta)) == out * size
     assert numbers(lambda: full_rank_linear(x, w, c, delta, recompute_delta=delta.detach)) == 0
     lambda_, gamma, bases_a, bases_b, _ = random_sum(out, size)
-    own |= {tensor.untyped_storage().data_ptr() for tensor in (lambda_, gamma, bases_a, bases_b)}
+    inputs |= {tensor.untyped_storage().data_ptr() for tensor in (lambda_, gamma, bases_a, bases_b)}
     for keep in (True, False):
         expected = (24 * tokens if size > out else 0) + (out * size if keep else 0)
         assert (
@@ -192,10 +197,12 @@ def test_what_is_kept(tokens, shape):
         )
 
 
-def test_a_frozen_right_factor_keeps_no_input():
+def test_a_frozen_a_does_not_save_x():
     w, c = layer(5, 7)
     x, b, a = normals(4, 7), normals(5, 3, seed=3), normals(3, 7, seed=4, grad=False)
-    addresses, _ = kept(lambda: low_rank_linear(x, w, c, b, a, 1.0, projected=None, **MERGED))
+    addresses, _ = saved_storages(
+        lambda: low_rank_linear(x, w, c, b, a, 1.0, projected=None, **MERGED)
+    )
     assert x.untyped_storage().data_ptr() not in addresses
 
 
@@ -218,7 +225,7 @@ def test_autocast_computes_in_bfloat16_with_float32_gradients(merge):
         assert gradient.dtype == torch.float32
 
 
-def test_a_change_between_forward_and_backward_is_noticed():
+def test_changing_a_factor_before_backward_raises():
     w, c = layer(5, 7)
     x, b, a = normals(4, 7), normals(5, 3, seed=3), normals(3, 7, seed=4)
     y = low_rank_linear(x, w, c, b, a, 1.0, projected=None, **MERGED)

@@ -3,8 +3,8 @@
 import math
 
 import pytest
-import scipy.linalg
 import torch
+from hadamard_reference import reference, transformed
 from torch.autograd import gradcheck, gradgradcheck
 
 from rlora.ops import hadamard
@@ -17,17 +17,13 @@ from rlora.ops.hadamard import (
 )
 
 POWERS = [2**k for k in range(11)]
-# unit roundoff of each dtype; the transform of unit normals has entries of about sqrt(n)
+# About the unit roundoff of each dtype. The transform of unit normals has entries of about sqrt(n).
 TOLERANCE = {torch.float64: 2e-15, torch.float32: 1e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-
-
-def reference(n, dtype=torch.float64):
-    return torch.from_numpy(scipy.linalg.hadamard(n)).to(dtype)
 
 
 @pytest.fixture(params=["products", "chunks"])
 def path(request, monkeypatch):
-    """Run a test by differentiable matrix products, and by the function that large inputs take."""
+    """Run a test with differentiable matrix products and with the autograd function of chunks."""
     if request.param == "chunks":
         monkeypatch.setattr(hadamard, "CHUNK", 1)
     return request.param
@@ -57,8 +53,7 @@ def test_transform(n, dtype):
 def test_three_factors():
     assert len(kronecker_sizes(2**13)) == 3
     x = normals(2, 2**13)
-    expected = reference(64) @ x.reshape(2, 64, 128) @ reference(128)  # H_8192 = H_64 (x) H_128
-    torch.testing.assert_close(fwht(x), expected.reshape(2, -1), rtol=0, atol=1e-10)
+    torch.testing.assert_close(fwht(x), transformed(x, 2**13), rtol=0, atol=1e-10)
     rows = torch.tensor([0, 1, 127, 128, 5000, 8191])
     expected = torch.stack(
         [torch.kron(reference(64)[row // 128], reference(128)[row % 128]) for row in rows]
@@ -96,13 +91,17 @@ def test_padding(d, n, dtype, path):
 @pytest.mark.parametrize("d", [1, 5000, 5120, 8000])
 def test_padding_of_three_factors(d, path):
     x = normals(3, d)
-    expected = reference(8192)[:d]
-    torch.testing.assert_close(fwht(x, 8192), x @ expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(fwht(x, 8192), transformed(x, 8192), rtol=0, atol=1e-10)
     x.requires_grad_()
     g = normals(3, 8192)
-    torch.testing.assert_close(
-        torch.autograd.grad(fwht(x, 8192), x, g)[0], g @ expected.T, rtol=0, atol=1e-10
-    )
+    gradient = torch.autograd.grad(fwht(x, 8192), x, g)[0]
+    torch.testing.assert_close(gradient, transformed(g, 8192)[:, :d], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("n", [128, 1024])
+def test_the_reference_for_large_orders(n):
+    x = normals(3, n - 5)
+    torch.testing.assert_close(transformed(x, n), x @ reference(n)[: n - 5], rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("leading", [(), (1,), (5,), (2, 3), (2, 1, 4), (0,), (2, 0)])
@@ -117,7 +116,7 @@ def test_leading_shapes(leading, d, n, path):
 
 
 @pytest.mark.parametrize("d", [128, 100])
-def test_strided_input_is_read_right_and_left_alone(d, path):
+def test_strided_inputs_are_read_correctly_and_not_changed(d, path):
     for x in (
         normals(d, 6).T,
         normals(6, 2 * d)[:, ::2],
@@ -129,7 +128,7 @@ def test_strided_input_is_read_right_and_left_alone(d, path):
         assert torch.equal(x, before)
 
 
-def test_the_result_is_new_memory(path):
+def test_the_result_does_not_share_memory_with_the_input(path):
     for n in (1, 2, 128):
         y = normals(3, n)
         fwht(y).zero_()
@@ -184,21 +183,21 @@ def test_gradients(d, n, path):
 @pytest.mark.parametrize("d", [256, 200, 130])
 def test_gradient_is_the_transform_of_the_incoming_one(d, path):
     x, g = normals(3, d).requires_grad_(), normals(3, 256) + 1
-    (found,) = torch.autograd.grad(fwht(x), x, g)
-    torch.testing.assert_close(found, g @ reference(256)[:, :d], rtol=0, atol=1e-10)
+    (gradient,) = torch.autograd.grad(fwht(x), x, g)
+    torch.testing.assert_close(gradient, g @ reference(256)[:, :d], rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("d", [1024, 700, 20])
-def test_nothing_of_the_size_of_x_is_kept_for_backward(d, path):
-    kept = []
+def test_no_tensor_of_the_size_of_x_is_saved_for_backward(d, path):
+    saved = []
     x = normals(50, d).requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(
-        lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor
+        lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor
     ):
         y = fwht(x)
     factors = {hadamard_matrix(size, x.dtype).untyped_storage().data_ptr() for size in (32, 64)}
-    assert {tensor.untyped_storage().data_ptr() for tensor in kept} <= factors
-    assert path == "products" or not kept
+    assert {tensor.untyped_storage().data_ptr() for tensor in saved} <= factors
+    assert path == "products" or not saved
     y.sum().backward()
     torch.testing.assert_close(
         x.grad, reference(y.shape[1])[:d].sum(1).expand(50, -1), rtol=0, atol=1e-10
@@ -239,12 +238,11 @@ def test_compiles_to_one_graph(d, path):
     result.pow(2).sum().backward()
     fwht(y).pow(2).sum().backward()
     torch.testing.assert_close(x.grad, y.grad, rtol=1e-12, atol=1e-10)
-    assert (
-        type(hadamard_matrix(next_power_of_two(d))) is torch.Tensor
-    )  # the trace left nothing of its own behind
+    # No tensor of the trace is in the cache.
+    assert type(hadamard_matrix(next_power_of_two(d))) is torch.Tensor
 
 
-def test_autocast_leaves_the_dtype(path):
+def test_autocast_does_not_change_the_dtype(path):
     x = normals(3, 768, dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(fwht(x), fwht(x.clone()))
@@ -255,14 +253,14 @@ def test_autocast_leaves_the_dtype(path):
 
 
 @pytest.mark.parametrize(("d", "n"), [(2, 0), (2, -4), (2, 3), (1000, 1000), (1000, 512), (3, 2)])
-def test_other_sizes_are_refused(d, n):
+def test_invalid_orders_raise(d, n):
     with pytest.raises(
         ValueError, match=f"^n={n} is invalid: expected a power of two of at least {d}, "
     ):
         fwht(torch.zeros(2, d), n)
 
 
-def test_nothing_to_transform_is_refused():
+def test_an_empty_dimension_raises():
     with pytest.raises(ValueError, match="at least one entry"):
         fwht(torch.zeros(2, 0))
     with pytest.raises(ValueError, match="at least one entry"):
@@ -270,7 +268,7 @@ def test_nothing_to_transform_is_refused():
 
 
 @pytest.mark.parametrize("n", [0, 3, 12, 1000])
-def test_other_matrices_are_refused(n):
+def test_invalid_matrix_orders_raise(n):
     with pytest.raises(ValueError, match=f"^n={n} is invalid: expected a power of two$"):
         hadamard_matrix(n)
 
@@ -278,9 +276,9 @@ def test_other_matrices_are_refused(n):
 @pytest.mark.parametrize("n", POWERS)
 def test_rows(n):
     rows = torch.arange(n)[torch.randperm(n, generator=torch.Generator().manual_seed(n))][:40]
-    found = hadamard_rows(rows, n)
-    assert found.dtype == torch.float32
-    assert torch.equal(found, reference(n, torch.float32)[rows])
+    selected = hadamard_rows(rows, n)
+    assert selected.dtype == torch.float32
+    assert torch.equal(selected, reference(n, torch.float32)[rows])
 
 
 @pytest.mark.parametrize("default", [torch.float32, torch.float64])
@@ -310,7 +308,7 @@ def test_next_power_of_two(d, n):
 
 
 @pytest.mark.parametrize("context", [torch.inference_mode, torch.no_grad])
-def test_what_is_cached_without_gradients_serves_training(context):
+def test_matrices_cached_without_gradients_work_in_training(context):
     hadamard._cached_matrix.cache_clear()
     with context():
         fwht(torch.ones(2, 128))
@@ -331,7 +329,7 @@ def test_inference_mode(path):
     torch.testing.assert_close(y.clone(), x @ reference(128)[:100], rtol=0, atol=1e-11)
 
 
-def test_meta_tensors_go_through(path):
+def test_meta_tensors(path):
     assert fwht(torch.empty(3, 256, device="meta")).shape == (3, 256)
     x = torch.empty(3, 2, 200, device="meta", requires_grad=True)
     y = fwht(x)

@@ -1,15 +1,15 @@
-"""Which transforms a kernel takes, by a stand-in for it; and the Triton kernel itself against SciPy's matrix.
+"""Which inputs the kernel takes, tested with a stand-in, and the Triton kernel against SciPy.
 
-Without a GPU the kernel runs in Triton's interpreter, on NumPy (set TRITON_INTERPRET=1): that covers its arithmetic,
-masks, strides and the arguments of the launch, not what the compiler makes of it, nor its speed.
+Without a GPU the kernel runs in Triton's interpreter, on NumPy (set TRITON_INTERPRET=1). That
+covers its arithmetic, masks, strides and launch arguments, but not the compiled code or its speed.
 """
 
 import os
 from types import SimpleNamespace
 
 import pytest
-import scipy.linalg
 import torch
+from hadamard_reference import reference
 from torch.autograd import gradcheck, gradgradcheck
 
 from rlora.ops import hadamard
@@ -23,7 +23,7 @@ DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 @pytest.fixture
 def kernel():
-    """The kernel's module, where there is something to run it on."""
+    """The kernel's module, if this machine can run it."""
     pytest.importorskip("triton", reason="triton is not installed")
     if not (INTERPRETED or torch.cuda.is_available()):
         pytest.skip("the kernel needs CUDA, or Triton's interpreter: set TRITON_INTERPRET=1")
@@ -32,35 +32,37 @@ def kernel():
     return hadamard_triton
 
 
-def reference(n, dtype=torch.float64):
-    return torch.from_numpy(scipy.linalg.hadamard(n)).to(dtype)
-
-
 def normals(*shape, dtype=torch.float64, device=DEVICE):
-    """Of 20 bits after the point, so that float64 adds them up without an error."""
+    """Normals with 20 fractional bits, so that their sums in float64 are exact."""
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return (x * 2**20).round().div(2**20).to(device, dtype)
 
 
 def check(y, x, n):
-    """Sums of float32 (float64) rounded once to the dtype: half precision is right to its last digit, whatever n."""
+    """Check sums in float32 (float64) rounded once to the dtype.
+
+    Half precision is correct to its last digit, whatever n is.
+    """
     expected = x.cpu().double() @ reference(n)[: x.shape[1], : y.shape[1]]
     assert y.dtype == x.dtype
     if x.dtype == torch.float64:
         assert torch.equal(y.cpu(), expected)
-    cut_off = INTERPRETED and x.dtype == torch.bfloat16  # the interpreter does not round to it
-    rounding = (1 if cut_off else 0.5) * torch.finfo(x.dtype).eps
-    room = 1.01 * rounding * expected.abs() + 8 * torch.finfo(torch.float32).eps * n**0.5
-    assert ((y.cpu().double() - expected).abs() <= room).all()
+    truncated = INTERPRETED and x.dtype == torch.bfloat16  # the interpreter does not round
+    rounding = (1 if truncated else 0.5) * torch.finfo(x.dtype).eps
+    tolerance = 1.01 * rounding * expected.abs() + 8 * torch.finfo(torch.float32).eps * n**0.5
+    assert ((y.cpu().double() - expected).abs() <= tolerance).all()
 
 
 @pytest.fixture
 def calls(monkeypatch):
-    """A kernel that stands for Triton's on this device, for float32 up to n = 256; its calls are collected."""
-    found = []
+    """Replace Triton's kernel by a product on this device and record its calls.
+
+    The stand-in accepts float32 up to n = 256.
+    """
+    calls = []
 
     def transform(x, n, columns):
-        found.append((tuple(x.shape), n, columns))
+        calls.append((tuple(x.shape), n, columns))
         return x @ reference(n, x.dtype)[: x.shape[1], :columns]
 
     module = SimpleNamespace(
@@ -69,7 +71,7 @@ def calls(monkeypatch):
     monkeypatch.setattr(hadamard, "KERNEL_DEVICE", "cpu")
     monkeypatch.setattr(hadamard, "_triton_module", lambda: module)
     monkeypatch.setattr(hadamard, "_failed_kernel_dtypes", set())
-    return found
+    return calls
 
 
 def test_the_kernel_transforms_forward_and_backward(calls):
@@ -87,34 +89,34 @@ def test_the_kernel_transforms_forward_and_backward(calls):
 
 
 @pytest.mark.parametrize(("shape", "dtype"), [((3, 100), torch.float64), ((3, 257), torch.float32)])
-def test_what_the_kernel_does_not_take_goes_by_products(calls, shape, dtype):
+def test_unsupported_inputs_use_products(calls, shape, dtype):
     x = normals(*shape, dtype=dtype, device="cpu")
     y = fwht(x)
     torch.testing.assert_close(y, x @ reference(y.shape[1], dtype)[: shape[1]], rtol=0, atol=1e-3)
     assert not calls
 
 
-def test_a_compiler_sees_products(calls):
+def test_compilers_trace_products(calls):
     torch._dynamo.reset()
     x = normals(3, 100, dtype=torch.float32, device="cpu")
     torch.compile(fwht, fullgraph=True, backend="aot_eager")(x)
     assert not calls
 
 
-def test_without_triton_products_transform(monkeypatch, calls):
+def test_products_replace_a_missing_triton(monkeypatch, calls):
     monkeypatch.setattr(hadamard, "_triton_module", lambda: None)
     x = normals(3, 100, dtype=torch.float32, device="cpu")
     torch.testing.assert_close(fwht(x), x @ reference(128, torch.float32)[:100], rtol=0, atol=1e-4)
 
 
-def test_triton_is_not_asked_for_off_its_device(monkeypatch):
-    monkeypatch.setattr(hadamard, "_triton_module", lambda: pytest.fail("asked"))
+def test_triton_is_not_imported_for_other_devices(monkeypatch):
+    monkeypatch.setattr(hadamard, "_triton_module", lambda: pytest.fail("imported Triton"))
     fwht(torch.ones(2, 3))
     monkeypatch.setattr(hadamard, "CHUNK", 1)
     fwht(torch.ones(2, 3))
 
 
-def test_a_kernel_that_fails_is_tried_once(monkeypatch, calls):
+def test_a_failing_kernel_is_tried_once(monkeypatch, calls):
     def fail(*_):
         calls.append("failed")
         raise RuntimeError("no C compiler")
@@ -133,7 +135,7 @@ def test_a_kernel_that_fails_is_tried_once(monkeypatch, calls):
         fwht(x.double())
 
 
-def test_running_out_of_memory_is_no_reason_to_give_the_kernel_up(monkeypatch, calls):
+def test_running_out_of_memory_does_not_disable_the_kernel(monkeypatch, calls):
     def fail(*_):
         raise torch.OutOfMemoryError("out of memory")
 
@@ -158,7 +160,7 @@ def test_transform(kernel, n, dtype):
 @pytest.mark.parametrize(
     ("d", "n", "columns"), [(1, 4, 4), (3, 4, 1), (100, 128, 77), (2, 128, 128), (1000, 1024, 5)]
 )
-def test_padding_and_cut(kernel, d, n, columns, dtype):
+def test_padding_and_cutting(kernel, d, n, columns, dtype):
     x = normals(3, d, dtype=dtype)
     y = kernel.transform(x, n, columns)
     assert y.shape == (3, columns)
@@ -166,7 +168,7 @@ def test_padding_and_cut(kernel, d, n, columns, dtype):
 
 
 @pytest.mark.parametrize("rows", [0, 1, 15, 16, 17, 33])
-def test_rows_that_do_not_fill_a_program(kernel, rows):
+def test_row_counts_that_do_not_fill_a_program(kernel, rows):
     assert kernel.BLOCK // 128 == 16
     x = normals(rows, 100)
     y = kernel.transform(x, 128, 128)
@@ -190,25 +192,28 @@ def test_the_longest_row(kernel, dtype):
     assert n == (8192 if dtype == torch.float64 else 16384)
     x = normals(2, n - 1, dtype=dtype)
     y = kernel.transform(x, n, n)
-    expected = hadamard._product(x.cpu().double(), n, n)  # tested against SciPy's matrix by itself
-    room = torch.finfo(dtype).eps * expected.abs() + 8 * max(torch.finfo(dtype).eps, 2e-16) * n**0.5
-    assert ((y.cpu().double() - expected).abs() <= room).all()
+    expected = hadamard._product(x.cpu().double(), n, n)  # tested against SciPy above
+    tolerance = (
+        torch.finfo(dtype).eps * expected.abs() + 8 * max(torch.finfo(dtype).eps, 2e-16) * n**0.5
+    )
+    assert ((y.cpu().double() - expected).abs() <= tolerance).all()
 
 
-def test_other_dtypes_are_not_taken(kernel):
+def test_unsupported_dtypes(kernel):
     assert kernel.max_order(torch.int64) == kernel.max_order(torch.complex64) == 0
 
 
 @pytest.fixture
 def kernel_calls(kernel, monkeypatch):
-    """Let `fwht` take the kernel on this device, and collect its calls."""
-    found, transform = [], kernel.transform
+    """Make `fwht` use the kernel on this device and record its calls."""
+    calls = []
+    transform = kernel.transform
     monkeypatch.setattr(hadamard, "KERNEL_DEVICE", DEVICE)
     monkeypatch.setattr(hadamard, "_failed_kernel_dtypes", set())
     monkeypatch.setattr(
-        kernel, "transform", lambda *args: found.append(args[1:]) or transform(*args)
+        kernel, "transform", lambda *args: calls.append(args[1:]) or transform(*args)
     )
-    return found
+    return calls
 
 
 @pytest.mark.parametrize(("d", "n"), [(1, 1), (8, 8), (5, 8), (5, 32)])
@@ -220,15 +225,15 @@ def test_gradients(kernel_calls, d, n):
     assert not hadamard._failed_kernel_dtypes
 
 
-def test_nothing_is_kept_for_backward(kernel_calls):
-    kept = []
+def test_nothing_is_saved_for_backward(kernel_calls):
+    saved = []
     x = normals(4, 100).requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(
-        lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor
+        lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor
     ):
         fwht(x)
     assert kernel_calls
-    assert not kept
+    assert not saved
 
 
 def test_functional_transforms(kernel_calls):
@@ -245,7 +250,7 @@ def test_functional_transforms(kernel_calls):
     assert not hadamard._failed_kernel_dtypes
 
 
-def test_a_longer_row_and_a_compiler_go_by_products(kernel_calls):
+def test_longer_rows_and_compilers_use_products(kernel_calls):
     assert fwht(normals(1, 16385)).shape == (1, 32768)
     torch._dynamo.reset()
     torch.compile(fwht, fullgraph=True, backend="aot_eager")(normals(3, 100))

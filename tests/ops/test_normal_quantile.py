@@ -1,4 +1,4 @@
-"""The normal quantile and the logarithm under it, against SciPy, NumPy and defining identities."""
+"""The normal quantile and its logarithm against SciPy, NumPy and defining identities."""
 
 import numpy as np
 import pytest
@@ -28,18 +28,18 @@ EDGES = [
     ],
     ids=["body", "lower tail", "upper tail", "edges"],
 )
-def test_quantile_to_the_last_digits(p):
+def test_quantile_matches_scipy(p):
     np.testing.assert_allclose(normal_quantile(p), scipy.stats.norm.ppf(p), rtol=0, atol=1e-14)
 
 
-def test_quantile_far_out():
+def test_quantile_of_extreme_tails():
     p = np.logspace(-300, -16, 20_001)
-    # here |z| reaches 37, where neighboring doubles are 7e-15 apart
+    # |z| reaches 37, where neighboring doubles are 7e-15 apart.
     np.testing.assert_allclose(normal_quantile(p), scipy.stats.norm.ppf(p), rtol=2e-15, atol=0)
 
 
 def test_quantile_is_odd_and_increasing():
-    steps = np.arange(1, 2**12) * 2.0**-13  # exact, so are their complements
+    steps = np.arange(1, 2**12) * 2.0**-13  # exact, like their complements
     low, high = normal_quantile(steps), normal_quantile(1 - steps)
     assert (low == -high).all()
     assert (np.diff(low) > 0).all()

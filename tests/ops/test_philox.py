@@ -1,4 +1,4 @@
-"""The named streams and their mapping to values: golden numbers, an independent generator, laws."""
+"""Named streams and their mapping to values: golden values, an independent generator, moments."""
 
 import numpy as np
 import philox_reference
@@ -7,7 +7,7 @@ import torch
 
 from rlora.ops.philox import RandomSource, fractions, raw_words, signs, symmetric_uniforms
 
-# Random123, tests/kat_vectors, the three "philox4x64 10" lines: counter, key, answer
+# Random123, tests/kat_vectors, the three "philox4x64 10" lines: counter, key, answer.
 KNOWN_ANSWERS = [
     (
         [0, 0, 0, 0],
@@ -28,9 +28,9 @@ KNOWN_ANSWERS = [
 
 
 @pytest.mark.parametrize(("counter", "key", "answer"), KNOWN_ANSWERS)
-def test_the_generator_gives_the_published_known_answers(counter, key, answer):
+def test_published_known_answers(counter, key, answer):
     number = sum(word << 64 * i for i, word in enumerate(counter))
-    before = (number - 1) % 2**256  # numpy counts up before each block, the first one included
+    before = (number - 1) % 2**256  # NumPy increments the counter before every block
     start = np.array([before >> 64 * i & (2**64 - 1) for i in range(4)], dtype=np.uint64)
     generator = np.random.Philox(counter=start, key=np.array(key, dtype=np.uint64))
     assert generator.random_raw(4).tolist() == answer
@@ -41,7 +41,7 @@ def test_the_generator_gives_the_published_known_answers(counter, key, answer):
     ("seed", "name", "tag"),
     [(0, "", ""), (7, "layer.0", "t"), (-3, "шар", "A/rows"), (2**70, "x", "y")],
 )
-def test_raw_words_are_the_stream_of_the_hashed_name(seed, name, tag):
+def test_raw_words_match_the_reference_stream(seed, name, tag):
     assert raw_words(seed, name, tag, 11).tolist() == philox_reference.named_words(
         seed, name, tag, 11
     )
@@ -83,7 +83,7 @@ def test_golden_values_of_one_stream():
     assert [value.hex() for value in source.normal("n", (4,)).tolist()] == normals
 
 
-def test_mappings_of_chosen_words():
+def test_mappings_of_selected_words():
     words = np.array([0, 2**64 - 1, 0x0123456789ABCDEF], dtype=np.uint64)
     top = 2**24 - 1
     expected = [
@@ -105,7 +105,7 @@ def test_mappings_of_chosen_words():
     ]
 
 
-def test_uniforms_are_odd_multiples_inside_the_open_interval_with_the_right_moments():
+def test_uniforms_are_odd_multiples_with_the_expected_moments():
     values = RandomSource(1, "u").uniform("u", (400, 500)).double().numpy().ravel()
     steps = values * 2**24
     assert (steps == np.round(steps)).all()
@@ -150,14 +150,14 @@ def test_permutations_and_subsets(n):
     assert 0 <= subset.min() <= subset.max() < n
 
 
-def test_every_place_of_a_permutation_is_uniform():
-    places = torch.stack([RandomSource(seed, "p").permutation("p", 6) for seed in range(1200)])
-    for place in range(6):
-        counts = torch.bincount(places[:, place], minlength=6).double()
+def test_every_position_of_a_permutation_is_uniform():
+    permutations = [RandomSource(seed, "p").permutation("p", 6) for seed in range(1200)]
+    for values in torch.stack(permutations).T:
+        counts = torch.bincount(values, minlength=6).double()
         assert ((counts - 200) ** 2 / 200).sum() < 5 + 6 * 10**0.5
 
 
-def test_normals_have_the_right_moments():
+def test_normals_have_the_expected_moments():
     values = RandomSource(4, "n").normal("n", (100_000,)).double()
     assert values.dtype == torch.float64
     assert abs(values.mean()) < 5 / 100_000**0.5
@@ -171,11 +171,10 @@ def test_sparse_signs(density):
     assert set(values.unique().tolist()) == {-1.0, 0.0, 1.0}
     n, hits = 100_000, int(values.count_nonzero())
     assert abs(hits - n * density) < 5 * (n * density * (1 - density)) ** 0.5
-    assert abs(values.sum()) < 5 * hits**0.5  # both signs alike
+    assert abs(values.sum()) < 5 * hits**0.5  # both signs are equally likely
+    # Zeros of neighbors are independent, and so are their signs.
     first, second = values[:-1], values[1:]
-    both = int(
-        (first * second).count_nonzero()
-    )  # zeros of neighbors are independent, and so are their signs
+    both = int((first * second).count_nonzero())
     assert abs(both - n * density**2) < 6 * (n * density**2) ** 0.5 * (1 + 2 * density)
     assert abs((first * second).sum()) < 5 * both**0.5
 
@@ -196,13 +195,13 @@ def test_streams_with_different_names_are_different_and_uncorrelated():
     assert correlations.abs().max() < 5 / 20_000**0.5
 
 
-def test_a_draw_does_not_depend_on_how_much_is_drawn():
+def test_values_do_not_depend_on_how_many_are_generated():
     source = RandomSource(6, "x")
     for draw in (source.uniform, source.signs, source.normal):
         assert torch.equal(draw("t", (7,)), draw("t", (3, 50)).flatten()[:7])
 
 
-def test_of_and_on_change_only_name_and_device():
+def test_of_changes_only_the_name():
     source = RandomSource(8, "a")
     assert torch.equal(source.of("b").normal("t", (5,)), RandomSource(8, "b").normal("t", (5,)))
     assert RandomSource(8, "a", "meta").of("b") == RandomSource(8, "b", "meta")

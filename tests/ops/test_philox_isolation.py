@@ -1,6 +1,7 @@
-"""Draws depend on their name alone, not on process, threads or defaults, and leave the global generators be."""
+"""Draws depend only on their name and leave the global generators unchanged."""
 
 import hashlib
+import inspect
 import os
 import random
 import subprocess
@@ -11,21 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from rlora.ops import philox as portable
+from rlora.ops import philox
 from rlora.ops.philox import RandomSource
-
-FINGERPRINT = """
-import hashlib, sys
-import torch
-from rlora.ops.philox import RandomSource
-torch.set_num_threads(int(sys.argv[1]))
-torch.manual_seed(int(sys.argv[1]))
-torch.set_default_dtype(torch.float64 if sys.argv[1] == "3" else torch.float32)
-source = RandomSource(11, "layer")
-draws = [source.uniform("u", (9, 1000), 0.3), source.signs("s", (999,)), source.normal("n", (5000,)),
-         source.sparse_signs("z", (777,), 0.2), source.permutation("p", 5000), source.subset("q", 300, 20)]
-print(hashlib.sha256(b"".join(d.numpy().tobytes() for d in draws)).hexdigest())
-"""
 
 
 def all_draws(source):
@@ -43,10 +31,23 @@ def fingerprint(draws):
     return hashlib.sha256(b"".join(draw.numpy().tobytes() for draw in draws)).hexdigest()
 
 
-@pytest.mark.parametrize(("threads", "hash_seed"), [(1, "0"), (3, "4321")])
-def test_other_processes_draw_the_same_bytes(threads, hash_seed):
-    environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-c", FINGERPRINT, str(threads)]
+SCRIPT = f"""
+import hashlib
+import torch
+from rlora.ops.philox import RandomSource
+{inspect.getsource(all_draws)}
+{inspect.getsource(fingerprint)}
+torch.set_num_threads(3)
+torch.manual_seed(3)
+torch.set_default_dtype(torch.float64)
+print(fingerprint(all_draws(RandomSource(11, "layer"))))
+"""
+
+
+def test_another_process_draws_the_same_bytes():
+    """Another hash seed, number of threads, global seed and default dtype change nothing."""
+    environment = {**os.environ, "PYTHONHASHSEED": "4321", "OMP_NUM_THREADS": "3"}
+    command = [sys.executable, "-c", SCRIPT]
     out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == fingerprint(all_draws(RandomSource(11, "layer")))
 
@@ -54,16 +55,16 @@ def test_other_processes_draw_the_same_bytes(threads, hash_seed):
 def test_concurrent_threads_draw_the_same_bytes():
     expected = {seed: fingerprint(all_draws(RandomSource(seed, "layer"))) for seed in range(4)}
     with ThreadPoolExecutor(8) as pool:
-        found = list(
+        digests = list(
             pool.map(
                 lambda seed: (seed, fingerprint(all_draws(RandomSource(seed, "layer")))),
                 [0, 1, 2, 3] * 8,
             )
         )
-    assert all(expected[seed] == digest for seed, digest in found)
+    assert all(expected[seed] == digest for seed, digest in digests)
 
 
-def test_the_default_dtype_changes_nothing():
+def test_the_default_dtype_does_not_change_values():
     before = all_draws(RandomSource(1, "layer"))
     torch.set_default_dtype(torch.float64)
     try:
@@ -75,7 +76,7 @@ def test_the_default_dtype_changes_nothing():
         assert torch.equal(a, b)
 
 
-def test_the_global_generators_neither_move_nor_matter():
+def test_global_generators_are_neither_used_nor_advanced():
     torch.manual_seed(1), np.random.seed(1), random.seed(1)  # noqa: NPY002
     first = fingerprint(all_draws(RandomSource(1, "layer")))
     torch.manual_seed(2), np.random.seed(2), random.seed(2)  # noqa: NPY002
@@ -86,9 +87,9 @@ def test_the_global_generators_neither_move_nor_matter():
     assert random.getstate() == states[2]
 
 
-def test_nothing_is_drawn_on_the_meta_device(monkeypatch):
+def test_nothing_is_generated_on_the_meta_device(monkeypatch):
     monkeypatch.setattr(
-        portable, "raw_words", lambda *_: pytest.fail("drew words for the meta device")
+        philox, "raw_words", lambda *_: pytest.fail("generated words for the meta device")
     )
     draws = all_draws(RandomSource(0, "x", "meta"))
     assert all(draw.is_meta for draw in draws)
@@ -103,7 +104,7 @@ def test_nothing_is_drawn_on_the_meta_device(monkeypatch):
     ]
 
 
-def test_what_is_drawn_can_be_changed_in_place_without_a_trace():
+def test_changing_a_draw_in_place_does_not_affect_later_draws():
     source = RandomSource(0, "x")
     before = [draw.clone() for draw in all_draws(source)]
     for draw in all_draws(source):
