@@ -87,7 +87,7 @@ def test_some_adapters_are_ranked():
 @pytest.mark.parametrize("file", sorted((ROOT / "conf" / "model").glob("*.yaml")), ids=short)
 def test_a_hub_model_is_pinned(file):
     node = yaml.safe_load(file.read_text())
-    if node["_target_"] == "rlora.models.pretrained.pretrained":
+    if node["_target_"] == "rlora.models.pretrained.load_pretrained":
         assert re.fullmatch(r"[\w.-]+/[\w.-]+", node["path"])
         assert re.fullmatch(r"[0-9a-f]{40}", node["revision"])
     else:

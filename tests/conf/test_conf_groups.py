@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from hydra.utils import get_object
 
+from rlora.config.build import constructor_options
+
 CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = sorted(
     (folder.name, file.stem)
@@ -23,13 +25,10 @@ RUNTIME = {
 WATCHING = {"monitor", "mode"}  # passed to the callbacks that set `monitor: null`
 # Functions with **options, and the function that receives these.
 RECEIVERS = {
-    "rlora.models.packaged.package": "rlora.models.pretrained.pretrained",
     "lightning.pytorch.loggers.WandbLogger": "wandb.init",
 }
 # Groups whose YAML lists every option of the constructor.
 COMPLETE = ("adapter", "model", "optimizer", "scheduler", "regularizer")
-# Options of `pretrained` that `package` sets itself.
-SET_BY_PACKAGE = ("path", "revision")
 
 
 def named(pairs):
@@ -49,12 +48,11 @@ def targets(node, path=()):
 
 
 def parameters_of(name):
-    """Return the named parameters of a target and of the function that receives its **options."""
-    parameters = dict(inspect.signature(get_object(name)).parameters)
+    """Return the parameters of a target and of the function that receives its **options."""
+    names = constructor_options(get_object(name))[0]
     if name in RECEIVERS:
-        parameters |= inspect.signature(get_object(RECEIVERS[name])).parameters
-    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return {key: p for key, p in parameters.items() if p.kind not in variadic}
+        names += constructor_options(get_object(RECEIVERS[name]))[0]
+    return names
 
 
 def misfit(path, node):
@@ -101,9 +99,7 @@ def test_every_option_composes_and_fits(compose, group, option):
 def test_the_yaml_lists_every_option(compose, group, option):
     node = compose(f"{group}={option}").config[group]
     count, keywords = RUNTIME.get(group, (0, set()))
-    options = list(parameters_of(node["_target_"]))[count:]
-    if node["_target_"] in RECEIVERS:
-        options = [key for key in options if key not in SET_BY_PACKAGE]
+    options = parameters_of(node["_target_"])[count:]
     assert set(options) - keywords == set(node) - {"_target_"}
 
 
@@ -113,7 +109,10 @@ def test_the_yaml_lists_every_option(compose, group, option):
         ({"_target_": "rlora.adapters.lora.LoRA", "rnk": 4}, "rnk"),
         ({"_target_": "rlora.models.random_init.random_model"}, "config"),
         ({"_target_": "rlora.models.random_init.random_model", "config": {}, "seed": 1}, "seed"),
-        ({"_target_": "rlora.models.packaged.package", "name": "x", "dtyp": "float32"}, "dtyp"),
+        (
+            {"_target_": "rlora.models.packaged.load_packaged", "name": "x", "dtyp": "float32"},
+            "dtyp",
+        ),
     ],
 )
 def test_the_check_finds_what_does_not_fit(node, name):

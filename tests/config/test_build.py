@@ -1,6 +1,7 @@
-"""Building from config nodes, flattening, and one sentence for what is wrong with a command line."""
+"""Building from config nodes, flattening, and one sentence for each config error."""
 
 from functools import partial
+from typing import TypedDict, Unpack
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from transformers import BertConfig
 from rlora.config.build import (
     build,
     config_keys,
+    constructor_options,
     explain_config_error,
     is_config_error,
     print_config,
@@ -21,16 +23,12 @@ from rlora.config.flatten import flatten
 
 
 class Part:
-    """Holds what it was given."""
+    """Keeps its arguments."""
 
     def __init__(self, first=None, *, size=1, options=None, inner=None, runtime=None):
-        self.first, self.size, self.options, self.inner, self.runtime = (
-            first,
-            size,
-            options,
-            inner,
-            runtime,
-        )
+        self.first, self.size = first, size
+        self.options, self.inner = options, inner
+        self.runtime = runtime
 
 
 def add(a, b, *, c=0):
@@ -41,11 +39,22 @@ def collect(**options):
     return options
 
 
+class Shared(TypedDict, total=False):
+    """Options that several constructors share."""
+
+    alpha: float
+    beta: float
+
+
+def combine(first, *, own=0, **options: Unpack[Shared]):
+    return first, own, options
+
+
 PART = f"{__name__}.Part"
 
 
 @pytest.mark.parametrize(
-    "given",
+    "value",
     [
         BertConfig(hidden_size=32),
         [{"params": [torch.nn.Parameter(torch.zeros(2))], "lr": 0.1}],
@@ -53,17 +62,17 @@ PART = f"{__name__}.Part"
         Part(),
         (1, 2),
     ],
-    ids=lambda given: type(given).__name__,
+    ids=lambda value: type(value).__name__,
 )
-def test_runtime_objects_arrive_untouched(given):
-    built = build({"_target_": PART, "size": 3}, given, runtime=given)
-    assert built.first is given
-    assert built.runtime is given
-    assert type(built.first) is type(given)
+def test_runtime_objects_are_passed_unchanged(value):
+    built = build({"_target_": PART, "size": 3}, value, runtime=value)
+    assert built.first is value
+    assert built.runtime is value
+    assert type(built.first) is type(value)
     assert built.size == 3
 
 
-def test_a_configs_containers_become_plain():
+def test_containers_of_a_config_become_plain():
     node = OmegaConf.create(
         {"_target_": PART, "options": {"targets": ["q", "v"], "deep": [{"a": 1}]}}
     )
@@ -96,10 +105,10 @@ def test_a_function_is_called():
 def test_an_unknown_option_is_refused(node):
     with pytest.raises(ValueError, match=rf"{__name__}\.Part has no option .*sise") as caught:
         build({"_target_": PART, **node}, runtime=1)
-    told = str(caught.value)
-    assert len(told.splitlines()) == 1
-    allowed = told.partition("it takes ")[2]
-    assert allowed == "first, size, options, inner"  # without what the framework passes itself
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    allowed = message.partition("it takes ")[2]
+    assert allowed == "first, size, options, inner"  # runtime is passed by the framework
 
 
 def test_a_function_with_open_options_takes_any():
@@ -107,6 +116,15 @@ def test_a_function_with_open_options_takes_any():
         "surplus": 1,
         "other": 2,
     }
+
+
+def test_shared_options_count_as_the_keys_of_their_class():
+    target = f"{__name__}.combine"
+    assert constructor_options(combine) == (["first", "own", "alpha", "beta"], False)
+    node = {"_target_": target, "own": 2, "alpha": 0.5}
+    assert build(node, 1) == (1, 2, {"alpha": 0.5})
+    with pytest.raises(ValueError, match="has no option gamma: it takes first, own, alpha, beta"):
+        build({**node, "gamma": 1}, 1)
 
 
 def test_errors_of_the_constructor_pass_through(monkeypatch):
@@ -118,14 +136,14 @@ def test_errors_of_the_constructor_pass_through(monkeypatch):
         build({"_target_": PART})
 
 
-def test_plain_resolves():
+def test_a_plain_config_is_resolved():
     config = OmegaConf.create({"a": 1, "b": ["${a}"]})
     assert to_plain(config) == {"a": 1, "b": [1]}
     assert type(to_plain(config)["b"]) is list
     assert to_plain({"a": 1}) == {"a": 1}
 
 
-def test_flat():
+def test_flatten_gives_dotted_keys():
     assert flatten({"a": {"b": 1, "c": {"d": [1, 2]}}, "e": None}) == {
         "a.b": 1,
         "a.c.d": [1, 2],
@@ -135,20 +153,20 @@ def test_flat():
     assert flatten({"a": 1}, "x/") == {"x/a": 1}
 
 
-def test_key_names_need_no_values():
+def test_keys_need_no_values():
     assert config_keys(OmegaConf.create({"a": "${nowhere}", "b": {"c": "???"}})) == ["a", "b.c"]
 
 
-def test_show_names_groups_and_values():
+def test_the_printed_config_names_groups_and_values():
     console = Console(record=True, width=100, file=open("/dev/null", "w"))  # noqa: SIM115
     print_config(
         {"adapter": {"rank": 8, "targets": ["q"]}, "seed": 5, "logger": {}},
         console,
         {"adapter": "lora"},
     )
-    told = console.export_text()
+    output = console.export_text()
     for text in ("adapter = lora", "rank: 8", "targets: ['q']", "seed: 5"):
-        assert text in told
+        assert text in output
 
 
 # explain
@@ -165,29 +183,31 @@ KEYS = [
 
 @pytest.fixture
 def error_of(compose):
-    """Function of words: what the config system raises for them."""
+    """Function (*overrides): the error that composing raises."""
 
-    def find(*words):
+    def catch(*overrides):
         with pytest.raises(Exception, match=r"\S") as caught:
-            compose(*words)
+            compose(*overrides)
         assert is_config_error(caught.value)
         return caught.value
 
-    return find
+    return catch
 
 
 @pytest.fixture
 def explained(error_of):
-    def tell(*words, keys=KEYS, swept=()):
-        told = explain_config_error(error_of(*words), keys, set(swept))
-        assert len(told.splitlines()) == 1
-        return told
+    """Function (*overrides, keys, swept): the sentence for the error that composing raises."""
 
-    return tell
+    def explain(*overrides, keys=KEYS, swept=()):
+        message = explain_config_error(error_of(*overrides), keys, set(swept))
+        assert len(message.splitlines()) == 1
+        return message
+
+    return explain
 
 
 @pytest.mark.parametrize(
-    ("word", "right"),
+    ("override", "right"),
     [
         ("adapter=lorra", "lora"),
         ("adapter=randlra", "randlora"),
@@ -197,20 +217,20 @@ def explained(error_of):
         ("optimizer=adam", "adamw"),
     ],
 )
-def test_an_unknown_option_suggests_the_nearest(explained, word, right):
-    told = explained(word)
-    assert told.startswith(f"{word} is unknown: did you mean ")
-    assert right in told
+def test_an_unknown_option_suggests_the_closest(explained, override, right):
+    message = explained(override)
+    assert message.startswith(f"{override} is unknown: did you mean ")
+    assert right in message
 
 
-def test_an_option_like_none_lists_them_all(explained):
-    told = explained("adapter=zzzzzz")
-    assert told.startswith("adapter=zzzzzz is unknown: choose one of ")
-    assert all(name in told for name in ("lora", "rlora", "vera", "nola", "full"))
+def test_an_option_unlike_any_other_lists_all(explained):
+    message = explained("adapter=zzzzzz")
+    assert message.startswith("adapter=zzzzzz is unknown: choose one of ")
+    assert all(name in message for name in ("lora", "rlora", "vera", "nola", "full"))
 
 
 @pytest.mark.parametrize(
-    ("word", "right"),
+    ("override", "right"),
     [
         ("adapter.rnk=4", "adapter.rank"),
         ("adapter.lr=4", "optimizer.lr"),
@@ -220,35 +240,35 @@ def test_an_option_like_none_lists_them_all(explained):
         ("rank=4", "adapter.rank"),
     ],
 )
-def test_an_unknown_key_suggests_the_nearest(explained, word, right):
-    key = word.partition("=")[0]
-    told = explained(word)
-    assert told.startswith(f"{key} is not a key of the config: ")
-    assert right in told
-    assert f"+{key}=" in told
+def test_an_unknown_key_suggests_the_closest(explained, override, right):
+    key = override.partition("=")[0]
+    message = explained(override)
+    assert message.startswith(f"{key} is not a key of the config: ")
+    assert right in message
+    assert f"+{key}=" in message
 
 
-def test_a_key_beside_a_swept_group(explained):
-    told = explained("adapter=lora", "adapter.num_bases=4", swept=["adapter"])
-    assert "adapter.num_bases is not a key of every adapter" in told
-    assert "recipe" in told
+def test_a_key_that_not_every_swept_option_has(explained):
+    message = explained("adapter=lora", "adapter.num_bases=4", swept=["adapter"])
+    assert "adapter.num_bases is not a key of every adapter" in message
+    assert "recipe" in message
 
 
-@pytest.mark.parametrize("word", ["adapter=[lora", "seed", "task.path=a,b(", "seed=1 2]"])
-def test_a_syntax_error_says_to_quote(explained, word):
-    assert "quote" in explained(word)
+@pytest.mark.parametrize("override", ["adapter=[lora", "seed", "task.path=a,b(", "seed=1 2]"])
+def test_a_syntax_error_recommends_quotes(explained, override):
+    assert "quote" in explained(override)
 
 
-def test_an_interpolation_that_leads_nowhere(explained):
-    told = explained("optimizer.lr=${nowhere}")
-    assert "nowhere" in told
-    assert "optimizer.lr" in told
+def test_an_interpolation_of_an_unknown_key(explained):
+    message = explained("optimizer.lr=${nowhere}")
+    assert "nowhere" in message
+    assert "optimizer.lr" in message
 
 
-def test_other_errors_are_not_of_the_config_system():
+def test_other_errors_are_no_config_errors():
     assert not is_config_error(ValueError("x"))
     assert is_config_error(HydraException("x")) or not issubclass(HydraException, ValueError)
 
 
-def test_partial_objects_are_not_left_over():
+def test_a_built_object_is_no_partial():
     assert not isinstance(build({"_target_": PART}), partial)

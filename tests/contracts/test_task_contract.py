@@ -129,7 +129,9 @@ def test_new_metrics_share_nothing(task):
 def test_a_backbone_answers_it(task, compose, model):
     node = compose(f"model={model}").config["model"]
     if writes(task) and model == "tiny_encoder":
-        with pytest.raises(ValueError, match="is an encoder and writes no text: choose a decoder"):
+        with pytest.raises(
+            ValueError, match="is an encoder and generates no text: choose a decoder"
+        ):
             build(node, **task.head(), seed=0)
         return
     backbone = build(node, **task.head(), seed=0)

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from rlora.data.packing import IGNORED, Layout, Packed, Padded, Sequences, pack
 from rlora.data.tokenize import Tokens
-from rlora.models.pretrained import finish
+from rlora.models.pretrained import make_backbone
 from rlora.models.random_init import byte_tokenizer
 
 END = 9
@@ -102,7 +102,7 @@ def test_packed_examples_do_not_see_each_other(config, attention):
     split = Sequences(tokens(*([[1, 2]] * 5)), texts, Layout((), (END,), END), 64)
     torch.manual_seed(0)
     net = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
-    finish(net, byte_tokenizer(), "random", [])
+    make_backbone(net, byte_tokenizer(), "random", [])
 
     def losses(batch):
         out = net(**batch["inputs"]).logits

@@ -154,7 +154,7 @@ def test_export_refuses_what_it_cannot_do(start, tmp_path, capsys):
 
 
 def test_an_encoder_is_refused(start):
-    with pytest.raises(ValueError, match="a bert model is an encoder and writes no text"):
+    with pytest.raises(ValueError, match="a bert model is an encoder and generates no text"):
         start("task=e2e", "model=tiny_encoder", "adapter=lora")
 
 

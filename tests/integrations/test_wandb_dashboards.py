@@ -1,4 +1,4 @@
-"""W&B dashboards as code, up to the upload."""
+"""The W&B workspace and report, up to the upload."""
 
 import json
 
@@ -10,23 +10,22 @@ from rlora.records.record import summary_metrics
 
 @pytest.fixture
 def sections(tmp_path):
-    """The workspace's sections, as they would be saved: name to panels."""
-    wandb_dashboards.main(["team/rlora", "--out", str(tmp_path / "made.json")])
-    made = json.loads((tmp_path / "made.json").read_text())
-    assert (made["entity"], made["project"]) == ("team", "rlora")
-    return {
-        each["name"]: each["panels"]
-        for each in made["spec"]["section"]["panel_bank_config"]["sections"]
-    }
+    """The panels of the saved workspace, by section."""
+    file = tmp_path / "workspace.json"
+    wandb_dashboards.main(["team/rlora", "--out", str(file)])
+    workspace = json.loads(file.read_text())
+    assert (workspace["entity"], workspace["project"]) == ("team", "rlora")
+    bank = workspace["spec"]["section"]["panel_bank_config"]
+    return {section["name"]: section["panels"] for section in bank["sections"]}
 
 
-def test_there_is_a_section_for_each_question(sections):
-    kinds = {name: [panel["view_type"] for panel in panels] for name, panels in sections.items()}
-    assert list(kinds) == ["Scores", "Learning curves", "Search", "Certificates"]
-    assert kinds["Scores"] == ["Bar Chart", "Bar Chart", "Scatter Plot"]
-    assert set(kinds["Learning curves"]) == {"Run History Line Plot"}
-    assert "Parallel Coordinates Plot" in kinds["Search"]
-    assert kinds["Certificates"] == ["Scatter Plot", "Scatter Plot"]
+def test_each_section_has_its_panels(sections):
+    types = {name: [panel["view_type"] for panel in panels] for name, panels in sections.items()}
+    assert list(types) == ["Scores", "Learning curves", "Search", "Certificates"]
+    assert types["Scores"] == ["Bar Chart", "Bar Chart", "Scatter Plot"]
+    assert set(types["Learning curves"]) == {"Run History Line Plot"}
+    assert "Parallel Coordinates Plot" in types["Search"]
+    assert types["Certificates"] == ["Scatter Plot", "Scatter Plot"]
 
 
 def test_bars_and_curves_are_grouped_by_adapter(sections):
@@ -34,7 +33,7 @@ def test_bars_and_curves_are_grouped_by_adapter(sections):
         assert panel["config"]["group_by"] == "adapter.value"
 
 
-def test_every_number_shown_is_one_that_runs_log(sections, record, compose):
+def test_every_panel_shows_a_number_that_runs_log(sections, record, compose):
     from rlora.config.flatten import flatten
 
     record.certificate = {"bound": 0.2, "risk": 0.1, "kl": 3.0}
@@ -54,21 +53,21 @@ def test_every_number_shown_is_one_that_runs_log(sections, record, compose):
         assert key in text
 
 
-def test_the_report_holds_the_same_panels():
+def _titles(panels):
+    return [panel.title for panel in panels if hasattr(panel, "title")]
+
+
+def test_the_report_has_the_same_panels():
     blocks = wandb_dashboards.report("team", "rlora").blocks
     grids = [block for block in blocks if type(block).__name__ == "PanelGrid"]
-    ours = [
-        [panel.title for panel in own if hasattr(panel, "title")]
-        for own in wandb_dashboards.panels().values()
+    assert [_titles(grid.panels) for grid in grids] == [
+        _titles(panels) for panels in wandb_dashboards.panels().values()
     ]
-    assert [
-        [panel.title for panel in grid.panels if hasattr(panel, "title")] for grid in grids
-    ] == ours
     assert all(grid.runsets[0].groupby == ["config.adapter"] for grid in grids)
 
 
-def test_wrong_words_and_no_login_end_in_a_sentence(monkeypatch):
-    with pytest.raises(SystemExit, match="rlora must be ENTITY/PROJECT"):
+def test_a_wrong_project_and_a_missing_login_give_one_sentence(monkeypatch):
+    with pytest.raises(SystemExit, match="rlora is invalid: expected ENTITY/PROJECT"):
         wandb_dashboards.main(["rlora"])
 
     class NotLoggedIn:
@@ -78,6 +77,6 @@ def test_wrong_words_and_no_login_end_in_a_sentence(monkeypatch):
     monkeypatch.setattr(wandb_dashboards, "workspace", lambda *_: NotLoggedIn())
     monkeypatch.setattr(wandb_dashboards, "report", lambda *_: NotLoggedIn())
     with pytest.raises(
-        SystemExit, match=r"could not be saved to W&B \(No API key configured.\): see wandb login"
+        SystemExit, match=r"could not be saved to W&B \(No API key configured.\): run wandb login"
     ):
         wandb_dashboards.main(["team/rlora"])

@@ -1,4 +1,4 @@
-"""W&B sweep files, without an account: W&B's schema and engine, the command an agent would run, and a first trial."""
+"""W&B sweep files, without an account: schema, search engine, the agent's command, a first trial."""
 
 import itertools
 import warnings

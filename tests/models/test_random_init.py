@@ -1,4 +1,4 @@
-"""Random models: a byte tokenizer, families whose roles resolve, and start values that only the seed decides."""
+"""Random models: byte tokenizer, roles of every family, weights that depend on the seed alone."""
 
 import pytest
 import torch
@@ -71,7 +71,7 @@ def logits(backbone, sentences=("good", "terrible news")):
 @pytest.mark.parametrize(
     "text", ["Hello wörld 漢字 🙂", " two  spaces\n\tand a tab ", "[CLS] is text here", "a"]
 )
-def test_the_tokenizer_brings_text_back(text):
+def test_the_tokenizer_decodes_to_the_same_text(text):
     tokenizer = byte_tokenizer()
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
     if "[CLS]" not in text:
@@ -88,7 +88,7 @@ def test_the_tokenizer_marks_ends_and_pairs():
     assert batch["input_ids"][0][-1] == tokenizer.pad_token_id
 
 
-def test_a_family_answers_and_padding_does_not_count(family):
+def test_padding_does_not_change_the_logits(family):
     backbone = random_model(FAMILIES[family], **HEAD, seed=0)
     together = logits(backbone, ["good", "a much longer sentence"])
     assert together.shape == (2, 2)
@@ -107,12 +107,8 @@ def test_the_roles_of_a_family_resolve(family):
     )
     sites = list(adapters.adapters)
     for role, name in ROLES[family].items():
-        found = [
-            site
-            for site in sites
-            if site.partition(".0.")[2] == name or site.partition(".1.")[2] == name
-        ]
-        assert len(found) == 2, (role, sites)
+        matches = [s for s in sites if name in (s.partition(".0.")[2], s.partition(".1.")[2])]
+        assert len(matches) == 2, (role, sites)
     assert len(sites) == 2 * len(ROLES[family])
     assert torch.equal(logits(backbone), start)
 
@@ -128,7 +124,7 @@ def test_one_role_alone(family):
 
 
 @pytest.mark.parametrize("name", ["tiny_encoder", "tiny_decoder"])
-def test_the_seed_decides_and_nothing_else(compose, name):
+def test_weights_depend_on_the_seed_alone(compose, name):
     node = compose(f"model={name}").config["model"]
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
@@ -141,18 +137,18 @@ def test_the_seed_decides_and_nothing_else(compose, name):
     assert not torch.equal(logits(first), logits(other))
 
 
-def test_the_head_is_no_part_of_the_fingerprint(family):
-    two = random_model(FAMILIES[family], **HEAD, seed=0)
+def test_the_fingerprint_does_not_depend_on_the_head(family):
+    backbone = random_model(FAMILIES[family], **HEAD, seed=0)
     with torch.no_grad():
-        before = two.fingerprint
-        dict(two.model.named_parameters())[two.head_parameters(MODULES)[-1]].add_(1.0)
+        before = backbone.fingerprint
+        dict(backbone.model.named_parameters())[backbone.head_parameters(MODULES)[-1]].add_(1.0)
     from rlora.ops.fingerprint import fingerprint
 
-    assert fingerprint(two.model, two.fresh) == before
-    assert fingerprint(two.model, []) == before  # nor of one that a checkpoint held
+    assert fingerprint(backbone.model, backbone.fresh) == before
+    assert fingerprint(backbone.model, []) == before  # a head from the checkpoint
 
 
-def test_every_weight_of_the_backbone_is_in_the_fingerprint():
+def test_the_fingerprint_depends_on_every_weight_of_the_backbone():
     from rlora.ops.fingerprint import fingerprint
 
     backbone = random_model(FAMILIES["bert"], **HEAD, seed=0)
@@ -163,19 +159,19 @@ def test_every_weight_of_the_backbone_is_in_the_fingerprint():
             parameter.data.view(-1)[0] -= 1.0
 
 
-def test_the_head_is_what_lies_outside(family):
+def test_the_head_parameters_of_each_family(family):
     backbone = random_model(FAMILIES[family], **HEAD, seed=0)
     heads = {
         "bert": {"classifier"},
         "roberta": {"classifier.dense", "classifier.out_proj"},
-        "deberta-v2": {"classifier", "pooler.dense"},  # its checkpoints hold no pooler
+        "deberta-v2": {"classifier", "pooler.dense"},  # its checkpoints have no pooler
         "gpt2": {"score"},
         "llama": {"score"},
     }
     assert {name.rpartition(".")[0] for name in backbone.head_parameters(MODULES)} == heads[family]
 
 
-def test_a_head_that_is_not_there_is_refused(family):
+def test_a_missing_head_is_refused(family):
     backbone = random_model(FAMILIES[family], **HEAD, seed=0)
     with pytest.raises(
         ValueError, match=rf"random {family} has none of the modules lm_head, qa_outputs"

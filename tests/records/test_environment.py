@@ -1,4 +1,4 @@
-"""Facts about the process."""
+"""Facts about the process: its peak memory, and what importing them costs."""
 
 import subprocess
 import sys
@@ -9,14 +9,14 @@ import pytest
 from rlora.records.environment import peak_memory_mib
 
 
-def test_peak_memory_counts_what_was_freed():
+def test_peak_memory_counts_freed_memory():
     before = peak_memory_mib()
     size = int(before * 2**20) + 64 * 2**20
     np.ones(size, dtype=np.uint8)
     assert peak_memory_mib() >= size / 2**20
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux hands a parent's peak down")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux passes a parent's peak on")
 def test_peak_memory_is_not_that_of_the_parent():
     code = "import rlora.records.environment as e; print(e.peak_memory_mib())"
     ballast = np.ones(2 * 2**30, dtype=np.uint8)

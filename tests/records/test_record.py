@@ -1,4 +1,4 @@
-"""The run record: written whole or not at all, read back the same, refused if it is not one."""
+"""The run record: written atomically, read back unchanged, refused if invalid."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ def test_a_second_record_replaces_the_first(record, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
 
 
-def test_a_record_that_is_no_json_leaves_the_old_one(record, tmp_path):
+def test_a_record_that_json_cannot_hold_keeps_the_old_one(record, tmp_path):
     write_record(record, tmp_path)
     with pytest.raises(TypeError):
         write_record(replace(record, data={"a": object()}), tmp_path)
@@ -41,9 +41,9 @@ def test_a_record_that_is_no_json_leaves_the_old_one(record, tmp_path):
 def refused(path):
     with pytest.raises(ValueError, match=r"\S") as caught:
         read_record(path)
-    told = str(caught.value)
-    assert len(told.splitlines()) == 1
-    return told
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
 
 
 def test_a_missing_record(tmp_path):
@@ -89,40 +89,37 @@ def test_a_missing_field(record, tmp_path):
 
 
 @pytest.mark.parametrize("value", [None, 3, [1], "x"])
-def test_a_part_that_is_no_object(record, tmp_path, value):
+def test_a_part_that_is_not_an_object(record, tmp_path, value):
     changed(record, tmp_path, lambda raw: raw.update(run=value))
 
 
 def leaves(value, path=()):
-    """Paths of all leaves of plain JSON."""
-    items = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, list)
-        else ()
-    )
-    found = [leaf for key, item in items for leaf in leaves(item, (*path, key))]
-    return found or [path]
+    """Return the paths of all leaves of plain JSON."""
+    items = list[tuple]()
+    if isinstance(value, dict | list):
+        items = list(value.items() if isinstance(value, dict) else enumerate(value))
+    paths = [leaf for key, item in items for leaf in leaves(item, (*path, key))]
+    return paths or [path]
 
 
 @pytest.mark.parametrize("wrong", ["word", -1, True, None, [], {}, [1], {"a": "b"}])
-def test_a_value_of_another_kind_is_refused_or_harmless(record, wrong):
-    """Whatever stands where in a record, it is told or is read, and reported without a crash."""
+def test_a_value_of_another_type_is_refused_or_harmless(record, wrong):
+    """A wrong value anywhere in a record is either refused or reported without a crash."""
     from rlora.reports.load import LoadedRun, collect_scores
     from rlora.reports.report import ReportSpec, make_report
 
     record.certificate = {
         "bound": 0.3, "risk": 0.2, "by_group": {"bound": 0.4}, "kl": 1.0, "rows": 9,
-        "baseline": {"bound": 0.2, "predictor": "it"}, "test": {"test": {"mean": 0.25, "posterior": 0.3}},
+        "baseline": {"bound": 0.2, "predictor": "it"},
+        "test": {"test": {"mean": 0.25, "posterior": 0.3}},
     }  # fmt: skip
     whole = json.dumps(asdict(record))
     for path in leaves(json.loads(whole)):
         raw = json.loads(whole)
-        place = raw
+        parent = raw
         for key in path[:-1]:
-            place = place[key]
-        place[path[-1]] = wrong
+            parent = parent[key]
+        parent[path[-1]] = wrong
         with contextlib.suppress(ValueError):
-            made = parse_record(raw, "here")
-            make_report(collect_scores([LoadedRun("here", made)], "test"), ReportSpec())
+            run = LoadedRun("here", parse_record(raw, "here"))
+            make_report(collect_scores([run], "test"), ReportSpec())

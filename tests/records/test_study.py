@@ -1,4 +1,4 @@
-"""Finished runs are found again and not repeated; a study's records stand alone."""
+"""Finished runs are found and not repeated; the records of a study need no run folders."""
 
 import json
 from dataclasses import replace
@@ -12,14 +12,14 @@ from rlora.records import study
 from rlora.records.record import STUDY_FILE, read_record, read_study
 from rlora.runs import experiment
 
-WORDS = ("adapter=rlora", "adapter.rank=2", "trainer.max_epochs=1")
+OVERRIDES = ("adapter=rlora", "adapter.rank=2", "trainer.max_epochs=1")
 
 
 @pytest.fixture(scope="module")
 def finished(tiny_run, tmp_path_factory):
-    """A finished run of a study, below its outputs."""
+    """Folder of a finished run of a study."""
     folder = tmp_path_factory.mktemp("outputs") / "runs" / "one"
-    tiny_run(*WORDS, *places(folder.parents[1]), "study=toy", folder=folder)
+    tiny_run(*OVERRIDES, *places(folder.parents[1]), "study=toy", folder=folder)
     return folder
 
 
@@ -29,20 +29,20 @@ def places(outputs):
 
 @pytest.fixture
 def again(tiny_job, finished, monkeypatch):
-    """Function (*words, outputs): run as one job of a multirun; gives the folders of the experiments that ran."""
+    """Function (*overrides, folder, outputs): run as one job of a multirun.
+
+    Returns the score and the folders of the experiments that ran.
+    """
     ran = []
     monkeypatch.setattr(
         experiment.Experiment,
         "run",
-        lambda self: ran.append(self.job.directory) or record(finished),
+        lambda self: ran.append(self.job.directory) or read_record(finished),
     )
 
-    def record(folder):
-        return read_record(folder)
-
-    def start(*words, folder, outputs=None):
+    def start(*overrides, folder, outputs=None):
         config, job = tiny_job(
-            *WORDS, *places(outputs or finished.parents[1]), *words, folder=folder
+            *OVERRIDES, *places(outputs or finished.parents[1]), *overrides, folder=folder
         )
         score = experiment.run(OmegaConf.create(config), replace(job, multirun=True))
         return score, ran
@@ -60,41 +60,41 @@ def test_a_finished_run_is_not_repeated_in_a_multirun(again, finished, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "word", ["seed=1", "optimizer.lr=0.5", "task.shots=2", "adapter.rank=4", "certify=true"]
+    "override", ["seed=1", "optimizer.lr=0.5", "task.shots=2", "adapter.rank=4", "certify=true"]
 )
-def test_any_other_run_is_run(word, again, tmp_path):
-    more = ["regularizer=pac_bayes"] if word == "certify=true" else []
-    assert again(word, *more, folder=tmp_path / "new")[1] == [tmp_path / "new"]
+def test_any_other_run_is_run(override, again, tmp_path):
+    more = ["regularizer=pac_bayes"] if override == "certify=true" else []
+    assert again(override, *more, folder=tmp_path / "new")[1] == [tmp_path / "new"]
 
 
-def test_on_request_it_is_repeated(again, tmp_path):
+def test_skip_finished_false_repeats_the_run(again, tmp_path):
     assert again("skip_finished=false", folder=tmp_path / "new")[1] == [tmp_path / "new"]
 
 
 def test_a_study_is_resumed_without_its_outputs(again, finished, tmp_path):
-    studies_there = finished.parents[2] / "studies"
-    words = (f"paths.studies='{studies_there}'", "study=toy")
-    assert again(*words, folder=tmp_path / "new", outputs=tmp_path / "empty")[1] == []
+    studies = finished.parents[2] / "studies"
+    overrides = (f"paths.studies='{studies}'", "study=toy")
+    assert again(*overrides, folder=tmp_path / "new", outputs=tmp_path / "empty")[1] == []
     assert again("study=other", folder=tmp_path / "newer", outputs=tmp_path / "empty")[1] == [
         tmp_path / "newer"
     ]
 
 
 def test_a_run_that_finished_outside_the_study_joins_it(again, finished, tmp_path):
-    words = (f"paths.studies='{tmp_path}'", "study=later")
+    overrides = (f"paths.studies='{tmp_path}'", "study=later")
     for folder in ("new", "newer"):
-        assert again(*words, folder=tmp_path / folder)[1] == []
+        assert again(*overrides, folder=tmp_path / folder)[1] == []
     assert read_study(tmp_path / "later" / STUDY_FILE) == [
         study.portable_record(read_record(finished))
     ]
 
 
 def test_a_single_run_is_always_run(tiny_job, finished, tmp_path):
-    config, job = tiny_job(*WORDS, *places(finished.parents[1]), folder=tmp_path)
+    config, job = tiny_job(*OVERRIDES, *places(finished.parents[1]), folder=tmp_path)
     assert study.finished_record(config, job) is None
 
 
-def test_a_broken_run_is_no_finished_one(finished, tmp_path):
+def test_a_damaged_record_is_no_finished_run(finished, tmp_path):
     wanted = read_record(finished).run.config_hash
     assert study.find_finished(wanted, finished.parents[1]) == read_record(finished)
     (tmp_path / "half").mkdir()
@@ -102,7 +102,7 @@ def test_a_broken_run_is_no_finished_one(finished, tmp_path):
     assert study.find_finished(wanted, tmp_path) is None
 
 
-def test_a_studys_records_name_no_machine(finished):
+def test_the_records_of_a_study_name_no_machine(finished):
     file = finished.parents[2] / "studies" / "toy" / STUDY_FILE
     text = file.read_text()
     host = read_record(finished).environment.host
@@ -118,7 +118,7 @@ def test_a_studys_records_name_no_machine(finished):
     assert record.run.config_hash == read_record(finished).run.config_hash
 
 
-def test_a_studys_record_names_no_place_of_a_checkpoint(finished):
+def test_the_records_of_a_study_name_no_folder_of_a_checkpoint(finished):
     record = read_record(finished)
     evaluated = replace(record, run=replace(record.run, from_checkpoint="/home/me/runs/first"))
     assert study.portable_record(evaluated).run.from_checkpoint == "first"
@@ -132,7 +132,7 @@ def leaves(value):
         yield value
 
 
-def test_a_line_that_was_cut_off_is_left_out_and_replaced(finished, tmp_path):
+def test_an_incomplete_line_is_skipped_and_replaced(finished, tmp_path):
     record, file = read_record(finished), tmp_path / "study" / STUDY_FILE
     study.append_record(record, file)
     whole = file.read_bytes()
@@ -142,7 +142,7 @@ def test_a_line_that_was_cut_off_is_left_out_and_replaced(finished, tmp_path):
     assert file.read_bytes() == whole * 2
 
 
-def test_a_line_that_is_no_record_is_named(tmp_path):
+def test_a_line_that_is_not_a_record_is_named(tmp_path):
     file = tmp_path / STUDY_FILE
     file.write_text("{}\n")
     with pytest.raises(ValueError, match=r"records\.jsonl, line 1 has record schema None"):

@@ -1,1 +1,1 @@
-"""From a composed config to objects: building, hashing, flattening, and what saved configs may name."""
+"""From a composed config to objects: building, hashing, flattening, and checks of saved configs."""

@@ -1,10 +1,10 @@
-"""Configs: building objects from them, showing them, flattening them, and saying what is wrong with them."""
+"""Objects from config nodes, the config on the console, and config errors in one sentence."""
 
 import difflib
 import inspect
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack, get_args, get_origin, get_type_hints
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import (
@@ -25,26 +25,25 @@ from rlora.config.job import Job
 
 
 def build(node: Any, *args: Any, **runtime: Any) -> Any:
-    """Build the object a config node names by `_target_`: the one place that instantiates.
-
-    Runtime objects go straight to the constructor, untouched by the config system.
+    """Build the object that a config node names by `_target_`; nothing else instantiates.
 
     Args:
-        node: A mapping with `_target_`; nested ones are built too and containers become plain.
-        *args: Positional runtime arguments.
-        **runtime: Facts known only at run time, such as the number of labels.
+        node: A mapping with `_target_`. Nested nodes are built too, and containers become plain.
+        *args: Positional arguments that are known only at run time.
+        **runtime: Keyword arguments of the same sort, such as the number of labels.
 
     Raises:
-        ValueError: the constructor does not take the node's options.
+        ValueError: the constructor does not take the node's options, or lacks one.
     """
-    parameters = inspect.signature(get_object(node["_target_"])).parameters
-    takes_any = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values())
-    unknown = [key for key in node if not str(key).startswith("_") and key not in parameters]
-    if unknown and not takes_any:
-        allowed = ", ".join(name for name in parameters if name not in runtime)
+    target = get_object(node["_target_"])
+    options, open_ended = constructor_options(target)
+    unknown = [key for key in node if not str(key).startswith("_") and key not in options]
+    if unknown and not open_ended:
+        allowed = ", ".join(name for name in options if name not in runtime)
         raise ValueError(
             f"{node['_target_']} has no option {', '.join(map(str, unknown))}: it takes {allowed}"
         )
+    # Runtime objects go through a partial, as instantiate would rewrite them.
     factory = instantiate(node, _partial_=True, _convert_="all")
     try:
         inspect.signature(factory).bind(*args, **runtime)
@@ -53,13 +52,32 @@ def build(node: Any, *args: Any, **runtime: Any) -> Any:
     return factory(*args, **runtime)
 
 
+def constructor_options(target: Any) -> tuple[list[str], bool]:
+    """Return the names of a constructor's parameters, and whether it takes any other keyword too.
+
+    `**options: Unpack[SomeTypedDict]` counts as the keys of that class, so that the signature
+    remains the schema where several constructors share options.
+    """
+    names, open_ended = list[str](), False
+    for name, parameter in inspect.signature(target).parameters.items():
+        if parameter.kind == parameter.VAR_POSITIONAL:
+            continue
+        if parameter.kind != parameter.VAR_KEYWORD:
+            names.append(name)
+        elif get_origin(parameter.annotation) is Unpack:
+            names += get_type_hints(get_args(parameter.annotation)[0])
+        else:
+            open_ended = True
+    return names, open_ended
+
+
 def to_plain(config: Any) -> Any:
-    """A config as plain dicts, lists and values, resolved."""
+    """Return a config as plain dicts, lists and values, resolved."""
     return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
 
 
 def print_config(config: dict[str, Any], console: Console, choices: dict[str, str]) -> None:
-    """Print the composed config as a tree, each group with the option chosen."""
+    """Print the composed config as a tree, with the chosen option of each group."""
     tree = Tree("[bold]config")
     for key, value in config.items():
         title = f"[bold]{key}[/] = {choices[key]}" if key in choices else f"[bold]{key}[/]"
@@ -73,12 +91,12 @@ def print_config(config: dict[str, Any], console: Console, choices: dict[str, st
 
 
 def explain_config_error(error: Exception, keys: list[str], swept: set[str]) -> str:
-    """One sentence for an error of the config system, with the nearest valid names.
+    """Return one sentence for an error of the config system, with the closest valid names.
 
     Args:
-        error: What Hydra or OmegaConf raised.
-        keys: All keys of the config, for suggestions.
-        swept: The groups that the command line sweeps over several options.
+        error: An error of Hydra or OmegaConf.
+        keys: All keys of the config.
+        swept: Config groups for which the command line gives several options.
     """
     text = " ".join(str(error).split())
     if (
@@ -87,32 +105,34 @@ def explain_config_error(error: Exception, keys: list[str], swept: set[str]) -> 
         and error.missing_cfg_file
     ):
         group, _, name = error.missing_cfg_file.partition("/")
-        return f"{group}={name} is unknown: {_nearest(name, list(error.options))}"
-    unknown = re.search(r"Could not override '([^']+)'", text)
-    if unknown and unknown[1].partition(".")[0] in swept:
-        group = unknown[1].partition(".")[0]
+        return f"{group}={name} is unknown: {_suggest(name, list(error.options))}"
+    match = re.search(r"Could not override '([^']+)'", text)
+    key = match[1] if match else ""
+    if key and (group := key.partition(".")[0]) in swept:
         return (
-            f"{unknown[1]} is not a key of every {group} swept here: only keys that all of them have can be set beside "
-            f"{group}=a,b; set this one in its own YAML or recipe, or sweep that {group} alone"
+            f"{key} is not a key of every {group} of this sweep: with {group}=a,b only keys that "
+            f"all of them have can be set; set {key} in its YAML file or recipe, or run that "
+            f"{group} separately"
         )
-    if unknown and isinstance(error, ConfigCompositionException):
-        hint = f"{_nearest(unknown[1], keys)} (+{unknown[1]}=... adds a new one)"
-        return f"{unknown[1]} is not a key of the config: {hint}"
+    if key and isinstance(error, ConfigCompositionException):
+        return (
+            f"{key} is not a key of the config: {_suggest(key, keys)} (+{key}=... adds a new one)"
+        )
     if isinstance(error, OverrideParseException):
-        return f"{text}: quote words that hold special characters, as in 'key=\"a b\"'"
+        return f"{text}: quote values with special characters, as in 'key=\"a b\"'"
     if isinstance(error.__cause__, OmegaConfBaseException):
         return f"{text}: {' '.join(str(error.__cause__).split())}"
     return text
 
 
 def is_config_error(error: BaseException) -> bool:
-    """Whether the config system raised it."""
+    """Return whether Hydra or OmegaConf raised an error."""
     return isinstance(error, CompactHydraException | OmegaConfBaseException)
 
 
-def _nearest(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
-    last = word.rpartition(".")[2]
+def _suggest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    last = name.rpartition(".")[2]
     close += [key for key in known if key.rpartition(".")[2] == last and key not in close][:3]
     if close:
         return f"did you mean {' or '.join(close)}?"
@@ -120,18 +140,17 @@ def _nearest(word: str, known: list[str]) -> str:
 
 
 def config_keys(config: DictConfig) -> list[str]:
-    """All dotted keys of a config."""
+    """Return all dotted keys of a config."""
     return list(flatten(OmegaConf.to_container(config, resolve=False)))
 
 
 def hydra_job() -> Job:
-    """The job Hydra is running now."""
+    """Return the job that Hydra is running."""
     hydra = HydraConfig.get()
     choices = {
         str(group): str(option)
         for group, option in hydra.runtime.choices.items()
-        if option is not None
+        if option is not None and not str(group).startswith("hydra/")
     }
-    choices = {group: option for group, option in choices.items() if not group.startswith("hydra/")}
     multirun = hydra.mode == RunMode.MULTIRUN
     return Job(Path(hydra.runtime.output_dir), choices, list(hydra.overrides.task), multirun)

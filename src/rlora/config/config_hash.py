@@ -1,4 +1,4 @@
-"""The config hash: two runs with one hash have the same resolved config, apart from presentation."""
+"""The config hash: runs with one hash have one resolved config, apart from presentation."""
 
 import hashlib
 import json

@@ -4,7 +4,7 @@ from typing import Any
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Return leaves by dotted key, for loggers whose nested dicts would clash with sweep parameters."""
+    """Return leaves by dotted key, as nested dicts would clash with sweep parameters in loggers."""
     if isinstance(config, dict) and config:
         return {
             key: value

@@ -1,4 +1,4 @@
-"""A job: what is asked for beside the config, and whether it can be done at all."""
+"""The job: what Hydra passes besides the config, and a check of settings that depend on another."""
 
 import os
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Job:
-    """What Hydra tells about a job beside its config.
+    """What Hydra passes besides the config.
 
     Args:
-        directory: Where the run writes.
-        choices: Group to option.
+        directory: Run folder.
+        choices: Config group to option.
         overrides: The `key=value` arguments of the command line.
-        multirun: Whether it is one of several.
+        multirun: Whether this is one job of a multirun.
     """
 
     directory: Path
@@ -24,31 +24,34 @@ class Job:
 
 
 def check_job(config: dict[str, Any], job: Job) -> None:
-    """Refuse settings that cannot work together, before anything heavy is loaded.
+    """Check that settings fit each other, before data and weights are loaded.
+
+    Args:
+        config: Plain and resolved.
+        job: The job of this config.
 
     Raises:
-        ValueError: one sentence on what to change.
+        ValueError: one sentence that says what to change.
     """
     seed = config["seed"]
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed={seed!r} must be a whole number in 0..{2**32 - 1}")
+        raise ValueError(f"seed={seed!r} is invalid: expected a whole number in 0..{2**32 - 1}")
     devices = config["trainer"].get("devices", 1)
     launched = any(name in os.environ for name in ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS"))
     if job.multirun and devices not in (1, "1") and not launched:
         raise ValueError(
-            f"a multirun with trainer.devices={devices} would run the whole sweep once a process: use one device, or "
-            "start the processes with torchrun or Slurm"
+            f"trainer.devices={devices} is invalid in a multirun, as each process would repeat the "
+            "whole sweep: set trainer.devices=1, or start the processes with torchrun or Slurm"
         )
-    dtype, precision = (
-        config["model"].get("dtype", "float32"),
-        str(config["trainer"].get("precision")),
-    )
+    dtype = config["model"].get("dtype", "float32")
+    precision = str(config["trainer"].get("precision"))
     if dtype != "float32" and not precision.endswith("mixed"):
         raise ValueError(
-            f"model.dtype={dtype} needs mixed precision, for what trains stays in float32: set trainer=bf16 or "
-            f"trainer.precision=bf16-mixed, not {precision}"
+            f"trainer.precision={precision} is invalid with model.dtype={dtype}, as trainable "
+            "parameters stay in float32: set trainer=bf16 or trainer.precision=bf16-mixed"
         )
     if config["predict"] and devices not in (1, "1"):
         raise ValueError(
-            "predict=true needs trainer.devices=1: evaluate the run with train=false ckpt_path=<run folder>"
+            f"trainer.devices={devices} is invalid with predict=true: set trainer.devices=1, and "
+            "predict from a finished run with train=false ckpt_path=<run folder>"
         )

@@ -18,7 +18,7 @@ def write_merged(run: TrainedRun, folder: Path) -> None:
     Raises:
         ValueError: The backbone cannot hold the sum.
     """
-    quantized_dtype = quantization.dense(run.backbone.model)
+    quantized_dtype = quantization.dequantize(run.backbone.model)
     if quantized_dtype:
         log.warning("the backbone was quantized (%s): it is written dequantized", quantized_dtype)
     if reason := run.adapters.mergeable():

@@ -1,1 +1,1 @@
-"""Services outside this package: Weights & Biases and the Hugging Face hub."""
+"""External services: Weights & Biases and the Hugging Face hub."""

@@ -1,4 +1,4 @@
-"""The Hugging Face hub, asked once."""
+"""Whether the Hugging Face hub can be reached."""
 
 import urllib.error
 import urllib.request
@@ -9,9 +9,13 @@ from huggingface_hub import constants
 
 @cache
 def hub_answers(timeout: float = 5.0) -> bool:
-    """Whether the hub can be reached from here.
+    """Return whether the hub can be reached, by one request per process.
 
-    One request, so that a machine without a route fails in seconds; the hub's own client would retry for half a minute.
+    A machine without a route learns this in seconds. The hub's own client retries for half a
+    minute.
+
+    Args:
+        timeout: Seconds.
     """
     if constants.HF_HUB_OFFLINE:
         return False
@@ -20,6 +24,6 @@ def hub_answers(timeout: float = 5.0) -> bool:
         with urllib.request.urlopen(request, timeout=timeout):
             return True
     except urllib.error.HTTPError:
-        return True  # an answer, if an unfriendly one
+        return True  # an error status is an answer too
     except OSError:
         return False

@@ -1,4 +1,4 @@
-"""W&B dashboards as code: a workspace and a report of a project's runs.
+"""Create a W&B workspace and a report of a project's runs.
 
 python -m rlora.integrations.wandb_dashboards ENTITY/PROJECT
 """
@@ -16,7 +16,7 @@ CURVES = {
     f"validation {name}": f"validation/{name}"
     for name in ("accuracy", "matthews", "pearson", "perplexity")
 }
-CURVES["training loss"] = "train/loss"  # a metric that no task of the project has stays empty
+CURVES["training loss"] = "train/loss"  # the panel of a metric without values stays empty
 BEST, TEST, TRAINED = "final/validation_score", "final/test_score", "parameters/adapter"
 SEARCHED = (
     "optimizer.lr",
@@ -28,40 +28,40 @@ SEARCHED = (
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = argparse.ArgumentParser(
+    """Return the parser of the command line."""
+    result = argparse.ArgumentParser(
         prog="python -m rlora.integrations.wandb_dashboards", description=__doc__
     )
-    made.add_argument("project", metavar="ENTITY/PROJECT")
-    made.add_argument(
-        "--out", type=Path, metavar="FILE", help="save nothing, and write the panels as JSON"
+    result.add_argument("project", metavar="ENTITY/PROJECT")
+    result.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the panels as JSON instead of saving them"
     )
-    return made
+    return result
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Build both, and save them where W&B's login allows."""
-    asked = parser().parse_args(words)
-    entity, slash, project = asked.project.partition("/")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Build workspace and report, and save both to W&B."""
+    options = parser().parse_args(arguments)
+    entity, slash, project = options.project.partition("/")
     if not (entity and slash and project):
-        sys.exit(f"error: {asked.project} must be ENTITY/PROJECT, as in my-team/rlora")
-    if asked.out is not None:
-        write_atomically(
-            asked.out, workspace(entity, project)._to_model().model_dump_json(indent=2).encode()
-        )
+        sys.exit(f"error: {options.project} is invalid: expected ENTITY/PROJECT, as my-team/rlora")
+    if options.out is not None:
+        content = workspace(entity, project)._to_model().model_dump_json(indent=2)
+        write_atomically(options.out, content.encode())
         return
     try:
-        for made in (workspace(entity, project), report(entity, project)):
-            made.save()
-            print(f"{type(made).__name__.lower()}: {made.url}")
-    except Exception as error:  # W&B's client raises many kinds
+        for dashboard in (workspace(entity, project), report(entity, project)):
+            dashboard.save()
+            print(f"{type(dashboard).__name__.lower()}: {dashboard.url}")
+    except Exception as error:  # W&B's client raises errors of many classes
         sys.exit(
-            f"error: {asked.project} could not be saved to W&B ({error}): see wandb login, or look with --out FILE"
+            f"error: {options.project} could not be saved to W&B ({error}): run wandb login, or "
+            "write the panels with --out FILE"
         )
 
 
 def panels() -> dict[str, list[Any]]:
-    """Panels by section; runs are grouped by adapter."""
+    """Return the panels by section, with runs grouped by adapter."""
     import wandb_workspaces.reports.v2 as wr
 
     adapter = wr.Config("adapter")
@@ -70,7 +70,7 @@ def panels() -> dict[str, list[Any]]:
         for title, metric in (("Test score", TEST), ("Validation score", BEST))
     ]
     against = wr.ScatterPlot(
-        title="Score against trained parameters",
+        title="Score against trainable parameters",
         x=wr.SummaryMetric(TRAINED),
         y=wr.SummaryMetric(TEST),
         log_x=True,
@@ -107,10 +107,12 @@ def panels() -> dict[str, list[Any]]:
 
 
 def workspace(entity: str, project: str) -> Any:
-    """The workspace: a section for each question, runs grouped by task and adapter."""
+    """Return the workspace: the sections of `panels`, with runs grouped by task and adapter."""
     import wandb_workspaces.workspaces as ws
 
-    sections = [ws.Section(name=name, panels=own, is_open=True) for name, own in panels().items()]
+    sections = [
+        ws.Section(name=name, panels=group, is_open=True) for name, group in panels().items()
+    ]
     grouped = ws.RunsetSettings(groupby=[ws.Config("task"), ws.Config("adapter")])
     return ws.Workspace(
         entity=entity, project=project, name=TITLE, sections=sections, runset_settings=grouped
@@ -118,15 +120,15 @@ def workspace(entity: str, project: str) -> Any:
 
 
 def report(entity: str, project: str) -> Any:
-    """The report: the same panels under headings, over the finished runs, grouped by adapter."""
+    """Return the report: the same panels under headings, with runs grouped by adapter."""
     import wandb_workspaces.reports.v2 as wr
 
     blocks: list[Any] = [wr.TableOfContents()]
-    for name, own in panels().items():
+    for name, group in panels().items():
         runs = wr.Runset(
             entity=entity, project=project, name="by adapter", groupby=["config.adapter"]
         )
-        blocks += [wr.H2(name), wr.PanelGrid(runsets=[runs], panels=own)]
+        blocks += [wr.H2(name), wr.PanelGrid(runsets=[runs], panels=group)]
     return wr.Report(entity=entity, project=project, title=TITLE, blocks=blocks)
 
 

@@ -1,4 +1,7 @@
-"""The W&B run of this process, where a logger began one; W&B is not imported here, for most runs do without."""
+"""The W&B run of this process, if a logger started one.
+
+W&B is not imported here, as most runs do not use it.
+"""
 
 import sys
 from pathlib import Path
@@ -6,13 +9,13 @@ from typing import Any
 
 
 def keep(file: Path) -> None:
-    """Put a file beside the run, the record for reports to read."""
+    """Upload a file to the run, such as the record that reports read."""
     if (run := _run()) is not None:
         run.save(str(file), base_path=str(file.parent), policy="now")
 
 
 def close(failed: bool) -> None:
-    """End the run, or the next one of a multirun would join it."""
+    """Finish the run, as the next job of a multirun would join it otherwise."""
     if (run := _run()) is not None:
         run.finish(exit_code=1 if failed else 0)
 

@@ -2,8 +2,10 @@
 
 All functions give the same guarantees:
 
-- The content is written under a temporary hidden name in the same folder, synced to disk, and renamed.
-- On any failure the old content stays and the temporary is removed. A killed process leaves it behind.
+- The content is written under a temporary hidden name in the same folder, synced to disk, and
+  renamed.
+- On any failure the old content stays and the temporary is removed. A killed process leaves the
+  temporary behind.
 - Temporary names are unique, so that concurrent writers never share one. The last rename wins.
 - Permissions follow the umask, as with a plain `open`.
 """

@@ -1,4 +1,4 @@
-"""Tensors from a file that may come from anywhere: safetensors alone, floating-point, finite."""
+"""Tensors from an untrusted file: safetensors only, floating-point, finite."""
 
 from pathlib import Path
 
@@ -9,19 +9,19 @@ from torch import Tensor
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file whole.
+    """Read a safetensors file.
 
     Raises:
-        ValueError: see `parse_tensors`, or the file cannot be read.
+        ValueError: the file cannot be read, or see `parse_tensors`.
     """
     return parse_tensors(read_bytes(path), path)
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a file whole.
+    """Read a file of an adapter directory.
 
     Raises:
-        ValueError: it does not exist, or cannot be read.
+        ValueError: the file does not exist or cannot be read.
     """
     try:
         return path.read_bytes()
@@ -32,20 +32,19 @@ def read_bytes(path: Path) -> bytes:
 
 
 def parse_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
-    """Tensors from a file's content; `path` is for messages.
+    """Return the tensors in the content of a safetensors file, by name.
+
+    Args:
+        content: The whole file.
+        path: Where it came from, for messages.
 
     Raises:
-        ValueError: it is damaged, holds numbers of another kind than floating-point, or some that are not finite.
+        ValueError: the file is damaged, or holds numbers that are not floating-point or not finite.
     """
     try:
         tensors: dict[str, Tensor] = load(content)
-    except (
-        SafetensorError,
-        KeyError,
-        ValueError,
-        TypeError,
-        RuntimeError,
-    ) as error:  # the last four by odd dtypes
+    # safetensors raises the last four for unknown dtypes and impossible shapes
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise ValueError(
             f"{path} is damaged or cut short ({error}): save or copy it again"
         ) from error

@@ -1,1 +1,1 @@
-"""Backbones: pretrained transformers from the hub, a directory, a package, or at random."""
+"""Backbones: pretrained transformers from the hub, a folder or a package, and random ones."""

@@ -1,4 +1,4 @@
-"""What a backbone is: a transformers model, its tokenizer, and a fingerprint of its pretrained weights."""
+"""The backbone: a transformers model, its processor, and a fingerprint of its weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,13 +9,14 @@ from torch import nn
 
 @dataclass(eq=False)
 class Backbone:
-    """A transformers model ready for an adapter; it knows nothing of adapters.
+    """A transformers model without an adapter.
 
     Args:
-        source: Where it came from, in words for the run record: hub id and revision, directory, package.
-        model: The model with the task's head on it.
-        processor: Its tokenizer, with a padding token.
-        fresh: Names of the parameters its checkpoint did not hold, or not in this shape, started at random (the head).
+        source: Where it comes from, for the run record: hub id and revision, folder or package.
+        model: The model with the task's head.
+        processor: Its tokenizer (with a padding token), image processor, or both.
+        fresh: Names of newly initialized parameters: those that the checkpoint lacks or has in
+            another shape, usually the head.
         fingerprint: See `rlora.ops.fingerprint`.
     """
 
@@ -26,11 +27,13 @@ class Backbone:
     fingerprint: str
 
     def head_parameters(self, modules: Sequence[str]) -> list[str]:
-        """Names of the parameters that train beside an adapter: a task's modules, and whatever started at random.
+        """Return the names of the parameters that train with an adapter.
+
+        These are the parameters of the task's modules, and the `fresh` ones.
 
         Args:
-            modules: Last components of the names of the task's modules, such as "classifier"; one of them must exist,
-                where there are any.
+            modules: Last components of the names of the task's modules, such as "classifier". The
+                model must have one of them, unless there are none.
 
         Raises:
             ValueError: the model has none of these modules.
@@ -38,20 +41,18 @@ class Backbone:
         heads = [
             name
             for name, _ in self.model.named_modules()
-            if name.rpartition(".")[2] in modules and _is_top(name)
+            if name.rpartition(".")[2] in modules and not _is_in_block(name)
         ]
         if modules and not heads:
             raise ValueError(
-                f"the backbone {self.source} has none of the modules {', '.join(modules)} that the task trains: "
-                "choose a model with such a head"
+                f"the backbone {self.source} has none of the modules {', '.join(modules)} that the "
+                "task trains: choose a model with such a head"
             )
+        fresh, prefixes = set(self.fresh), tuple(f"{head}." for head in heads)
         names = [name for name, _ in self.model.named_parameters()]
-        return [
-            n
-            for n in names
-            if n in set(self.fresh) or any(n.startswith(f"{head}.") for head in heads)
-        ]
+        return [name for name in names if name in fresh or name.startswith(prefixes)]
 
 
-def _is_top(name: str) -> bool:
-    return not any(part.isdigit() for part in name.split("."))  # inside a block is not a head
+def _is_in_block(name: str) -> bool:
+    # Blocks are numbered. A module inside one is no head, whatever its name.
+    return any(part.isdigit() for part in name.split("."))

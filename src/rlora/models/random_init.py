@@ -1,4 +1,4 @@
-"""Small transformers with random weights and a byte tokenizer: for tests and for trying a config in seconds."""
+"""Randomly initialized transformers. Small ones with a byte tokenizer serve tests and trials."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from rlora.models.backbone import Backbone
-from rlora.models.pretrained import finish, head_for
+from rlora.models.pretrained import configure_head, make_backbone
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
@@ -21,41 +21,72 @@ def random_model(
     gradient_checkpointing: bool = False,
     quantize: str | None = None,
 ) -> Backbone:
-    """Build a randomly initialized model of any transformers type.
+    """Build a randomly initialized model of any transformers type, with a byte tokenizer.
 
     Args:
-        config: Fields of its transformers config, `model_type` among them.
+        config: Fields of its transformers config, including `model_type`.
         kind: "classification", "regression" or "text".
-        num_labels: Outputs of the head.
-        seed: Seed of the weights of the backbone and of the head; the global generators are put back.
+        num_labels: Number of outputs of the head.
+        seed: Seed of all weights. The global generators are left as they were.
         gradient_checkpointing: Recompute activations in backward.
         quantize: "int8", "nf4" or None.
     """
-    fields = dict(config)
     tokenizer = byte_tokenizer()
-    settings = transformers.AutoConfig.for_model(
-        fields.pop("model_type"),
-        **fields,
-        vocab_size=len(tokenizer),
-        bos_token_id=tokenizer.cls_token_id,
-        eos_token_id=tokenizer.sep_token_id,
+    fields = {
+        **config,
+        "bos_token_id": tokenizer.cls_token_id,
+        "eos_token_id": tokenizer.sep_token_id,
+    }
+    return initialize(
+        fields,
+        tokenizer,
+        f"random {config['model_type']}",
+        kind=kind,
+        num_labels=num_labels,
+        seed=seed,
+        gradient_checkpointing=gradient_checkpointing,
+        quantize=quantize,
     )
+
+
+def initialize(
+    config: dict[str, Any],
+    tokenizer: transformers.PreTrainedTokenizerFast,
+    source: str,
+    *,
+    kind: str,
+    num_labels: int,
+    seed: int,
+    gradient_checkpointing: bool = False,
+    quantize: str | None = None,
+) -> Backbone:
+    """Build a randomly initialized model for a tokenizer; see `random_model`.
+
+    Args:
+        config: Fields of its transformers config, including `model_type`.
+        tokenizer: Its tokenizer, which sets the size of the vocabulary.
+        source: See `Backbone`.
+        kind: "classification", "regression" or "text".
+        num_labels: Number of outputs of the head.
+        seed: Seed of all weights. The global generators are left as they were.
+        gradient_checkpointing: Recompute activations in backward.
+        quantize: "int8", "nf4" or None.
+    """
+    fields = {**config, "vocab_size": len(tokenizer)}
+    transformers_config = transformers.AutoConfig.for_model(fields.pop("model_type"), **fields)
+    model_class = configure_head(kind, transformers_config, num_labels)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        net = head_for(kind, settings, num_labels).from_config(settings)
-    base = f"{net.base_model_prefix}."
-    fresh = (
-        []
-        if kind == "text"
-        else [name for name, _ in net.named_parameters() if not name.startswith(base)]
-    )
-    return finish(
-        net, tokenizer, f"random {settings.model_type}", fresh, gradient_checkpointing, quantize
-    )
+        model = model_class.from_config(transformers_config)
+    base = f"{model.base_model_prefix}."
+    names = [name for name, _ in model.named_parameters()]
+    # All weights are random, but only a new head counts as fresh: the rest stands for pretrained.
+    fresh = [] if kind == "text" else [name for name in names if not name.startswith(base)]
+    return make_backbone(model, tokenizer, source, fresh, gradient_checkpointing, quantize)
 
 
 def byte_tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """One token a byte: no vocabulary to ship."""
+    """Return a tokenizer with one token per byte, which needs no vocabulary file."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate(SPECIAL + alphabet)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="[UNK]"))

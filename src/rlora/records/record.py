@@ -99,7 +99,7 @@ class RunRecord:
         environment: Hardware and software.
         data: Facts about the task's data: splits, sizes, convention, source, fingerprint.
         backbone: Source and fingerprint of the backbone.
-        adapter_file_bytes: Size of adapter.safetensors, without the head. None if nothing was saved.
+        adapter_file_bytes: Size of adapter.safetensors, without the head; None if not saved.
         config: The resolved config.
         certificate: Numbers of the PAC-Bayes certificate, if one was computed.
         schema: Version of this schema.

@@ -29,7 +29,7 @@ class RunStatus:
 
 
 def run_folders(folder: Path) -> Iterator[Path]:
-    """Yield the run folders at any depth, sorted. Folders inside a run, such as its prior, do not count."""
+    """Yield the run folders at any depth, sorted. A prior inside a run folder does not count."""
     for path, folders, files in os.walk(folder):
         # .hydra has a config.yaml too, and temporary folders are hidden
         folders[:] = sorted(name for name in folders if not name.startswith("."))

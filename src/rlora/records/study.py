@@ -1,4 +1,4 @@
-"""Finished runs, found again by their config hash; and studies, whose records outlive run folders."""
+"""Finished runs by config hash, and studies, whose records outlive the run folders."""
 
 import contextlib
 import fcntl
