@@ -87,7 +87,7 @@ def test_every_adapter_starts_at_zero_and_learns_on_quantized_weights(compose, n
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < losses[0] - 0.02
     assert all(weight.grad is None for weight in weights(network).values())
 
@@ -131,7 +131,7 @@ def test_an_adapter_merges_into_dequantized_weights_only():
 def test_a_quantized_weight_cannot_be_trained():
     with pytest.raises(
         ValueError,
-        match=r"q_proj\.weight is to be trained, but it is quantized: set model\.quantize",
+        match=r"q_proj\.weight is quantized and cannot be trained: set model\.quantize",
     ):
         inject(model("int8").model, Full())
 
