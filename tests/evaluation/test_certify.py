@@ -1,16 +1,20 @@
-"""Certificates of runs: with a prior without data, with a learned one, afterwards; and what is refused."""
+"""Certificates of runs: with a prior of the start values, with a learned one, after training."""
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
-from rlora.evaluation.certify import Certification, check_prior
+from rlora.evaluation.certify import Certification, check_prior, print_certificate
 from rlora.records.record import read_record
+from rlora.regularizers.base import Regularizer
 from rlora.regularizers.certificate import CertificateOptions
 from rlora.regularizers.noise import sample_per_step
+from rlora.regularizers.posterior import GaussianPosterior
 
-FEW = ["certificate.draws=200", "certificate.rows_per_draw=7", "certify=true"]
+CERTIFY = ["certificate.draws=100", "certificate.rows_per_draw=7", "certify=true"]
 POSTERIOR = ["adapter.rank=2", "regularizer=pac_bayes"]
 SPLIT = [*POSTERIOR, "regularizer.prior=split", "task.batch_size=10"]
 pytestmark = pytest.mark.filterwarnings(
@@ -22,64 +26,72 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(scope="module")
 def certified(tiny_run, tmp_path_factory):
-    """The folder of a run with a learned prior and a certificate."""
+    """Folder of a run with a learned prior and a certificate."""
     folder = tmp_path_factory.mktemp("certified")
-    tiny_run(*SPLIT, *FEW, folder=folder)
+    tiny_run(*SPLIT, *CERTIFY, folder=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def overlapping(tiny_run, tmp_path_factory):
+    """Folder of a run on the whole training set."""
+    folder = tmp_path_factory.mktemp("overlapping")
+    tiny_run("adapter.rank=2", folder=folder)
     return folder
 
 
 def test_the_report_is_complete_and_consistent(certified):
-    found = read_record(certified).certificate
-    assert 0 <= found["risk"] <= found["risk_upper"] <= found["bound"] <= 1
-    assert found["rows"] == 30  # of 60, half are the prior's
-    assert found["draws"] >= 200
-    assert found["sampling"] == "one posterior sample per row"  # RLoRA and a linear head
-    assert found["by_group"]["rows"] <= found["rows"]
-    assert found["confidence"] == pytest.approx(0.965)
-    assert found["baseline"]["rows"] == 30
-    assert found["baseline"]["error"] < found["baseline"]["bound"]
-    assert found["gap"] == found["bound"] - found["baseline"]["bound"]
-    assert set(found["test"]["test"]) == {"mean", "posterior"}
-    assert found["test"]["test"]["mean"] == pytest.approx(
+    certificate = read_record(certified).certificate
+    assert 0 <= certificate["risk"] <= certificate["risk_upper"] <= certificate["bound"] <= 1
+    assert certificate["rows"] == 30  # the other half of the 60 belongs to the prior
+    assert certificate["draws"] >= 100
+    assert certificate["sampling"] == "one posterior sample per row"  # RLoRA and a linear head
+    assert certificate["by_group"]["rows"] <= certificate["rows"]
+    assert certificate["confidence"] == pytest.approx(0.965)
+    assert certificate["baseline"]["rows"] == 30
+    assert certificate["baseline"]["error"] < certificate["baseline"]["bound"]
+    assert certificate["gap"] == certificate["bound"] - certificate["baseline"]["bound"]
+    assert set(certificate["test"]["test"]) == {"mean", "posterior"}
+    assert certificate["test"]["test"]["mean"] == pytest.approx(
         1 - read_record(certified).scores["test/accuracy"]
     )
-    assert found["kl"] > 0
-    assert found["prior_facts"]["kind"] == "learned"
+    assert certificate["kl"] > 0
+    assert certificate["prior_facts"]["kind"] == "learned"
 
 
-def test_the_prior_is_a_run_of_its_own_on_the_other_part(certified):
-    own, prior = read_record(certified), read_record(certified / "prior")
-    assert (own.data["part"], prior.data["part"]) == ("rest", "prior")
-    assert own.data["parts"] == prior.data["parts"]
+def test_the_prior_is_a_separate_run_on_the_other_part(certified):
+    posterior, prior = read_record(certified), read_record(certified / "prior")
+    assert (posterior.data["part"], prior.data["part"]) == ("rest", "prior")
+    assert posterior.data["parts"] == prior.data["parts"]
     assert prior.run.regularizer == "none"
     assert prior.certificate is None
     assert (certified / "prior" / "adapter").is_dir()
 
 
-def test_a_finished_run_is_certified_afterwards_with_the_same_numbers(
-    certified, tiny_run, tmp_path
-):
-    tiny_run("train=false", f"ckpt_path='{certified}'", *FEW, folder=tmp_path)
+def test_certifying_a_finished_run_gives_the_same_numbers(certified, tiny_run, tmp_path):
+    tiny_run("train=false", f"ckpt_path='{certified}'", *CERTIFY, folder=tmp_path)
     assert read_record(tmp_path).certificate == read_record(certified).certificate
 
 
-def test_a_prior_without_data_certifies_all_rows_and_names_no_rival(tiny_run, tmp_path):
-    tiny_run(*POSTERIOR, "adapter=lora", *FEW, "certificate.tune_sigma0=true", folder=tmp_path)
-    found = read_record(tmp_path).certificate
-    assert found["rows"] == 56  # of 60, in draws of seven
-    assert found["sampling"] == "one posterior sample per 7 rows"
-    assert found["draws"] >= 200
-    assert "no predictor of this run is independent" in found["baseline"]["reason"]
-    assert found["gap"] is None
-    assert len(found["union_bound_terms"]) == 3
+def test_with_a_prior_of_the_start_values_all_rows_are_certified_without_a_baseline(
+    tiny_run, tmp_path
+):
+    tiny_run(*POSTERIOR, "adapter=lora", *CERTIFY, "certificate.tune_sigma0=true", folder=tmp_path)
+    certificate = read_record(tmp_path).certificate
+    assert certificate["rows"] == 56  # of 60, seven rows per sample
+    assert certificate["sampling"] == "one posterior sample per 7 rows"
+    assert certificate["draws"] >= 100
+    assert "no predictor of this run is independent" in certificate["baseline"]["reason"]
+    assert certificate["gap"] is None
+    assert len(certificate["union_bound_terms"]) == 3
 
 
-def test_a_prior_of_another_run_is_taken(certified, tiny_run, tmp_path):
+def test_the_prior_of_another_run_can_be_used(certified, tiny_run, tmp_path):
     tiny_run(
         *POSTERIOR,
         f"regularizer.prior='{certified / 'prior'}'",
         "task.batch_size=10",
-        *FEW,
+        *CERTIFY,
         folder=tmp_path,
     )
     assert (
@@ -89,13 +101,13 @@ def test_a_prior_of_another_run_is_taken(certified, tiny_run, tmp_path):
     assert not (tmp_path / "prior").exists()
 
 
-def test_a_finished_prior_is_not_learned_again(certified, tiny_run):
+def test_a_finished_prior_is_not_trained_again(certified, tiny_run):
     before = (certified / "prior" / "results.json").stat().st_mtime_ns
-    tiny_run(*SPLIT, *FEW, folder=certified)
+    tiny_run(*SPLIT, *CERTIFY, folder=certified)
     assert (certified / "prior" / "results.json").stat().st_mtime_ns == before
 
 
-def test_the_risk_is_the_mean_error_of_its_draws(tiny_experiment, tmp_path):
+def test_the_risk_is_the_mean_error_of_the_samples(tiny_experiment, tmp_path):
     experiment = tiny_experiment(
         *POSTERIOR, "adapter=lora", "regularizer.sigma_head=0.5", folder=tmp_path
     )
@@ -110,11 +122,11 @@ def test_the_risk_is_the_mean_error_of_its_draws(tiny_experiment, tmp_path):
         console=experiment.console,
     )
     seeds = []
-    drawn = certification._sample
-    certification._sample = lambda seed, examples: seeds.append(seed) or drawn(seed, examples)
+    sample = certification._sample
+    certification._sample = lambda seed, examples: seeds.append(seed) or sample(seed, examples)
     rows = torch.arange(60).numpy()
-    found = certification.gibbs_risk("x", rows)
-    assert (found.rows, found.draws) == (60, 8)
+    gibbs = certification.gibbs_risk("x", rows)
+    assert (gibbs.rows, gibbs.draws) == (60, 8)
     assert len(set(seeds)) == 8
     losses = []
     for number in range(2):
@@ -123,67 +135,64 @@ def test_the_risk_is_the_mean_error_of_its_draws(tiny_experiment, tmp_path):
             with sample_per_step(module.regularizer.posterior, seed), torch.no_grad():
                 wrong = module.task.decode(module(batch)) != batch["labels"]
             losses.append(wrong.double().mean().item())
-    assert found.risk == pytest.approx(sum(losses) / 8)
+    assert gibbs.risk == pytest.approx(sum(losses) / 8)
 
 
 def certification_rows(module, rows):
-    import numpy as np
-
     return np.random.default_rng(module.seed).permutation(rows)
 
 
-def test_a_prior_that_saw_the_examples_is_refused(tiny_run, tmp_path):
-    tiny_run("adapter.rank=2", folder=tmp_path / "whole")
+def test_a_prior_that_saw_the_examples_is_refused(overlapping, tiny_run, tmp_path):
     with pytest.raises(
         ValueError,
         match=r"overlap those to be certified, .* \(it has part=None, this run part=rest",
     ):
-        tiny_run(*POSTERIOR, f"regularizer.prior='{tmp_path / 'whole'}'", folder=tmp_path / "run")
+        tiny_run(*POSTERIOR, f"regularizer.prior='{overlapping}'", folder=tmp_path / "run")
     assert not (tmp_path / "run" / "results.json").exists()
 
 
-def test_a_rival_of_another_run_stands_in(certified, tiny_experiment, tmp_path):
-    words = [
+def test_another_run_can_be_the_baseline(certified, tiny_experiment, tmp_path):
+    overrides = [
         *POSTERIOR,
         "task.part=rest",
         "task.batch_size=10",
-        *FEW,
+        *CERTIFY,
         f"certificate.baseline='{certified / 'prior'}'",
     ]
-    experiment = tiny_experiment(*words, folder=tmp_path)
+    experiment = tiny_experiment(*overrides, folder=tmp_path)
     experiment.run()
-    found, learned = read_record(tmp_path).certificate, read_record(certified).certificate
-    assert found["prior_facts"]["kind"] == "start"
-    assert {**found["baseline"], "predictor": ""} == {**learned["baseline"], "predictor": ""}
-    assert found["gap"] == found["bound"] - found["baseline"]["bound"]
-    own = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    certificate = read_record(tmp_path).certificate
+    learned = read_record(certified).certificate
+    assert certificate["prior_facts"]["kind"] == "start"
+    assert {**certificate["baseline"], "predictor": ""} == {**learned["baseline"], "predictor": ""}
+    assert certificate["gap"] == certificate["bound"] - certificate["baseline"]["bound"]
+    saved = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     state = experiment.module.state_dict()
-    assert all(torch.equal(state[key], value) for key, value in own.items()), (
-        "the run's own numbers are back"
+    assert all(torch.equal(state[key], value) for key, value in saved.items()), (
+        "the parameters of the run are not restored"
     )
 
 
-def test_a_rival_that_saw_the_examples_is_refused(tiny_run, tmp_path):
-    tiny_run("adapter.rank=2", folder=tmp_path / "whole")
+def test_a_baseline_that_saw_the_examples_is_refused(overlapping, tiny_run, tmp_path):
     with pytest.raises(
         ValueError, match="the baseline was learned on examples that overlap those to be certified"
     ):
         tiny_run(
             *POSTERIOR,
-            *FEW,
-            f"certificate.baseline='{tmp_path / 'whole'}'",
+            *CERTIFY,
+            f"certificate.baseline='{overlapping}'",
             folder=tmp_path / "run",
         )
     with pytest.raises(
         ValueError,
         match=r"certificate\.baseline=nowhere is invalid: expected the folder of a finished run",
     ):
-        tiny_run(*POSTERIOR, *FEW, "certificate.baseline=nowhere", folder=tmp_path / "run")
+        tiny_run(*POSTERIOR, *CERTIFY, "certificate.baseline=nowhere", folder=tmp_path / "run")
     assert not (tmp_path / "run" / "results.json").exists()
 
 
-class Rows:
-    """A task as far as the check looks at it."""
+class PartsTask:
+    """The part of a task that `check_prior` reads."""
 
     def __init__(self, part="rest", rest="b", shared=0):
         self.facts, self.shared = {"part": part, "parts": {"prior": "a", "rest": rest}}, shared
@@ -195,18 +204,18 @@ class Rows:
         return self.shared
 
 
-def test_a_prior_must_come_from_the_same_division_and_be_chosen_elsewhere():
+def test_a_prior_must_come_from_the_same_split_and_other_validation_rows():
     learned = {"kind": "learned", "part": "prior", "parts": {"prior": "a", "rest": "b"}}
-    check_prior(Rows(), learned)
-    check_prior(Rows(part=None, shared=9), {"kind": "start"})
+    check_prior(PartsTask(), learned)
+    check_prior(PartsTask(part=None, shared=9), {"kind": "start"})
     with pytest.raises(ValueError, match="another split"):
-        check_prior(Rows(rest="c"), learned)
+        check_prior(PartsTask(rest="c"), learned)
     with pytest.raises(ValueError, match="contains 3 of the rows to be certified"):
-        check_prior(Rows(shared=3), learned)
+        check_prior(PartsTask(shared=3), learned)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("overrides", "message"),
     [
         (["certify=true"], "certify=true is invalid: expected a run that learns a posterior"),
         ([*SPLIT, "task.part=prior"], r"task\.part=prior is invalid with regularizer\.prior=split"),
@@ -219,9 +228,9 @@ def test_a_prior_must_come_from_the_same_division_and_be_chosen_elsewhere():
         ([*SPLIT, "task.prior_fraction=0.001"], r"leave no rows for prior"),
     ],
 )
-def test_what_cannot_be_certified_is_refused_before_training(words, told, tiny_run, tmp_path):
-    with pytest.raises(ValueError, match=told):
-        tiny_run(*words, folder=tmp_path)
+def test_invalid_certificates_are_refused_before_training(overrides, message, tiny_run, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        tiny_run(*overrides, folder=tmp_path)
     assert not (tmp_path / "results.json").exists()
     assert not (tmp_path / "checkpoints").exists()
 
@@ -234,18 +243,52 @@ def test_a_task_without_0_1_loss_is_refused(tiny_run, tmp_path, monkeypatch):
         tiny_run(*POSTERIOR, "regularizer.objective=elbo", "certify=true", folder=tmp_path)
 
 
-def test_another_models_posterior_is_refused(certified, tiny_run, tmp_path):
+def test_a_damaged_or_missing_posterior_is_refused(certified, tiny_run, tmp_path):
     file = certified / "adapter" / "regularizer.safetensors"
     content = file.read_bytes()
-    words = ["train=false", f"ckpt_path='{certified}'", *FEW]
+    overrides = ["train=false", f"ckpt_path='{certified}'", *CERTIFY]
     try:
         file.write_bytes(content[: len(content) // 2])
         with pytest.raises(ValueError, match="is damaged or cut short"):
-            tiny_run(*words, folder=tmp_path / "cut")
+            tiny_run(*overrides, folder=tmp_path / "cut")
         file.unlink()
         with pytest.raises(ValueError, match="was trained without this regularizer"):
-            tiny_run(*words, folder=tmp_path / "gone")
+            tiny_run(*overrides, folder=tmp_path / "gone")
     finally:
         file.write_bytes(content)
-    card = json.loads((certified / "adapter" / "adapter.json").read_text())
-    assert card["prior_facts"]["part"] == "prior"
+    manifest = json.loads((certified / "adapter" / "adapter.json").read_text())
+    assert manifest["prior_facts"]["part"] == "prior"
+
+
+class FixedSigma(Regularizer):
+    """A posterior other than `PACBayes`: sigma stays at sigma0 and only the means train."""
+
+    is_posterior = True
+
+    def prepare(self, model, parameters, num_examples):
+        self.posterior = GaussianPosterior(model, parameters, {"adapter": 0.01, "head": 0.01})
+        self.posterior.requires_grad_(False)
+
+    def perturbed(self, step):
+        return sample_per_step(self.posterior, step.seed)
+
+    def objective(self, step, loss, bounded):
+        return loss
+
+
+def test_any_regularizer_that_is_a_posterior_can_be_certified(tiny_run, tmp_path):
+    target = f"regularizer._target_={__name__}.FixedSigma"
+    tiny_run("adapter.rank=2", "regularizer=none", target, *CERTIFY, folder=tmp_path)
+    certificate = read_record(tmp_path).certificate
+    assert certificate["risk"] <= certificate["bound"] <= 1
+    assert certificate["kl"] > 0
+    assert (tmp_path / "adapter" / "regularizer.safetensors").is_file()
+
+
+def test_the_printed_table_names_every_quantity(certified):
+    console = Console(record=True, width=200)
+    print_certificate(read_record(certified).certificate, console)
+    text = console.export_text()
+    for label in ("risk bound", "confidence", "posterior risk", "KL", "union-bound terms",
+                  "held-out baseline", "gap", "dev error", "assumption"):  # fmt: skip
+        assert f" {label}" in text
