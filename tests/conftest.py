@@ -101,14 +101,32 @@ def tiny_run(tiny_job):
 
 
 @pytest.fixture(scope="session")
-def tiny_experiment(tiny_job):
-    """Function (*overrides, folder): an Experiment, whose parts can be read after `run()`."""
-    from rlora.runs.experiment import Experiment
+def tiny_parts(tiny_job):
+    """Function (*overrides, folder): the Parts of a run, assembled and not yet executed."""
+    from rlora.runs.assemble import assemble
+    from rlora.runs.console import quieten
+    from rlora.runs.experiment import prepare_folder
+    from rlora.runs.plan import resolve
 
     def prepare(*overrides, folder):
-        return Experiment(*tiny_job(*overrides, folder=folder), Console(quiet=True))
+        quieten()
+        plan = resolve(*tiny_job(*overrides, folder=folder))
+        prepare_folder(plan, folder)
+        return assemble(plan, Console(quiet=True))
 
     return prepare
+
+
+@pytest.fixture(scope="session")
+def tiny_execution(tiny_job, tiny_parts):
+    """Function (*overrides, folder): the Parts of an executed run, and its RunRecord."""
+    from rlora.runs.experiment import execute
+
+    def run(*overrides, folder):
+        parts = tiny_parts(*overrides, folder=folder)
+        return parts, execute(parts, tiny_job(*overrides, folder=folder)[1])
+
+    return run
 
 
 @pytest.fixture

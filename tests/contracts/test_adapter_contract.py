@@ -94,7 +94,7 @@ FINISHED = {}
 
 
 @pytest.fixture
-def run(pair, tiny_experiment, tmp_path_factory):
+def run(pair, tiny_execution, tmp_path_factory):
     """A finished run of the pair, trained once for all tests."""
     if pair not in FINISHED:
         adapter, model = pair
@@ -106,52 +106,47 @@ def run(pair, tiny_experiment, tmp_path_factory):
             "trainer.max_epochs=3",
             "optimizer.head_lr=5e-3",
         ]
-        experiment = tiny_experiment(*words, folder=folder)
-        record = experiment.run()
-        experiment.module.model.eval()
-        FINISHED[pair] = SimpleNamespace(folder=folder, experiment=experiment, record=record)
+        parts, record = tiny_execution(*words, folder=folder)
+        parts.module.model.eval()
+        FINISHED[pair] = SimpleNamespace(folder=folder, parts=parts, record=record)
     return FINISHED[pair]
 
 
-def mean_loss(experiment, backbone):
+def mean_loss(parts, backbone):
     """Mean loss on the training words, without dropout."""
     total = 0.0
     with torch.no_grad():
-        for batch in experiment.task.train_loader():
+        for batch in parts.task.train_loader():
             out = backbone.model(**batch["inputs"])
-            total += float(experiment.task.loss(out, batch)) * len(batch["labels"])
-    return total / experiment.task.num_train_examples
+            total += float(parts.task.loss(out, batch)) * len(batch["labels"])
+    return total / parts.task.num_train_examples
 
 
 def test_a_run_lowers_the_loss_and_keeps_the_rest(pair, run, adapted):
     adapter, model = pair
     fresh = adapted(model, adapter)
     before, after = (
-        mean_loss(run.experiment, fresh.backbone),
-        mean_loss(run.experiment, run.experiment.backbone),
+        mean_loss(run.parts, fresh.backbone),
+        mean_loss(run.parts, run.parts.backbone),
     )
     assert after < before
-    trained = (
-        run.experiment.adapters.adapter_parameters() | run.experiment.adapters.head_parameters()
-    )
+    trained = run.parts.adapters.adapter_parameters() | run.parts.adapters.head_parameters()
     start = fresh.adapters.adapter_parameters() | fresh.adapters.head_parameters()
     assert set(trained) == set(start)
     assert any(not torch.equal(trained[name], start[name]) for name in trained)
     moved = {id(parameter) for parameter in trained.values()}
-    frozen = {
-        n: p for n, p in run.experiment.adapters.model.named_parameters() if id(p) not in moved
-    }
+    frozen = {n: p for n, p in run.parts.adapters.model.named_parameters() if id(p) not in moved}
     original = dict(fresh.net.named_parameters())
     assert all(torch.equal(parameter, original[name]) for name, parameter in frozen.items())
     buffers = dict(fresh.net.named_buffers())
     assert all(
-        torch.equal(b, buffers[name]) for name, b in run.experiment.adapters.model.named_buffers()
+        torch.equal(b, buffers[name]) for name, b in run.parts.adapters.model.named_buffers()
     )
 
 
 def test_a_run_leaves_the_full_record(pair, run):
     adapter, model = pair
-    record, report = read_record(run.folder), run.experiment.adapters.report()
+    record, report = read_record(run.folder), run.parts.adapters.report()
     assert record == run.record
     chosen = record.run
     assert (chosen.adapter, chosen.model, chosen.task, chosen.trained) == (
@@ -182,7 +177,7 @@ def test_a_run_leaves_the_full_record(pair, run):
 
 
 def test_the_files_hold_exactly_what_trained(run):
-    folder, adapters = run.folder / "adapter", run.experiment.adapters
+    folder, adapters = run.folder / "adapter", run.parts.adapters
     assert sorted(file.name for file in folder.iterdir()) == [
         "adapter.json",
         "adapter.safetensors",
@@ -207,7 +202,7 @@ def test_the_files_hold_exactly_what_trained(run):
 def test_a_loaded_adapter_is_bit_identical(pair, run, adapted, logits):
     adapter, model = pair
     fresh = adapted(model, adapter)
-    trained = logits(run.experiment.backbone)
+    trained = logits(run.parts.backbone)
     assert not torch.equal(logits(fresh.backbone), trained)
     checkpoint.load(fresh.adapters, run.folder / "adapter", fingerprint=fresh.backbone.fingerprint)
     assert torch.equal(logits(fresh.backbone), trained)
@@ -221,7 +216,7 @@ def test_the_head_can_stay_out_of_a_load(pair, run, adapted):
         fresh.adapters, run.folder / "adapter", fingerprint=fresh.backbone.fingerprint, head=False
     )
     assert all(torch.equal(head[name], p) for name, p in fresh.adapters.head_parameters().items())
-    trained = run.experiment.adapters.adapter_parameters()
+    trained = run.parts.adapters.adapter_parameters()
     assert all(
         torch.equal(trained[name], p) for name, p in fresh.adapters.adapter_parameters().items()
     )

@@ -107,19 +107,18 @@ def test_a_finished_prior_is_not_trained_again(certified, tiny_run):
     assert (certified / "prior" / "results.json").stat().st_mtime_ns == before
 
 
-def test_the_risk_is_the_mean_error_of_the_samples(tiny_experiment, tmp_path):
-    experiment = tiny_experiment(
+def test_the_risk_is_the_mean_error_of_the_samples(tiny_execution, tmp_path):
+    parts, _ = tiny_execution(
         *POSTERIOR, "adapter=lora", "regularizer.sigma_head=0.5", folder=tmp_path
     )
-    experiment.run()
-    module, options = experiment.module, CertificateOptions(draws=8, rows_per_draw=15)
-    trainer = experiment.trainer
+    module, options = parts.module, CertificateOptions(draws=8, rows_per_draw=15)
+    trainer = parts.trainer
     certification = Certification(
         module,
         options,
         device=torch.device("cpu"),
         precision=trainer.precision_plugin,
-        console=experiment.console,
+        console=parts.console,
     )
     seeds = []
     sample = certification._sample
@@ -151,7 +150,7 @@ def test_a_prior_that_saw_the_examples_is_refused(overlapping, tiny_run, tmp_pat
     assert not (tmp_path / "run" / "results.json").exists()
 
 
-def test_another_run_can_be_the_baseline(certified, tiny_experiment, tmp_path):
+def test_another_run_can_be_the_baseline(certified, tiny_execution, tmp_path):
     overrides = [
         *POSTERIOR,
         "task.part=rest",
@@ -159,15 +158,14 @@ def test_another_run_can_be_the_baseline(certified, tiny_experiment, tmp_path):
         *CERTIFY,
         f"certificate.baseline='{certified / 'prior'}'",
     ]
-    experiment = tiny_experiment(*overrides, folder=tmp_path)
-    experiment.run()
+    parts, _ = tiny_execution(*overrides, folder=tmp_path)
     certificate = read_record(tmp_path).certificate
     learned = read_record(certified).certificate
     assert certificate["prior_facts"]["kind"] == "start"
     assert {**certificate["baseline"], "predictor": ""} == {**learned["baseline"], "predictor": ""}
     assert certificate["gap"] == certificate["bound"] - certificate["baseline"]["bound"]
     saved = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
-    state = experiment.module.state_dict()
+    state = parts.module.state_dict()
     assert all(torch.equal(state[key], value) for key, value in saved.items()), (
         "the parameters of the run are not restored"
     )

@@ -29,10 +29,9 @@ def tensors(folder):
 # one adapter of each kind: wrapped layers, backbone weights in place, a third-party model;
 # tests/contracts covers all of them, without the trainer
 @pytest.mark.parametrize("adapter", ["lora", "full", "peft"])
-def test_a_run_moves_means_and_deviations(adapter, tiny_experiment, tmp_path):
-    experiment = tiny_experiment(*overrides(adapter), folder=tmp_path)
-    experiment.run()
-    posterior = experiment.module.regularizer.posterior
+def test_a_run_moves_means_and_deviations(adapter, tiny_execution, tmp_path):
+    parts, _ = tiny_execution(*overrides(adapter), folder=tmp_path)
+    posterior = parts.module.regularizer.posterior
     for group, members in posterior.members.items():
         sigma = posterior.sigma(group)
         assert not torch.equal(posterior.mean(group), posterior.mean0(group))
@@ -47,16 +46,15 @@ def test_a_run_moves_means_and_deviations(adapter, tiny_experiment, tmp_path):
 
 
 def test_an_objective_with_its_own_parameter_trains_under_noise_per_example(
-    tiny_experiment, tmp_path
+    tiny_execution, tmp_path
 ):
     choices = ["regularizer.objective=lambda", "regularizer.noise=per_example"]
-    experiment = tiny_experiment(*overrides("rlora"), *choices, folder=tmp_path)
-    experiment.run()
+    parts, _ = tiny_execution(*overrides("rlora"), *choices, folder=tmp_path)
     assert read_record(tmp_path).scores
-    assert experiment.module.regularizer.logit.item() != 0
+    assert parts.module.regularizer.logit.item() != 0
 
 
-def test_pac_tuning_updates_sigma_in_the_first_stage_only(tiny_experiment, tmp_path, monkeypatch):
+def test_pac_tuning_updates_sigma_in_the_first_stage_only(tiny_execution, tmp_path, monkeypatch):
     sigmas = []
     original = FineTuning.on_train_batch_start
 
@@ -65,27 +63,24 @@ def test_pac_tuning_updates_sigma_in_the_first_stage_only(tiny_experiment, tmp_p
         original(self, batch, batch_idx)
 
     monkeypatch.setattr(FineTuning, "on_train_batch_start", on_train_batch_start)
-    tiny_experiment(*overrides("rlora"), "regularizer.objective=pac_tuning", folder=tmp_path).run()
+    tiny_execution(*overrides("rlora"), "regularizer.objective=pac_tuning", folder=tmp_path)
     half = len(sigmas) // 2
     assert not torch.equal(sigmas[0], sigmas[half])
     assert all(torch.equal(sigmas[half], later) for later in sigmas[half:])
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(tiny_experiment, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(tiny_execution, tmp_path):
     constant = ["scheduler=constant", "scheduler.warmup=0"]
-    first = tiny_experiment(
+    tiny_execution(
         *overrides("rlora"), *constant, "trainer.max_epochs=1", folder=tmp_path / "first"
     )
-    first.run()
     last = tmp_path / "first" / "checkpoints" / "last.ckpt"
-    second = tiny_experiment(
+    second, _ = tiny_execution(
         "trainer.max_epochs=2", f"ckpt_path='{last}'", folder=tmp_path / "second"
     )
-    second.run()
-    uninterrupted = tiny_experiment(
+    uninterrupted, _ = tiny_execution(
         *overrides("rlora"), *constant, "trainer.max_epochs=2", folder=tmp_path / "uninterrupted"
     )
-    uninterrupted.run()
     assert torch.equal(
         second.module.regularizer.posterior.rho["head"],
         uninterrupted.module.regularizer.posterior.rho["head"],

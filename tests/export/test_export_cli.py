@@ -149,14 +149,14 @@ def test_a_folder_is_uploaded_to_the_hub(tmp_path):
         push(tmp_path, "mine", api=SimpleNamespace(create_repo=refuse))
 
 
-def test_a_run_scores_and_trains_an_exported_peft_adapter(runs, tiny_experiment, tmp_path, caplog):
+def test_a_run_scores_and_trains_an_exported_peft_adapter(runs, tiny_execution, tmp_path, caplog):
     out = tmp_path / "out"
     assert main([str(runs("lora")), "--out", str(out)]) == 0
     overrides = ("adapter=peft", f"adapter.path='{out}'")
-    scored = tiny_experiment(*overrides, "train=false", folder=tmp_path / "scored").run()
+    _, scored = tiny_execution(*overrides, "train=false", folder=tmp_path / "scored")
     assert scored.scores["test/accuracy"] == load_run(runs("lora")).record.scores["test/accuracy"]
     assert "untrained" not in caplog.text
-    trained = tiny_experiment(*overrides, "trainer.max_epochs=1", folder=tmp_path / "trained").run()
+    _, trained = tiny_execution(*overrides, "trainer.max_epochs=1", folder=tmp_path / "trained")
     assert trained.parameters.adapter == load_run(runs("lora")).record.parameters.adapter
 
 

@@ -35,9 +35,9 @@ def again(tiny_job, finished, monkeypatch):
     """
     ran = []
     monkeypatch.setattr(
-        experiment.Experiment,
-        "run",
-        lambda self: ran.append(self.job.directory) or read_record(finished),
+        experiment,
+        "run_plan",
+        lambda plan, job, console: ran.append(job.directory) or read_record(finished),
     )
 
     def start(*overrides, folder, outputs=None):

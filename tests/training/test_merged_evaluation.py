@@ -8,7 +8,6 @@ from torch import nn
 
 from rlora.adapters import AdapterSet, inject
 from rlora.adapters.lora import LoRA
-from rlora.records.record import read_record
 from rlora.training.callbacks.merged_evaluation import MergedEvaluation
 
 pytestmark = pytest.mark.filterwarnings(
@@ -41,7 +40,7 @@ def test_where_layers_share_a_weight_it_says_so_once(caplog):
     assert "unmerged" in line
 
 
-def test_where_layers_share_a_weight_a_run_goes_on(tiny_experiment, tmp_path, monkeypatch):
+def test_where_layers_share_a_weight_a_run_goes_on(tiny_execution, tmp_path, monkeypatch):
     from rlora.models import random_init
 
     make = random_init.random_model
@@ -53,10 +52,9 @@ def test_where_layers_share_a_weight_a_run_goes_on(tiny_experiment, tmp_path, mo
         return backbone
 
     monkeypatch.setattr(random_init, "random_model", tied)
-    experiment = tiny_experiment("adapter.targets=[q]", folder=tmp_path)
-    experiment.run()
-    assert len({id(wrapper.weight) for wrapper in experiment.adapters.layers.values()}) == 1
-    assert "test/accuracy" in read_record(tmp_path).scores
+    parts, record = tiny_execution("adapter.targets=[q]", folder=tmp_path)
+    assert len({id(wrapper.weight) for wrapper in parts.adapters.layers.values()}) == 1
+    assert "test/accuracy" in record.scores
 
 
 def test_a_quantized_weight_is_left_alone(caplog):

@@ -24,17 +24,17 @@ def rank(adapter):
     return ["adapter.rank=2"] if adapter in ADAPTERS else []
 
 
-def weights(experiment):
+def frozen_weights(parts):
     """Every frozen parameter's identity, place in memory and value."""
     return {
         name: (parameter, parameter.data_ptr(), parameter.detach().clone())
-        for name, parameter in experiment.module.model.named_parameters()
+        for name, parameter in parts.module.model.named_parameters()
         if not parameter.requires_grad
     }
 
 
-def unchanged(experiment, before):
-    found = dict(experiment.module.model.named_parameters())
+def unchanged(parts, before):
+    found = dict(parts.module.model.named_parameters())
     return all(
         found[name] is parameter
         and parameter.data_ptr() == place
@@ -45,18 +45,12 @@ def unchanged(experiment, before):
 
 
 @pytest.fixture
-def ready(tiny_experiment, tmp_path, monkeypatch):
-    """Function (*words): an experiment with its parts built, stopped before training, and its frozen weights."""
+def ready(tiny_parts, tmp_path):
+    """Function (*overrides): the parts of a run, not yet trained, and its frozen weights."""
 
-    def make(*words):
-        experiment = tiny_experiment(
-            "optimizer.lr=0.05", "trainer.max_epochs=2", *words, folder=tmp_path
-        )
-        with monkeypatch.context() as patch:
-            patch.setattr(type(experiment), "_train", lambda self: {})
-            patch.setattr(type(experiment), "_finish", lambda self, scores: None)
-            experiment.run()
-        return experiment, weights(experiment)
+    def make(*overrides):
+        parts = tiny_parts("optimizer.lr=0.05", "trainer.max_epochs=2", *overrides, folder=tmp_path)
+        return parts, frozen_weights(parts)
 
     return make
 
@@ -76,27 +70,27 @@ def computed(monkeypatch):
 
             monkeypatch.setattr(adapter, name, watched)
 
-    def start(experiment):
-        for adapter in experiment.adapters.adapters.values():
-            watch(adapter, experiment.module)
+    def start(parts):
+        for adapter in parts.adapters.adapters.values():
+            watch(adapter, parts.module)
         return found
 
     return start
 
 
-def merged(experiment):
-    return [wrapper.merged for wrapper in experiment.adapters.layers.values()]
+def merged(parts):
+    return [wrapper.merged for wrapper in parts.adapters.layers.values()]
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
 @pytest.mark.parametrize("model", ["tiny_encoder", "tiny_decoder"])
 def test_no_update_is_computed_outside_training(ready, computed, model, adapter):
-    experiment, before = ready(f"model={model}", f"adapter={adapter}", *rank(adapter))
-    stages = computed(experiment)
-    experiment.trainer.fit(experiment.module)
-    experiment.trainer.test(experiment.module, verbose=False)
+    parts, before = ready(f"model={model}", f"adapter={adapter}", *rank(adapter))
+    stages = computed(parts)
+    parts.trainer.fit(parts.module)
+    parts.trainer.test(parts.module, verbose=False)
     assert set(stages) == {"train"}
-    assert unchanged(experiment, before)
+    assert unchanged(parts, before)
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
@@ -119,40 +113,40 @@ def test_the_scores_are_those_of_unmerged_evaluation(tiny_run, tmp_path, adapter
 
 @pytest.mark.parametrize("adapter", IN_PLACE)
 def test_methods_without_updates_are_left_alone(ready, adapter, monkeypatch):
-    experiment, before = ready(f"adapter={adapter}")
+    parts, before = ready(f"adapter={adapter}")
     monkeypatch.setattr(
         FineTuning,
         "on_validation_end",
-        lambda self: self.untouched.append(unchanged(experiment, before)),
+        lambda self: self.untouched.append(unchanged(parts, before)),
     )
-    experiment.module.untouched = []
-    experiment.trainer.fit(experiment.module)
-    assert experiment.module.untouched == [True, True]
+    parts.module.untouched = []
+    parts.trainer.fit(parts.module)
+    assert parts.module.untouched == [True, True]
 
 
 def test_the_switch_leaves_it_out(ready, computed):
-    experiment, before = ready("merge_for_evaluation=false")
-    stages = computed(experiment)
-    experiment.trainer.validate(experiment.module, verbose=False)
+    parts, before = ready("merge_for_evaluation=false")
+    stages = computed(parts)
+    parts.trainer.validate(parts.module, verbose=False)
     assert set(stages) == {"validate"}
-    assert unchanged(experiment, before)
+    assert unchanged(parts, before)
 
 
 def test_training_goes_on_after_each_evaluation_in_an_epoch(ready):
-    experiment, before = ready("+trainer.val_check_interval=1", "adapter=nola", "adapter.rank=2")
-    experiment.trainer.fit(experiment.module)
-    assert experiment.trainer.global_step == 6
-    assert unchanged(experiment, before)
+    parts, before = ready("+trainer.val_check_interval=1", "adapter=nola", "adapter.rank=2")
+    parts.trainer.fit(parts.module)
+    assert parts.trainer.global_step == 6
+    assert unchanged(parts, before)
 
 
 class Watch(L.Callback):
     """Notes whether the weights are merged where others, such as checkpoints and loggers, look at them."""
 
-    def __init__(self, experiment):
-        self.experiment, self.seen = experiment, {}
+    def __init__(self, parts):
+        self.parts, self.seen = parts, {}
 
     def note(self, hook):
-        self.seen.setdefault(hook, set()).update(merged(self.experiment))
+        self.seen.setdefault(hook, set()).update(merged(self.parts))
 
     def on_validation_batch_start(self, *_, **__):
         self.note("batch")
@@ -171,13 +165,13 @@ class Watch(L.Callback):
 
 
 def test_nothing_is_saved_or_trained_while_merged(ready, tmp_path):
-    experiment, before = ready()
-    watch = Watch(experiment)
+    parts, before = ready()
+    watch = Watch(parts)
     saving = ModelCheckpoint(
         tmp_path / "more", save_on_train_epoch_end=False, every_n_epochs=1, save_top_k=-1
     )
-    experiment.trainer.callbacks[-1:] = [watch, experiment.trainer.callbacks[-1], saving]
-    experiment.trainer.fit(experiment.module)
+    parts.trainer.callbacks[-1:] = [watch, parts.trainer.callbacks[-1], saving]
+    parts.trainer.fit(parts.module)
     assert watch.seen == {"batch": {True}, "end": {False}, "checkpoint": {False}, "train": {False}}
     files = [*(tmp_path / "more").iterdir(), tmp_path / "checkpoints" / "last.ckpt"]
     assert len(files) == 3
@@ -190,36 +184,32 @@ def test_nothing_is_saved_or_trained_while_merged(ready, tmp_path):
 @pytest.mark.parametrize("error", [Broken, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("stage", ["validate", "test", "predict", "fit"])
 def test_a_failure_within_brings_the_weights_back(ready, monkeypatch, stage, error):
-    experiment, before = ready()
-    watch = Watch(experiment)
-    experiment.trainer.callbacks.append(watch)
+    parts, before = ready()
+    watch = Watch(parts)
+    parts.trainer.callbacks.append(watch)
 
     def fail(self, *_):
-        assert all(merged(experiment))
-        assert not unchanged(experiment, before)
+        assert all(merged(parts))
+        assert not unchanged(parts, before)
         raise error
 
     for step in ("validation_step", "test_step", "predict_step"):
         monkeypatch.setattr(FineTuning, step, fail)
     if stage == "predict":
-        monkeypatch.setattr(
-            type(experiment.task), "predict_loaders", type(experiment.task).test_loaders
-        )
+        monkeypatch.setattr(type(parts.task), "predict_loaders", type(parts.task).test_loaders)
     with pytest.raises(
         (Broken, SystemExit)
     ):  # the latter is what Lightning makes of KeyboardInterrupt
-        getattr(experiment.trainer, stage)(experiment.module)
+        getattr(parts.trainer, stage)(parts.module)
     assert watch.seen["exception"] == {False}
-    assert unchanged(experiment, before)
+    assert unchanged(parts, before)
 
 
 def test_a_failure_while_restoring_is_made_good(ready, monkeypatch):
-    experiment, before = ready()
-    (callback,) = (c for c in experiment.trainer.callbacks if isinstance(c, MergedEvaluation))
-    wrapper, unmerge = (
-        list(experiment.adapters.layers.values())[1],
-        list(experiment.adapters.layers.values())[1].unmerge,
-    )
+    parts, before = ready()
+    (callback,) = (c for c in parts.trainer.callbacks if isinstance(c, MergedEvaluation))
+    wrapper = list(parts.adapters.layers.values())[1]
+    unmerge = wrapper.unmerge
 
     def interrupted():
         monkeypatch.setattr(wrapper, "unmerge", unmerge)
@@ -227,18 +217,18 @@ def test_a_failure_while_restoring_is_made_good(ready, monkeypatch):
 
     monkeypatch.setattr(wrapper, "unmerge", interrupted)
     with pytest.raises(Broken):
-        experiment.trainer.validate(experiment.module, verbose=False)
-    assert not any(merged(experiment))
+        parts.trainer.validate(parts.module, verbose=False)
+    assert not any(merged(parts))
     assert not callback._mine
-    assert unchanged(experiment, before)
+    assert unchanged(parts, before)
 
 
 def test_it_does_not_undo_what_the_caller_merged(ready):
-    experiment, before = ready()
-    with experiment.adapters.merged():
-        experiment.trainer.validate(experiment.module, verbose=False)
-        assert all(merged(experiment))
-    assert unchanged(experiment, before)
+    parts, before = ready()
+    with parts.adapters.merged():
+        parts.trainer.validate(parts.module, verbose=False)
+        assert all(merged(parts))
+    assert unchanged(parts, before)
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call")

@@ -55,7 +55,7 @@ def load_run(run: Path) -> TrainedRun:
     checkpoint.load(adapters, saved.adapter, fingerprint=backbone.fingerprint)
     resume.load_regularizer(regularizer, saved.adapter)
     backbone.model.eval()
-    file = saved.run / RECORD_FILE
+    file = saved.folder / RECORD_FILE
     return TrainedRun(
         config,
         backbone,

@@ -1,7 +1,6 @@
-"""What `ckpt_path` names: a run folder, its adapter folder or a .ckpt file; and the config that comes back with it."""
+"""Saved runs: what `ckpt_path` may name, their configs, checkpoints and regularizer states."""
 
 import pickle
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,38 +15,21 @@ from rlora.io.safetensors import read_tensors
 from rlora.regularizers.base import Regularizer
 from rlora.training.module import CHECKPOINT_FORMAT
 
-REGULARIZER = "regularizer.safetensors"  # in an adapter folder: a posterior and its prior
 CONFIG = "config.yaml"
-BROUGHT = (
-    "model",
-    "task",
-    "adapter",
-    "seed",
-    "regularizer",
-)  # what an evaluation takes from the saved config
-RESUMED = (
-    *BROUGHT,
-    "optimizer",
-    "scheduler",
-    "trainer",
-)  # what going on with a training takes besides
-OF_THE_MACHINE = {
-    "accelerator",
-    "devices",
-    "num_nodes",
-    "strategy",
-    "default_root_dir",
-}  # stay as they are here
+REGULARIZER = "regularizer.safetensors"  # in an adapter folder: a posterior and its prior
+# The sections that an evaluation restores from the saved config, and those that resuming restores.
+EVALUATION_SECTIONS = ("model", "task", "adapter", "seed", "regularizer")
+TRAINING_SECTIONS = (*EVALUATION_SECTIONS, "optimizer", "scheduler", "trainer")
 
 
 @dataclass(frozen=True)
-class Saved:
-    """A saved model.
+class SavedRun:
+    """A saved run, or the part of it that `ckpt_path` names.
 
     Args:
-        path: As it was given.
-        adapter: Its adapter folder, if it has one.
-        checkpoint: Its Lightning checkpoint, if it has one.
+        path: The path itself.
+        adapter: The adapter folder to load, if any.
+        checkpoint: The Lightning checkpoint to load, if any.
         config: The resolved config it was trained with, with the groups' `choices`.
     """
 
@@ -57,49 +39,53 @@ class Saved:
     config: dict[str, Any]
 
     @property
-    def run(self) -> Path:
-        """The run's folder, of which a given adapter folder or checkpoint is a part."""
+    def folder(self) -> Path:
+        """The run folder, which contains the adapter folder or checkpoint."""
         if self.path.is_file():
             return self.path.parent.parent
         return self.path.parent if self.path == self.adapter else self.path
 
 
-def find_saved(path: str, *, resume: bool) -> Saved:
-    """Look at what lies under a path.
+def find_saved(path: str, *, resume: bool) -> SavedRun:
+    """Return the saved run at a path.
 
     Args:
         path: Run folder, adapter folder or .ckpt file.
-        resume: Whether training goes on from it (then a run folder gives its last checkpoint) or it is evaluated (then
-            its adapter folder, or the best checkpoint of a run that did not finish).
+        resume: Whether to resume its training or to evaluate it. Of a run folder, resuming loads the last checkpoint.
+            An evaluation loads the adapter folder, or the best checkpoint of an unfinished run.
 
     Raises:
-        ValueError: nothing loadable lies there.
+        ValueError: There is nothing to load, or rlora 0.1 saved it.
     """
-    place = Path(path).expanduser()
-    if place.is_file():
-        return Saved(
-            place, None, place, _checked(read_checkpoint(place)["rlora"].get("config"), place)
-        )
-    if (place / checkpoint.MANIFEST).is_file():
-        card = checkpoint.read_manifest(place)
-        return Saved(place, place, None, _checked(card.get("config"), place / checkpoint.MANIFEST))
-    if not (place / CONFIG).is_file():
+    location = Path(path).expanduser()
+    if location.is_file():
+        config = _checked(read_checkpoint(location)["rlora"].get("config"), location)
+        return SavedRun(location, None, location, config)
+    if (location / checkpoint.MANIFEST).is_file():
+        manifest = checkpoint.read_manifest(location)
+        config = _checked(manifest.get("config"), location / checkpoint.MANIFEST)
+        return SavedRun(location, location, None, config)
+    if not (location / CONFIG).is_file():
         raise ValueError(
-            f"ckpt_path={path} is neither a run folder (with {CONFIG}), nor an adapter folder "
-            f"(with {checkpoint.MANIFEST}), nor a .ckpt file"
+            f"ckpt_path={path} is invalid: expected a run folder (with {CONFIG}), an adapter folder "
+            f"(with {checkpoint.MANIFEST}) or a .ckpt file"
         )
-    config = _read_config(place / CONFIG)
-    adapter, last = place / "adapter", place / "checkpoints" / "last.ckpt"
-    best = place / "checkpoints" / "best.ckpt"
+    return _find_in_run(path, location, resume=resume)
+
+
+def _find_in_run(path: str, location: Path, *, resume: bool) -> SavedRun:
+    config = _read_config(location / CONFIG)
+    adapter, last = location / "adapter", location / "checkpoints" / "last.ckpt"
+    best = location / "checkpoints" / "best.ckpt"
     if resume and last.is_file():
-        return Saved(place, None, last, config)
+        return SavedRun(location, None, last, config)
     if not resume and (adapter / checkpoint.MANIFEST).is_file():
-        return Saved(place, adapter, None, config)
+        return SavedRun(location, adapter, None, config)
     if not resume and best.is_file():
-        return Saved(place, None, best, config)
-    needed = "checkpoints/last.ckpt to go on from" if resume else "adapter folder and no checkpoint"
+        return SavedRun(location, None, best, config)
+    missing = "checkpoints/last.ckpt to resume from" if resume else "adapter folder and checkpoint"
     raise ValueError(
-        f"ckpt_path={path} holds no {needed}: that run stopped before its first epoch ended"
+        f"ckpt_path={path} has no {missing}: that run stopped before the end of its first epoch"
     )
 
 
@@ -111,31 +97,32 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _checked(config: Any, path: Path) -> dict[str, Any]:
-    return check_saved_config(config, str(path), RESUMED)
+    return check_saved_config(config, str(path), TRAINING_SECTIONS)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a Lightning checkpoint of this project, refusing anything but tensors and plain values.
+    """Return a Lightning checkpoint of this project; nothing but tensors and plain values is unpickled.
 
     Raises:
         ValueError: The file is damaged, of another project, or of another format.
     """
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} is damaged, cut short, or no checkpoint: {reason}") from error
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("rlora"), dict):
-        raise ValueError(f"{path} is a checkpoint, but not of this project")
-    if (number := checkpoint["rlora"].get("format")) != CHECKPOINT_FORMAT:
+        raise ValueError(f"{path} is damaged, truncated, or no checkpoint: {reason}") from error
+    if not isinstance(state, dict) or not isinstance(state.get("rlora"), dict):
+        raise ValueError(f"{path} is not a checkpoint of this project")
+    if (number := state["rlora"].get("format")) != CHECKPOINT_FORMAT:
         if number is None:
             raise ValueError(
-                f"{path} was saved by rlora 0.1, which this version cannot load: train it again, or use rlora 0.1"
+                f"{path} was saved by rlora 0.1, which this version cannot load: "
+                "train it again, or use rlora 0.1"
             )
         raise ValueError(
             f"{path} has checkpoint format {number}, this version reads format {CHECKPOINT_FORMAT}"
         )
-    return checkpoint
+    return state
 
 
 def regularizer_files(regularizer: Regularizer) -> dict[str, bytes]:
@@ -155,7 +142,7 @@ def load_regularizer(regularizer: Regularizer, directory: Path) -> None:
     """Load a posterior and the facts of its prior from an adapter folder.
 
     Raises:
-        ValueError: the folder has no such file, a damaged one, or one of another model.
+        ValueError: The folder has no such file, a damaged one, or one of another model.
     """
     if not regularizer.is_posterior:
         return
@@ -169,64 +156,3 @@ def load_regularizer(regularizer: Regularizer, directory: Path) -> None:
     regularizer.load_state_dict(state)
     # required: a learned prior mistaken for the start values would void a certificate
     regularizer.prior_facts = checkpoint.read_manifest(directory)["prior_facts"]
-
-
-def bring(
-    config: dict[str, Any],
-    choices: dict[str, str],
-    saved: Saved,
-    words: Sequence[str],
-    *,
-    resume: bool,
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Lay the saved sections under the words of the command line.
-
-    A group named on the command line (`task=rte`) is taken as composed; single keys (`task.batch_size=8`) are laid over
-    the saved section; everything else in these sections is as it was saved.
-
-    Args:
-        config: The composed config, plain.
-        choices: Group to option, as composed.
-        saved: What `ckpt_path` named.
-        words: The overrides on the command line.
-        resume: Whether training goes on, so that its settings come back too.
-
-    Returns:
-        The config to run and the choices to name it by.
-    """
-    keys = [word.lstrip("+~").partition("=")[0] for word in words]
-    merged, named = dict(config), dict(choices)
-    for section in RESUMED if resume else BROUGHT:
-        if section not in saved.config or section in keys:
-            continue
-        merged[section] = _overlaid(section, config, saved.config[section], keys)
-        if section in saved.config.get("choices", {}):
-            named[section] = saved.config["choices"][section]
-    return merged, named
-
-
-def _overlaid(section: str, config: dict[str, Any], saved: Any, keys: Sequence[str]) -> Any:
-    if not isinstance(saved, dict):
-        return saved
-    result = dict(saved)
-    if section == "trainer":
-        result = {key: value for key, value in result.items() if key not in OF_THE_MACHINE}
-        result |= {key: value for key, value in config[section].items() if key in OF_THE_MACHINE}
-    for key in keys:
-        head, *path = key.split(".")
-        if head == section and path:
-            _set(result, path, _get(config[section], path))
-    return result
-
-
-def _get(tree: Any, path: Sequence[str]) -> Any:
-    for part in path:
-        tree = tree[part]
-    return tree
-
-
-def _set(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    for part in path[:-1]:
-        tree[part] = dict(tree.get(part) or {})
-        tree = tree[part]
-    tree[path[-1]] = value

@@ -1,0 +1,127 @@
+"""The plan of a run: the config after `ckpt_path` and the prior have changed it, checked before anything is loaded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlora.config.config_hash import config_hash
+from rlora.config.job import Job, check_job
+from rlora.evaluation import prior_run
+from rlora.regularizers.certificate import CertificateOptions
+from rlora.runs.resume import EVALUATION_SECTIONS, TRAINING_SECTIONS, SavedRun, find_saved
+
+# Keys of `trainer` that describe the machine: a resumed run takes them from the present config.
+MACHINE_KEYS = {"accelerator", "devices", "num_nodes", "strategy", "default_root_dir"}
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run does.
+
+    Args:
+        config: Plain and resolved, as the run uses it.
+        choices: Group to option, as the run is named by it.
+        config_hash: Hash of the config as composed, before `ckpt_path` or a prior changed it.
+        certificate: Options of the certificate.
+        saved: The saved run that `ckpt_path` names.
+    """
+
+    config: dict[str, Any]
+    choices: dict[str, str]
+    config_hash: str
+    certificate: CertificateOptions
+    saved: SavedRun | None = None
+
+
+def resolve(config: dict[str, Any], job: Job) -> RunPlan:
+    """Return the plan of a run: the one place that rewrites a composed config.
+
+    The sections that `ckpt_path` restores come first, then the task's part for a learned prior, then the checks.
+    Reads the saved run; writes nothing and loads no model or data.
+
+    Args:
+        config: Composed, plain and resolved.
+        job: Folder, choices and overrides of the run.
+
+    Raises:
+        ValueError: `ckpt_path` names no saved run, or settings cannot work together.
+    """
+    composed_hash = config_hash(config, str(job.directory))
+    choices, saved = job.choices, None
+    if config["ckpt_path"] is not None:
+        saved = find_saved(config["ckpt_path"], resume=config["train"])
+        config, choices = restore_sections(
+            config,
+            job.choices,
+            saved,
+            job.overrides,
+            resume=config["train"] and saved.checkpoint is not None,
+        )
+    if config["train"] or config["certify"]:
+        config = prior_run.with_part(config)
+    check_job(config, job)
+    certificate = CertificateOptions(**config["certificate"])  # before a prior is learned for it
+    return RunPlan(config, choices, composed_hash, certificate, saved)
+
+
+def restore_sections(
+    config: dict[str, Any],
+    choices: dict[str, str],
+    saved: SavedRun,
+    overrides: Sequence[str],
+    *,
+    resume: bool,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the config with the saved run's sections, changed by the overrides of the command line.
+
+    A group on the command line (`task=rte`) is taken as composed. A single key (`task.batch_size=8`) changes the saved
+    section. Everything else in these sections is as it was saved. The arguments are left unchanged.
+
+    Args:
+        config: Composed, plain and resolved.
+        choices: Group to option, as composed.
+        saved: What `ckpt_path` names.
+        overrides: The `key=value` arguments of the command line.
+        resume: Whether training resumes, which restores its settings too.
+
+    Returns:
+        The config and the choices.
+    """
+    keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    merged, named = dict(config), dict(choices)
+    for section in TRAINING_SECTIONS if resume else EVALUATION_SECTIONS:
+        if section not in saved.config or section in keys:
+            continue
+        merged[section] = _restored(section, config, saved.config[section], keys)
+        if section in saved.config.get("choices", {}):
+            named[section] = saved.config["choices"][section]
+    return merged, named
+
+
+def _restored(section: str, config: dict[str, Any], saved: Any, keys: Sequence[str]) -> Any:
+    """Return one saved section with the composed values of the keys on the command line."""
+    if not isinstance(saved, dict):
+        return saved
+    result = dict(saved)
+    if section == "trainer":
+        result = {key: value for key, value in result.items() if key not in MACHINE_KEYS}
+        result |= {key: value for key, value in config[section].items() if key in MACHINE_KEYS}
+    for key in keys:
+        head, *path = key.split(".")
+        if head == section and path:
+            _set(result, path, _get(config[section], path))
+    return result
+
+
+def _get(tree: Any, path: Sequence[str]) -> Any:
+    for part in path:
+        tree = tree[part]
+    return tree
+
+
+def _set(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Set a nested value; every dict on the way is copied, for the saved config is left unchanged."""
+    for part in path[:-1]:
+        tree[part] = dict(tree.get(part) or {})
+        tree = tree[part]
+    tree[path[-1]] = value

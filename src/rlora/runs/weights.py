@@ -1,0 +1,100 @@
+"""The weights of a run: trained from the start, resumed, or loaded for an evaluation."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from rlora.adapters import checkpoint
+from rlora.records.record import RECORD_FILE
+from rlora.runs import resume
+from rlora.runs.assemble import Parts
+
+log = logging.getLogger(__name__)
+
+
+def train(parts: Parts) -> dict[str, float]:
+    """Train, load the best epoch, and return its validation scores.
+
+    A saved adapter is a start: optimizer and epochs begin at zero. A saved checkpoint is resumed, with both.
+
+    Raises:
+        ValueError: The checkpoint has trained all epochs already.
+    """
+    saved, trainer = parts.plan.saved, parts.trainer
+    resumed = saved.checkpoint if saved else None
+    if saved and saved.adapter:
+        _load_adapter(parts, saved.adapter)
+    if resumed:
+        state = resume.read_checkpoint(resumed)
+        _check_unfinished(parts, state)
+        parts.module.resume_from(state)
+    try:
+        trainer.fit(parts.module, ckpt_path=resumed, weights_only=True)
+    except SystemExit:  # Lightning turns Ctrl-C into it
+        raise KeyboardInterrupt from None
+    history = parts.recorder.history
+    row = history[-1]
+    # without checkpoints (callbacks=progress) the last epoch is the result
+    if best := getattr(trainer.checkpoint_callback, "best_model_path", ""):
+        epoch = _load_checkpoint(parts, Path(best))
+        row = next(row for row in history if row["epoch"] == epoch)
+    parts.recorder.best_epoch = int(row["epoch"])
+    return {key: value for key, value in row.items() if key.startswith("validation")}
+
+
+def load(parts: Parts) -> None:
+    """Load the weights to evaluate; without a saved run the untrained model is evaluated.
+
+    Raises:
+        ValueError: The saved weights do not fit the parts.
+    """
+    saved, config = parts.plan.saved, parts.plan.config
+    if saved is None and config["adapter"].get("path"):
+        log.info("evaluating the adapter of %s", config["adapter"]["path"])
+    elif saved is None:
+        log.warning("train=false without ckpt_path: evaluating the untrained model")
+    elif saved.adapter:
+        _load_adapter(parts, saved.adapter)
+    elif saved.checkpoint:
+        _load_checkpoint(parts, saved.checkpoint)
+
+
+def _check_unfinished(parts: Parts, state: dict[str, Any]) -> None:
+    """Refuse to resume a finished run, which has no epoch left to train."""
+    saved, config = parts.plan.saved, parts.plan.config
+    epochs = state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    limit = config["trainer"]["max_epochs"]
+    all_trained = limit is not None and 0 <= limit <= epochs
+    # without a record the run trained all epochs and stopped before its end: resuming it tests and saves
+    if all_trained and saved and (saved.folder / RECORD_FILE).is_file():
+        raise ValueError(
+            f"ckpt_path={config['ckpt_path']} has trained {epochs} of trainer.max_epochs={limit} "
+            "epochs: set a higher trainer.max_epochs to resume, or train=false to evaluate"
+        )
+
+
+def _load_checkpoint(parts: Parts, path: Path) -> int:
+    """Load the weights of a checkpoint and return its epoch."""
+    state = resume.read_checkpoint(path)
+    parts.module.on_load_checkpoint(state)
+    parts.module.load_state_dict(state["state_dict"])
+    return int(state["epoch"])
+
+
+def _load_adapter(parts: Parts, directory: Path) -> None:
+    """Load an adapter folder; the head only where it belongs to the same task."""
+    saved, trains = parts.plan.saved, parts.plan.config["train"]
+    saved_task = saved.config["choices"].get("task") if saved else None
+    task = parts.plan.choices.get("task")
+    same_task = saved_task == task
+    if not same_task and not trains:
+        raise ValueError(
+            f"{directory} was trained on task={saved_task}, and its head cannot answer task={task}: "
+            "omit task=, or set train=true to start from the adapter"
+        )
+    if not same_task:
+        log.info("the saved head belongs to another task: only the adapter is loaded")
+    fingerprint = parts.backbone.fingerprint
+    checkpoint.load(parts.adapters, directory, fingerprint=fingerprint, head=same_task)
+    if not trains:
+        resume.load_regularizer(parts.module.regularizer, directory)
