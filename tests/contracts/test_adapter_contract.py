@@ -168,7 +168,7 @@ def test_a_run_leaves_the_full_record(pair, run):
     )
 
     config = yaml.safe_load((run.folder / "config.yaml").read_text())
-    assert config == record.config
+    assert config == {"format": CONFIG_FORMAT, **record.config}
     assert config["choices"]["adapter"] == adapter
     assert config["adapter"]["_target_"].startswith(f"rlora.adapters.{adapter}.")
     columns = (run.folder / "metrics.csv").read_text().partition("\n")[0].split(",")

@@ -9,6 +9,7 @@ import yaml
 from safetensors.torch import load_file
 
 from rlora.adapters import checkpoint
+from rlora.config.allowlist import CONFIG_FORMAT
 from rlora.records.record import read_record
 from rlora.training.module import FineTuning
 
@@ -156,7 +157,8 @@ def test_an_evaluation_takes_adapter_and_model_from_the_run(tiny_job, tmp_path):
     assert (second.run.model, second.run.adapter, second.run.seed) == ("tiny_decoder", "nola", 4)
     assert second.config["adapter"]["num_bases"] == 7
     assert second.scores["test/loss"] == first.scores["test/loss"]
-    assert yaml.safe_load((tmp_path / "second" / "config.yaml").read_text()) == second.config
+    config = yaml.safe_load((tmp_path / "second" / "config.yaml").read_text())
+    assert config == {"format": CONFIG_FORMAT, **second.config}
 
 
 def test_going_on_ends_where_an_unbroken_run_does(
