@@ -10,6 +10,7 @@ import yaml
 from safetensors.torch import load_file
 
 from rlora.adapters import checkpoint
+from rlora.config.allowlist import CONFIG_FORMAT
 from rlora.records.record import read_record
 
 ADAPTERS = sorted(

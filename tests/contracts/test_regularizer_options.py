@@ -58,37 +58,36 @@ def test_bad_options_are_refused_by_key(options):
 
 
 @pytest.fixture(scope="module")
-def trained(name, tiny_experiment, tmp_path_factory):
+def trained(name, tiny_execution, tmp_path_factory):
     """A finished run under the regularizer."""
     folder = tmp_path_factory.mktemp(name)
-    experiment = tiny_experiment("adapter=rlora", f"regularizer={name}", folder=folder)
-    experiment.run()
-    return experiment, folder
+    parts, _ = tiny_execution("adapter=rlora", f"regularizer={name}", folder=folder)
+    return parts, folder
 
 
 def test_a_run_trains_under_it(trained, name):
-    experiment, folder = trained
+    parts, folder = trained
     record = read_record(folder)
     assert record.run.regularizer == name
     assert math.isfinite(record.scores["validation/loss"])
-    module, columns = experiment.module, (folder / "metrics.csv").read_text().splitlines()[0]
+    module, columns = parts.module, (folder / "metrics.csv").read_text().splitlines()[0]
     regularizer = module.regularizer
     assert all(f"train/{key}" in columns for key in regularizer.metrics())
-    groups = {group["name"]: group for group in experiment.trainer.optimizers[0].param_groups}
+    groups = {group["name"]: group for group in parts.trainer.optimizers[0].param_groups}
     rates = {"adapter": "lr", "head": "head_lr"}
-    config = experiment.config["optimizer"]
+    config = parts.plan.config["optimizer"]
     for group, key in rates.items():
         assert groups[group]["initial_lr"] == pytest.approx(config[key] * regularizer.mean_rate)
     for group in regularizer.parameter_groups():
         assert groups[group["name"]]["initial_lr"] == group["lr"]
     inside = {id(parameter) for parameter in module.parameters()}
-    trainable = experiment.adapters.adapter_parameters() | experiment.adapters.head_parameters()
+    trainable = parts.adapters.adapter_parameters() | parts.adapters.head_parameters()
     assert all(id(parameter) in inside for parameter in trainable.values())
 
 
 def test_a_checkpoint_holds_its_state(trained):
-    experiment, folder = trained
-    regularizer = experiment.module.regularizer
+    parts, folder = trained
+    regularizer = parts.module.regularizer
     state = read_checkpoint(folder / "checkpoints" / "last.ckpt")
     saved = {
         key.removeprefix("regularizer."): value
