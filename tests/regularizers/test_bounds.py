@@ -1,4 +1,4 @@
-"""The bounds against their definitions, each other, exact sums and a simulation of what they promise."""
+"""Bounds against their definitions, each other, exact sums and a simulation of coverage."""
 
 import math
 from fractions import Fraction
@@ -30,7 +30,7 @@ COMPLEXITIES = torch.logspace(-8, 1, 40, dtype=torch.float64)
 GRID = torch.cartesian_prod(RISKS, COMPLEXITIES).T
 
 
-def test_kl_of_coins():
+def test_kl_of_bernoulli_variables():
     p = torch.distributions.Bernoulli(torch.tensor(0.3, dtype=torch.float64))
     q = torch.distributions.Bernoulli(torch.tensor(0.1, dtype=torch.float64))
     torch.testing.assert_close(kl(0.1, 0.3), torch.distributions.kl_divergence(q, p))
@@ -47,12 +47,10 @@ def test_klinv_brackets_the_root_from_above():
     inner = p < 1
     assert bool((kl(q, p)[inner] >= c[inner] * (1 - 1e-9) - 1e-15).all())  # the upper end
     below = torch.maximum(p - 2e-12, q)
-    assert bool(
-        (kl(q, below) <= c * (1 + 1e-9) + 1e-15).all()
-    )  # and no more than the width above the root
+    assert bool((kl(q, below) <= c * (1 + 1e-9) + 1e-15).all())  # and within one width of the root
 
 
-def test_klinv_by_its_closed_form_at_no_errors():
+def test_klinv_has_a_closed_form_at_zero_errors():
     c = torch.tensor([1e-6, 0.01, 1.0], dtype=torch.float64)
     torch.testing.assert_close(klinv(0.0, c), -torch.expm1(-c), rtol=0, atol=2e-12)
 
@@ -64,13 +62,13 @@ def test_relaxations_are_never_below_klinv(relaxation):
 
 
 @pytest.mark.parametrize("number", [0.01, 0.3, 1.0, 1.7])
-def test_relaxations_with_a_number_are_never_below_klinv(number):
+def test_parametrized_relaxations_are_never_below_klinv(number):
     q, c = GRID
     assert bool((lambda_bound(q, c, number) >= klinv(q, c) - 2e-12).all())
     assert bool((catoni(q, c, 5 * number) >= klinv(q, c) - 2e-12).all())
 
 
-def test_catoni_reaches_klinv_at_its_best_number():
+def test_catoni_equals_klinv_at_its_best_parameter():
     q, c = torch.tensor(0.1, dtype=torch.float64), torch.tensor(0.02, dtype=torch.float64)
     p = klinv(q, c)
     best = torch.log(p * (1 - q) / (q * (1 - p)))
@@ -89,7 +87,7 @@ def test_quadratic_is_lambda_at_its_optimum():
 @pytest.mark.parametrize(
     "bound", [mcallester, quadratic, lambda r, c: lambda_bound(r, c, 0.7), klinv]
 )
-def test_gradients_are_those_of_finite_differences(bound):
+def test_gradients_match_finite_differences(bound):
     r = torch.tensor([0.02, 0.2, 0.5], dtype=torch.float64, requires_grad=True)
     c = torch.tensor([0.005, 0.05, 0.3], dtype=torch.float64, requires_grad=True)
     assert gradcheck(bound, (r, c), eps=1e-5, atol=1e-5, rtol=1e-5)
@@ -102,7 +100,7 @@ def test_gradients_are_finite_at_the_edges():
         assert bool(gradient.isfinite().all())
 
 
-def test_complexity_is_maurers():
+def test_complexity_is_the_formula_of_maurer():
     assert complexity(3.0, 400, 0.05).item() == pytest.approx(
         (3.0 + math.log(2 * 20 / 0.05)) / 400, rel=1e-15
     )
@@ -115,7 +113,7 @@ def exact_tail(errors, n, p):
 
 @pytest.mark.parametrize(("errors", "n"), [(0, 5), (1, 5), (4, 5), (3, 40), (17, 40)])
 @pytest.mark.parametrize("delta", [0.01, 0.3])
-def test_clopper_pearson_solves_the_binomial_sum(errors, n, delta):
+def test_clopper_pearson_solves_the_exact_binomial_sum(errors, n, delta):
     p = clopper_pearson(errors, n, delta)
     assert float(exact_tail(errors, n, p)) == pytest.approx(delta, rel=1e-9)
 
@@ -125,7 +123,7 @@ def test_clopper_pearson_at_the_edges():
     assert clopper_pearson(0, 10, 0.05) == pytest.approx(1 - 0.05**0.1)
 
 
-def test_test_set_bounds_in_order():
+def test_test_set_bounds_are_ordered():
     n, delta = 500, 0.05
     for errors in (0, 3, 100, 400):
         exact = clopper_pearson(errors, n, delta)
@@ -146,7 +144,7 @@ def test_a_delta_outside_0_1_is_refused(delta):
 
 
 @pytest.mark.parametrize("n", [0, -1, 2.5, math.nan])
-def test_no_examples_are_refused(n):
+def test_a_count_below_one_is_refused(n):
     for bound in (
         lambda: complexity(0.0, n, 0.1),
         lambda: chernoff(0.1, n, 0.1),
@@ -164,11 +162,11 @@ def test_a_risk_outside_0_1_is_refused():
 
 
 def test_coverage():
-    """1,000 data sets, eight predictors, a posterior that prefers the better ones: few violations."""
+    """Over 1,000 data sets, the bounds of a posterior over 8 predictors fail at most at rate delta."""
     rng, n, delta, trials = np.random.default_rng(0), 60, 0.1, 1000
     risks = np.linspace(0.05, 0.6, 8)  # of 8 predictors; the prior is uniform over them
     errors = rng.binomial(n, risks, size=(trials, 8))
-    weights = np.exp(-0.5 * errors)  # a posterior that looks at the data
+    weights = np.exp(-0.5 * errors)  # the posterior depends on the data
     weights /= weights.sum(axis=1, keepdims=True)
     divergence = (weights * np.log(np.maximum(weights, 1e-300) * 8)).sum(axis=1)
     empirical = (weights * errors / n).sum(axis=1)
@@ -183,5 +181,5 @@ def test_coverage():
     rate = float((risks[3] > single[errors[:, 3]]).mean())
     assert (
         delta / 4 <= rate <= delta + 3 * math.sqrt(delta / trials)
-    )  # exact, so that it is nearly used up
+    )  # exact, so the rate is close to delta
     assert bounds.WIDTH == 1e-12

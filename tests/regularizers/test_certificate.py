@@ -1,4 +1,4 @@
-"""The arithmetic of certificates: both steps, every term, the grid of prior variances, the rival, the refusals."""
+"""Arithmetic of certificates: both steps, union-bound terms, the grid of prior variances."""
 
 import math
 
@@ -23,25 +23,27 @@ OPTIONS = CertificateOptions()
 def posterior(sigma0=0.01):
     torch.manual_seed(0)
     net = nn.ModuleDict({"head": nn.Linear(4, 3)})
-    own = GaussianPosterior(net, {"head": dict(net["head"].named_parameters())}, {"head": sigma0})
+    result = GaussianPosterior(
+        net, {"head": dict(net["head"].named_parameters())}, {"head": sigma0}
+    )
     with torch.no_grad():
         net["head"].weight.add_(0.05)
-        own.rho["head"].add_(0.3)
-    return own
+        result.rho["head"].add_(0.3)
+    return result
 
 
-def test_a_bound_pays_for_draws_and_examples():
-    found = risk_bound(
+def test_the_bound_covers_samples_and_examples():
+    result = risk_bound(
         GibbsRisk(0.1, rows=5000, draws=20_000), 7.0, [UnionBoundTerm("k", 2.0)], OPTIONS
     )
     upper = bounds.klinv(0.1, math.log(1 / 0.01) / 20_000)
     expected = bounds.klinv(upper, (9.0 + math.log(2 * math.sqrt(5000) / 0.025)) / 5000)
-    assert found.risk_upper == upper.item()
-    assert found.bound == expected.item()
-    assert 0.1 < found.risk_upper < found.bound < 0.2
+    assert result.risk_upper == upper.item()
+    assert result.bound == expected.item()
+    assert 0.1 < result.risk_upper < result.bound < 0.2
 
 
-def test_fewer_draws_more_terms_and_more_kl_all_loosen_it():
+def test_fewer_samples_more_terms_and_more_kl_loosen_the_bound():
     base = risk_bound(GibbsRisk(0.1, 5000, 20_000), 7.0, [], OPTIONS).bound
     assert risk_bound(GibbsRisk(0.1, 5000, 1000), 7.0, [], OPTIONS).bound > base
     assert (
@@ -52,33 +54,35 @@ def test_fewer_draws_more_terms_and_more_kl_all_loosen_it():
     assert risk_bound(GibbsRisk(0.1, 50_000, 20_000), 7.0, [], OPTIONS).bound < base
 
 
-def test_candidates_are_paid_for():
-    own = posterior()
-    divergence, terms = kl_and_terms(own, CertificateOptions(candidates=5))
-    assert divergence == own.kl().item()
+def test_candidates_add_a_term():
+    gaussian = posterior()
+    divergence, terms = kl_and_terms(gaussian, CertificateOptions(candidates=5))
+    assert divergence == gaussian.kl().item()
     assert terms == [UnionBoundTerm("5 candidates", math.log(5))]
 
 
-def test_a_prior_variance_chosen_afterwards_is_the_best_of_the_grid_and_paid_for():
-    own = posterior()
-    divergence, (_, term) = kl_and_terms(own, CertificateOptions(tune_sigma0=True))
+def test_a_prior_variance_chosen_afterwards_is_the_best_of_the_grid_with_its_term():
+    gaussian = posterior()
+    divergence, (_, term) = kl_and_terms(gaussian, CertificateOptions(tune_sigma0=True))
     costs = {}
     for j in range(1, 300):
         sigma0 = torch.tensor(math.exp(-j / 20))  # its square is exp(-j / 10)
-        costs[j] = own.group_kl("head", sigma0).item() + 2 * math.log(j) + math.log(math.pi**2 / 6)
+        costs[j] = (
+            gaussian.group_kl("head", sigma0).item() + 2 * math.log(j) + math.log(math.pi**2 / 6)
+        )
     best = min(costs, key=costs.get)
     assert divergence + term.nats == pytest.approx(costs[best], rel=1e-6)
     assert term.choice == f"sigma_head^2 = exp(-{best}/10)"
-    assert divergence + term.nats < own.kl().item()
+    assert divergence + term.nats < gaussian.kl().item()
 
 
-def test_the_terms_of_the_whole_grid_are_one_probability():
+def test_the_weights_of_the_whole_grid_sum_to_one():
     assert sum(
         math.exp(-2 * math.log(j) - math.log(math.pi**2 / 6)) for j in range(1, 200_000)
     ) == pytest.approx(1.0, abs=1e-4)
 
 
-def test_the_rival_is_clopper_pearson_at_the_same_confidence():
+def test_the_baseline_is_clopper_pearson_at_the_same_confidence():
     assert baseline_bound(30, 1000, OPTIONS) == {
         "error": 0.03,
         "rows": 1000,
@@ -86,19 +90,19 @@ def test_the_rival_is_clopper_pearson_at_the_same_confidence():
     }
 
 
-def test_a_sigma_that_has_underflowed_is_refused():
-    own = posterior()
+def test_an_underflowed_sigma_is_refused():
+    gaussian = posterior()
     with torch.no_grad():
-        own.rho["head"][0] = -200.0
+        gaussian.rho["head"][0] = -200.0
     with pytest.raises(
         ValueError,
         match=r"a posterior sigma of the head has underflowed .* regularizer\.sigma_head",
     ):
-        kl_and_terms(own, OPTIONS)
+        kl_and_terms(gaussian, OPTIONS)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"delta": 0.0}, r"certificate\.delta=0\.0 is invalid: expected a probability of failure"),
         ({"delta_mc": 1.0}, r"certificate\.delta_mc=1\.0 is invalid"),
@@ -108,6 +112,6 @@ def test_a_sigma_that_has_underflowed_is_refused():
         ({"candidates": 0}, r"certificate\.candidates=0"),
     ],
 )
-def test_options_out_of_range_are_refused(changes, told):
-    with pytest.raises(ValueError, match=told):
+def test_options_out_of_range_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
         CertificateOptions(**changes)
