@@ -38,7 +38,7 @@ def measure(settings: DecodingSettings, device: torch.device, say: Say) -> dict[
         sample = rows[:: settings.every]
         wide = _writer(adapters, task, device, Path(place))
         single = copy.copy(task)
-        single.decoding = replace(task.settings, batch_size=1)
+        single.decoding = replace(task.generation, batch_size=1)
         narrow = _writer(adapters, single, device, Path(place))
         say(f"{len(prompts)} distinct prompts, and {len(sample)} of {len(rows)} rows one at a time")
         written = wide(prompts)
@@ -84,7 +84,7 @@ def _prepared(
     adapters = inject(backbone.model, LoRA(targets="all-linear"))
     for parameter in adapters.adapter_parameters().values():
         torch.nn.init.normal_(parameter, std=0.02, generator=torch.Generator().manual_seed(0))
-    sources = [asked.source for asked in task.asked["test"]]
+    sources = [prompt.source for prompt in task.test_prompts["test"]]
     mrs = [entry.source for entry in task.entries(folder / FILES["test"])]
     return adapters, task, [sources.index(mr) for mr in mrs]
 
@@ -98,7 +98,7 @@ def _writer(
         generator = Generator(
             adapters, task, device=device, precision=Precision(), console=Console(quiet=True)
         )
-        return generator.write("test", prompts, file)
+        return generator.generate("test", prompts, file)
 
     return write
 

@@ -1,4 +1,4 @@
-"""What the task tests share: task configs, the packaged tokenizer, small GLUE folders, the real files."""
+"""Fixtures of the task tests: task configs, the packaged tokenizer, small GLUE folders, the real files."""
 
 import importlib.util
 import os
@@ -7,15 +7,23 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
 CONFIGS = Path(__file__).parents[1] / "conf" / "task"
 
 
+def _task_config(name):
+    """Return the section `task` of conf/task/<name>.yaml, with the shared lines that it includes."""
+    file = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    included = [base for base in file["defaults"] if isinstance(base, str)]
+    merged = OmegaConf.merge(*map(_task_config, included), file["task"])
+    return OmegaConf.to_container(merged, resolve=True)
+
+
 def _build_task(name, **changes):
-    """Build the task of ``conf/task/<name>.yaml`` as the framework does, with changed settings."""
-    config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["task"]
-    return instantiate(config, _partial_=True, _convert_="all")(**changes)
+    """Build the task of conf/task/<name>.yaml as the framework does, with changed settings."""
+    return instantiate(_task_config(name), _partial_=True, _convert_="all")(**changes)
 
 
 def _make_rte(folder, rows=200, newline="\n", bom=""):
@@ -32,6 +40,11 @@ def _make_rte(folder, rows=200, newline="\n", bom=""):
     lines = [f"{i}\tunseen premise {i}\tunseen claim {i}" for i in range(7)]
     (folder / "test.tsv").write_text("\n".join(["index\tsentence1\tsentence2", *lines]) + "\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def task_config():
+    return _task_config
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +72,7 @@ def rte(tmp_path):
 def data_root():
     root = os.environ.get("RLORA_DATA")
     if not root:
-        pytest.skip("RLORA_DATA is unset: the real files are not at hand")
+        pytest.skip("RLORA_DATA is unset: the real files are not available")
     return Path(root)
 
 

@@ -1,4 +1,4 @@
-"""What every task of conf/task keeps to, without its data: head, monitor, metrics, loss and decoding."""
+"""The contract of every task in conf/task, without its data: head, monitor, metrics, loss, decoding."""
 
 import json
 from pathlib import Path
@@ -9,12 +9,13 @@ import torch
 
 from rlora.config.build import build
 from rlora.data.packing import IGNORED
-from rlora.tasks.base import Task, Writer
+from rlora.tasks.base import GenerationTask, Task
 
-TASKS = sorted(file.stem for file in (Path(__file__).parents[2] / "conf" / "task").glob("*.yaml"))
+CONF = Path(__file__).parents[2] / "conf"
+TASKS = sorted(file.stem for file in (CONF / "task").glob("[!_]*.yaml"))  # _glue.yaml is no task
 MODELS = ("tiny_encoder", "tiny_decoder")
 ROWS = 12
-TOKENS, WORDS = 5, 7  # of texts
+TOKENS, VOCABULARY = 5, 7
 pytestmark = pytest.mark.filterwarnings("ignore:Metric `Spearman")
 
 
@@ -24,45 +25,51 @@ def name(request):
 
 
 @pytest.fixture
-def task(compose, name):
-    return build(compose(f"task={name}").config["task"])
+def node(compose, name):
+    """The composed section `task` of the config; tests change it instead of composing again."""
+    return compose(f"task={name}").config["task"]
 
 
-def writes(task):
+@pytest.fixture
+def task(node):
+    return build(node)
+
+
+def generates(task):
     return task.head()["kind"] == "text"
 
 
 def outputs(task, seed=0):
-    shape = (ROWS, TOKENS, WORDS) if writes(task) else (ROWS, task.head()["num_labels"])
+    shape = (ROWS, TOKENS, VOCABULARY) if generates(task) else (ROWS, task.head()["num_labels"])
     return SimpleNamespace(logits=torch.randn(shape, generator=torch.Generator().manual_seed(seed)))
 
 
 def labels(task):
-    if writes(task):
-        found = (torch.arange(ROWS * TOKENS) % WORDS).reshape(ROWS, TOKENS)
-        found[:, :2] = IGNORED  # of a prompt
-        return found
+    if generates(task):
+        tokens = (torch.arange(ROWS * TOKENS) % VOCABULARY).reshape(ROWS, TOKENS)
+        tokens[:, :2] = IGNORED  # the prompt
+        return tokens
     if task.head()["kind"] == "regression":
         return torch.linspace(*task.score_range, ROWS)
     return torch.arange(ROWS) % task.head()["num_labels"]
 
 
 def perfect(task):
-    """Outputs that say exactly what the labels are."""
+    """Return outputs that predict the labels with certainty."""
     if task.head()["kind"] == "regression":
         return SimpleNamespace(logits=labels(task)[:, None])
-    classes = WORDS if writes(task) else task.head()["num_labels"]
+    classes = VOCABULARY if generates(task) else task.head()["num_labels"]
     return SimpleNamespace(
         logits=20.0 * torch.nn.functional.one_hot(labels(task).clamp_min(0), classes).float()
     )
 
 
-def test_it_is_a_task_with_its_name(task, name):
+def test_the_task_has_the_name_of_its_file(task, name):
     assert isinstance(task, Task)
     assert task.name == name
 
 
-def test_its_head_is_one_a_model_can_build(task):
+def test_the_head_has_a_known_kind(task):
     head = task.head()
     assert set(head) == {"kind", "num_labels"}
     if head["kind"] == "regression":
@@ -75,18 +82,18 @@ def test_its_head_is_one_a_model_can_build(task):
         assert head["num_labels"] == len(task.labels) == len(set(task.labels)) >= 2
 
 
-def test_its_monitor_is_one_of_its_metrics(task):
+def test_the_monitor_is_a_metric(task):
     assert task.monitor in task.new_metrics()
     assert task.mode in ("max", "min")
-    assert isinstance(task, Writer) == (task.reported is not None)
+    assert isinstance(task, GenerationTask) == (task.reported is not None)
 
 
-def test_loss_decode_and_metrics_fit(task):
+def test_loss_predictions_and_metrics_agree(task):
     out, batch = outputs(task), {"labels": labels(task)}
     loss, predicted = task.loss(out, batch), task.decode(out)
     assert (loss.shape, loss.dtype) == ((), torch.float32)
     assert loss.isfinite()
-    assert predicted.shape == ((ROWS, TOKENS, WORDS) if writes(task) else (ROWS,))
+    assert predicted.shape == ((ROWS, TOKENS, VOCABULARY) if generates(task) else (ROWS,))
     assert predicted.dtype == (
         torch.int64 if task.head()["kind"] == "classification" else torch.float32
     )
@@ -95,22 +102,21 @@ def test_loss_decode_and_metrics_fit(task):
     assert all(score.isfinite() for score in metrics.compute().values())
 
 
-def test_a_perfect_answer_scores_best(task):
+def test_perfect_outputs_have_the_best_scores(task):
     batch = {"labels": labels(task)}
     metrics = task.new_metrics()
     metrics.update(task.decode(perfect(task)), batch["labels"])
     assert float(metrics.compute()[task.monitor]) == pytest.approx(1.0)
-    assert task.mode == ("min" if writes(task) else "max")
+    assert task.mode == ("min" if generates(task) else "max")
     smoothing = getattr(task, "label_smoothing", 0.0)
-    smallest = (
-        smoothing * 20.0 * (WORDS - 1) / WORDS
-    )  # the smoothed share of the other words, each e^-20
-    assert float(task.loss(perfect(task), batch)) == pytest.approx(smallest, abs=1e-6)
+    # Label smoothing gives the other tokens, each of probability e^-20, a share of the loss.
+    minimum = smoothing * 20.0 * (VOCABULARY - 1) / VOCABULARY
+    assert float(task.loss(perfect(task), batch)) == pytest.approx(minimum, abs=1e-6)
     if not smoothing:
         assert float(task.loss(outputs(task), batch)) > 0.1
 
 
-def test_the_loss_of_half_precision_is_taken_in_float32(task):
+def test_the_loss_is_computed_in_float32(task):
     out = SimpleNamespace(logits=outputs(task).logits.bfloat16())
     same = SimpleNamespace(logits=out.logits.float())
     batch = {"labels": labels(task)}
@@ -118,7 +124,7 @@ def test_the_loss_of_half_precision_is_taken_in_float32(task):
     assert torch.equal(task.loss(out, batch), task.loss(same, batch))
 
 
-def test_new_metrics_share_nothing(task):
+def test_new_metrics_share_no_state(task):
     first, second = task.new_metrics(), task.new_metrics()
     first.update(task.decode(outputs(task)), labels(task))
     second.update(task.decode(perfect(task)), labels(task))
@@ -126,16 +132,14 @@ def test_new_metrics_share_nothing(task):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_backbone_answers_it(task, compose, model):
-    node = compose(f"model={model}").config["model"]
-    if writes(task) and model == "tiny_encoder":
-        with pytest.raises(
-            ValueError, match="is an encoder and generates no text: choose a decoder"
-        ):
-            build(node, **task.head(), seed=0)
+def test_a_backbone_supports_the_task(task, compose, model):
+    backbone_node = compose(f"model={model}").config["model"]
+    if generates(task) and model == "tiny_encoder":
+        with pytest.raises(ValueError, match="generates no text: choose a decoder"):
+            build(backbone_node, **task.head(), seed=0)
         return
-    backbone = build(node, **task.head(), seed=0)
-    if writes(task):
+    backbone = build(backbone_node, **task.head(), seed=0)
+    if generates(task):
         assert backbone.head_parameters(task.trained_modules) == []
         return
     trained = backbone.head_parameters(task.trained_modules)
@@ -148,53 +152,49 @@ def test_a_backbone_answers_it(task, compose, model):
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("key", "value"),
     [
-        "task.monitor=nonsense",
-        "task.mode=up",
-        "task.batch_size=0",
-        "task.eval_batch_size=0",
-        "task.max_length=0",
-        "task.num_workers=-1",
-        "task.split_seed=-1",
-        "task.sample_seed=-1",
-        "task.shots=0",
+        ("monitor", "nonsense"),
+        ("mode", "up"),
+        ("batch_size", 0),
+        ("eval_batch_size", 0),
+        ("max_length", 0),
+        ("num_workers", -1),
+        ("split_seed", -1),
+        ("sample_seed", -1),
+        ("shots", 0),
     ],
 )
-def test_a_wrong_setting_is_refused_by_its_key(compose, name, words):
-    key = words.partition("=")[0].removeprefix("task.")
-    if key not in compose(f"task={name}").config["task"]:
+def test_an_invalid_setting_raises_with_its_key(node, name, key, value):
+    if key not in node:
         pytest.skip(f"{name} has no {key}")
-    node = compose(f"task={name}", words).config["task"]
-    with pytest.raises(ValueError, match=words.partition("=")[0].replace(".", r"\.")) as caught:
-        build(node)
+    with pytest.raises(ValueError, match=rf"task\.{key}={value}") as caught:
+        build(node | {key: value})
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_an_unknown_setting_is_refused(compose, name):
-    node = compose(f"task={name}").config["task"] | {"batchsize": 3}
+def test_an_unknown_setting_raises(node):
     with pytest.raises(ValueError, match="batchsize"):
-        build(node)
+        build(node | {"batchsize": 3})
 
 
-def test_its_config_is_plain(compose, name):
-    node = compose(f"task={name}").config["task"]
+def test_the_config_is_json(node):
     assert json.loads(json.dumps(node)) == node
 
 
-def test_its_bounded_loss_lies_in_0_1_and_can_be_followed(task):
+def test_the_bounded_loss_is_in_0_1_and_has_a_gradient(task):
     if task.head()["kind"] != "classification":
         assert not task.has_bounded_loss
         with pytest.raises(NotImplementedError, match=r"no loss in \[0, 1\]"):
             task.bounded_loss(outputs(task), {"labels": labels(task)})
         return
     assert task.has_bounded_loss
-    batch, wrong = {"labels": labels(task)}, perfect(task)
-    assert task.bounded_loss(wrong, batch).item() == pytest.approx(0.0, abs=1e-6)
-    wrong.logits = wrong.logits.roll(1, dims=1)
+    batch, outputs_of_labels = {"labels": labels(task)}, perfect(task)
+    assert task.bounded_loss(outputs_of_labels, batch).item() == pytest.approx(0.0, abs=1e-6)
+    wrong = SimpleNamespace(logits=outputs_of_labels.logits.roll(1, dims=1))
     assert task.bounded_loss(wrong, batch).item() == pytest.approx(1.0)
-    some = outputs(task)
-    some.logits.requires_grad_()
-    loss = task.bounded_loss(some, batch)
+    random = outputs(task)
+    random.logits.requires_grad_()
+    loss = task.bounded_loss(random, batch)
     assert 0 < loss.item() < 1
-    assert torch.autograd.grad(loss, some.logits)[0].abs().sum() > 0
+    assert torch.autograd.grad(loss, random.logits)[0].abs().sum() > 0

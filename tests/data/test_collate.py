@@ -1,4 +1,4 @@
-"""Loader processes: how many there are by default, and that no number of them changes anything."""
+"""Loader processes: their default number, and that no number of them changes a batch."""
 
 import os
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rlora.data import collate as module
-from rlora.data.collate import EncodedSplit, Padding, default_workers, make_loader
+from rlora.data.collate import EncodedSplit, PaddingCollator, default_workers, make_loader
 from rlora.data.sampler import EvalBatchSampler, TrainBatchSampler
 from rlora.data.tokenize import Tokens
 
@@ -23,7 +23,7 @@ def split():
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Function (cuda, processors, affinity): the machine the loaders see."""
+    """Function (cuda, processors, affinity) that sets what the loaders see of the machine."""
 
     def pretend(*, cuda, processors, affinity=True):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
@@ -40,56 +40,58 @@ def machine(monkeypatch):
 
 @pytest.mark.parametrize("affinity", [True, False])
 @pytest.mark.parametrize(("processors", "workers"), [(1, 0), (2, 1), (4, 3), (5, 4), (64, 4)])
-def test_beside_a_gpu_up_to_four_and_one_processor_is_left(machine, affinity, processors, workers):
+def test_with_a_gpu_there_are_up_to_four_workers_and_one_free_processor(
+    machine, affinity, processors, workers
+):
     machine(cuda=True, processors=processors, affinity=affinity)
     assert default_workers() == workers
 
 
-def test_without_a_gpu_none(machine):
+def test_without_a_gpu_there_are_no_workers(machine):
     machine(cuda=False, processors=64)
     assert default_workers() == 0
 
 
-@pytest.mark.parametrize(("asked", "given"), [(None, 2), (0, 0), (1, 1)])
-def test_a_number_wins(machine, split, asked, given):
+@pytest.mark.parametrize(("setting", "workers"), [(None, 2), (0, 0), (1, 1)])
+def test_a_set_number_of_workers_overrides_the_default(machine, split, setting, workers):
     machine(cuda=True, processors=3)
-    sampler = EvalBatchSampler(split.tokens.lengths, 8)
-    loader = make_loader(split, sampler, Padding(0), num_workers=asked, seed=0)
-    assert loader.num_workers == given
+    sampler = EvalBatchSampler(split.lengths, 8)
+    loader = make_loader(split, sampler, PaddingCollator(0), num_workers=setting, seed=0)
+    assert loader.num_workers == workers
     assert loader.pin_memory
-    assert loader.persistent_workers == (given > 0)
-    assert (loader.prefetch_factor or 0) >= (2 if given else 0)
+    assert loader.persistent_workers == (workers > 0)
+    assert (loader.prefetch_factor or 0) >= (2 if workers else 0)
 
 
 def batches(split, workers, seed=3):
-    sampler = TrainBatchSampler(split.tokens.lengths, 4, seed=seed)
-    loader = make_loader(split, sampler, Padding(0), num_workers=workers, seed=seed)
+    sampler = TrainBatchSampler(split.lengths, 4, seed=seed)
+    loader = make_loader(split, sampler, PaddingCollator(0), num_workers=workers, seed=seed)
     for epoch in range(2):
         sampler.set_epoch(epoch)
         sampler.skip(3 * epoch)
         yield from loader
 
 
-def assert_same_batch(ours, theirs):
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
-
-
 def test_no_number_of_workers_changes_a_batch_or_the_global_generator(split):
     state = torch.get_rng_state()
-    alone, helped = list(batches(split, 0)), list(batches(split, 2))
+    alone, parallel = list(batches(split, 0)), list(batches(split, 2))
     assert torch.equal(torch.get_rng_state(), state)
-    assert len(alone) == len(helped) == 13 + 10
-    for ours, theirs in zip(alone, helped, strict=True):
-        assert_same_batch(ours, theirs)
+    assert len(alone) == len(parallel) == 13 + 10
+    for ours, theirs in zip(alone, parallel, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
-def test_every_task_leaves_the_number_to_the_machine(compose, root):
-    for file in (root / "conf" / "task").glob("*.yaml"):
-        assert compose(f"task={file.stem}").config["task"]["num_workers"] is None, file
+def test_no_task_sets_the_number_of_workers(task_config, root):
+    names = [file.stem for file in (root / "conf" / "task").glob("[!_]*.yaml")]
+    assert len(names) > 10
+    for name in names:
+        assert task_config(name)["num_workers"] is None, name
 
 
-def test_the_module_asks_once(split, monkeypatch):
+def test_a_set_number_of_workers_skips_the_default(split, monkeypatch):
     monkeypatch.setattr(
-        module, "default_workers", lambda: pytest.fail("asked in spite of a number")
+        module, "default_workers", lambda: pytest.fail("called in spite of a number")
     )
-    make_loader(split, EvalBatchSampler(split.tokens.lengths, 8), Padding(0), num_workers=0, seed=0)
+    make_loader(
+        split, EvalBatchSampler(split.lengths, 8), PaddingCollator(0), num_workers=0, seed=0
+    )

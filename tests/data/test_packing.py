@@ -1,11 +1,18 @@
-"""Prompts and texts as sequences: where the loss is, padding, packing, and what is cut."""
+"""Prompts and texts as sequences: labels, padding, packing and truncation."""
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
-from rlora.data.packing import IGNORED, Layout, Packed, Padded, Sequences, pack
+from rlora.data.packing import (
+    IGNORED,
+    PackingCollator,
+    SequenceCollator,
+    SequenceFormat,
+    Sequences,
+    pack,
+)
 from rlora.data.tokenize import Tokens
 from rlora.models.pretrained import make_backbone
 from rlora.models.random_init import byte_tokenizer
@@ -21,11 +28,14 @@ def tokens(*rows):
 @pytest.fixture
 def sequences():
     return Sequences(
-        tokens([1, 2, 3], [4], []), tokens([5, 6], [7], [8, 8, 8]), Layout((0,), (END,), END), 8
+        tokens([1, 2, 3], [4], []),
+        tokens([5, 6], [7], [8, 8, 8]),
+        SequenceFormat((0,), (END,), END),
+        8,
     )
 
 
-def test_each_input_has_the_token_that_follows_and_the_prompt_none(sequences):
+def test_labels_are_the_next_tokens_and_ignore_the_prompt(sequences):
     row = sequences[0]
     assert row["input_ids"].tolist() == [0, 1, 2, 3, END, 5, 6]
     assert row["labels"].tolist() == [IGNORED] * 4 + [5, 6, END]
@@ -38,15 +48,15 @@ def test_each_input_has_the_token_that_follows_and_the_prompt_none(sequences):
     )
 
 
-def test_a_long_text_is_cut_and_its_end_token_with_it():
-    cut = Sequences(tokens([1, 2]), tokens([5, 6, 7, 8]), Layout((), (), END), 4)
-    assert cut[0]["input_ids"].tolist() == [1, 2, 5, 6]
-    assert cut[0]["labels"].tolist() == [IGNORED, 5, 6, 7]
-    assert cut.lengths.tolist() == [4]
+def test_a_long_text_is_truncated_and_loses_its_end_token():
+    truncated = Sequences(tokens([1, 2]), tokens([5, 6, 7, 8]), SequenceFormat((), (), END), 4)
+    assert truncated[0]["input_ids"].tolist() == [1, 2, 5, 6]
+    assert truncated[0]["labels"].tolist() == [IGNORED, 5, 6, 7]
+    assert truncated.lengths.tolist() == [4]
 
 
-def test_padding_has_no_loss_and_is_not_seen(sequences):
-    batch = Padded(token=77)([sequences[i] for i in range(3)])
+def test_padding_has_no_loss_and_is_masked(sequences):
+    batch = SequenceCollator(token=77)([sequences[i] for i in range(3)])
     assert {key: tuple(value.shape) for key, value in batch["inputs"].items()} == {
         "input_ids": (3, 7),
         "attention_mask": (3, 7),
@@ -60,10 +70,10 @@ def test_padding_has_no_loss_and_is_not_seen(sequences):
 
 def test_packing_loses_no_token(sequences):
     rows = [sequences[i] for i in range(3)]
-    batch = Packed(token=77, width=12)(rows)
+    batch = PackingCollator(token=77, width=12)(rows)
     assert batch["inputs"]["input_ids"].shape == (2, 12)  # 7 + 5, and 4
     assert (batch["num_tokens"], batch["padded"], batch["index"].tolist()) == (16, False, [0, 1, 2])
-    padded = Padded(token=77)(rows)
+    padded = SequenceCollator(token=77)(rows)
     assert sorted(batch["labels"][batch["labels"] >= 0]) == sorted(
         padded["labels"][padded["labels"] >= 0]
     )
@@ -72,7 +82,7 @@ def test_packing_loses_no_token(sequences):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_bins_hold_each_item_once_and_no_more_than_fits(seed):
+def test_each_item_is_in_one_bin_and_no_bin_overflows(seed):
     lengths = np.random.default_rng(seed).integers(1, 30, 25).tolist()
     bins = pack(lengths, 30)
     assert sorted(item for members in bins for item in members) == list(range(25))
@@ -95,34 +105,36 @@ def test_bins_hold_each_item_once_and_no_more_than_fits(seed):
     ],
     ids=["gpt2", "llama"],
 )
-def test_packed_examples_do_not_see_each_other(config, attention):
+def test_packed_examples_do_not_attend_to_each_other(config, attention):
     draw = np.random.default_rng(0)
     lengths = [11, 3, 7, 5, 9]
     texts = tokens(*(draw.integers(10, 50, length).tolist() for length in lengths))
-    split = Sequences(tokens(*([[1, 2]] * 5)), texts, Layout((), (END,), END), 64)
+    split = Sequences(tokens(*([[1, 2]] * 5)), texts, SequenceFormat((), (END,), END), 64)
     torch.manual_seed(0)
     net = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
     make_backbone(net, byte_tokenizer(), "random", [])
 
     def losses(batch):
         out = net(**batch["inputs"]).logits
-        found = torch.nn.functional.cross_entropy(
+        losses = torch.nn.functional.cross_entropy(
             out.flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORED, reduction="none"
         )
-        return found[batch["labels"].flatten() >= 0].sort().values
+        return losses[batch["labels"].flatten() >= 0].sort().values
 
     rows = [split[i] for i in range(5)]
-    packed = Packed(token=0, width=30)(rows)
+    packed = PackingCollator(token=0, width=30)(rows)
     assert len(packed["inputs"]["input_ids"]) == 2
-    torch.testing.assert_close(losses(packed), losses(Padded(token=0)(rows)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        losses(packed), losses(SequenceCollator(token=0)(rows)), rtol=1e-4, atol=1e-5
+    )
 
 
-def test_the_layout_is_read_off_the_tokenizer():
+def test_the_format_comes_from_the_tokenizer():
     tokenizer = byte_tokenizer()  # puts [CLS] before a text, and has [SEP] to end it
-    assert Layout.of(tokenizer, parted=False) == Layout(
+    assert SequenceFormat.of(tokenizer, end_after_prompt=False) == SequenceFormat(
         (tokenizer.cls_token_id,), (), tokenizer.sep_token_id
     )
-    assert Layout.of(tokenizer, parted=True).before([7]) == [
+    assert SequenceFormat.of(tokenizer, end_after_prompt=True).before_text([7]) == [
         tokenizer.cls_token_id,
         7,
         tokenizer.sep_token_id,

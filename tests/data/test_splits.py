@@ -55,9 +55,7 @@ def test_a_sample_is_seeded_sorted_and_nested():
     assert set(small) < set(large)
     assert list(sample(100, 10, 21)) != list(small)
     assert list(sample(5, 5, 0)) == [0, 1, 2, 3, 4]
-    with pytest.raises(
-        ValueError, match=r"task\.train_examples=6 is more than the 5 training rows"
-    ):
+    with pytest.raises(ValueError, match=r"task\.train_examples=6 is invalid: expected at most 5"):
         sample(5, 6, 0)
 
 

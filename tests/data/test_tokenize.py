@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rlora.data import tokenize
-from rlora.data.collate import EncodedSplit, Padding
+from rlora.data.collate import EncodedSplit, PaddingCollator
 from rlora.data.examples import Examples
 from rlora.data.tokenize import cached_tokens, tokenizer_identity
 
@@ -62,7 +62,7 @@ def test_a_damaged_file_is_rebuilt(tokenizer, tmp_path, count, caplog, damage):
     with caplog.at_level(logging.WARNING):
         again = cached(PAIRS, tokenizer, tmp_path)
     assert len(count) == 2
-    assert "is built again" in caplog.text
+    assert "rebuilding it" in caplog.text
     assert (again.input_ids == good.input_ids).all()
     assert path.read_bytes() == bytes(data)
 
@@ -83,7 +83,7 @@ def test_a_full_disk_does_not_stop_the_run(tokenizer, tmp_path, monkeypatch, cap
 
     monkeypatch.setattr(os, "fsync", full)
     assert len(cached(PAIRS, tokenizer, tmp_path).lengths) == 50
-    assert "goes on without it" in caplog.text
+    assert "continuing without it" in caplog.text
     assert list(tmp_path.iterdir()) == []
 
 
@@ -93,9 +93,11 @@ def test_a_full_disk_does_not_stop_the_run(tokenizer, tmp_path, monkeypatch, cap
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_batches_equal_direct_tokenizing(tokenizer, tmp_path, examples, side):
     split = EncodedSplit(cached(examples, tokenizer, tmp_path, 14), examples.label_array(2))
-    padding = Padding(tokenizer.pad_token_id, tokenizer.pad_token_type_id, left=side == "left")
+    collate = PaddingCollator(
+        tokenizer.pad_token_id, tokenizer.pad_token_type_id, left=side == "left"
+    )
     rows = [5, 3, 13, 7]
-    batch = padding([split[row] for row in rows])
+    batch = collate([split[row] for row in rows])
     fields = [list(column) for column in zip(*(examples.texts[row] for row in rows), strict=True)]
     wanted = tokenizer(
         *fields,
@@ -119,10 +121,10 @@ def test_no_padding_token_falls_back_to_end_of_text():
         pad_token_type_id = 0
         padding_side = "right"
 
-    assert Padding.of(Bare()).token == 50256
+    assert PaddingCollator.of(Bare()).token == 50256
     Bare.eos_token_id = None
     with pytest.raises(ValueError, match="no padding and no end-of-text token"):
-        Padding.of(Bare())
+        PaddingCollator.of(Bare())
 
 
 def test_label_errors():

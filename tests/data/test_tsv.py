@@ -44,7 +44,7 @@ def test_positions_without_header(tmp_path):
             "index\tsentence\tlabel\n0\ta\tyes\n",
             "line 1: has the columns ['index', 'sentence', 'label'], expected",
         ),
-        (HEADER, "holds no rows"),
+        (HEADER, "has no rows"),
         ("", "line 1: has the columns"),
     ],
 )
@@ -65,7 +65,7 @@ def test_score_out_of_range(tmp_path, score):
 def test_incomplete_rows_can_be_skipped_but_not_in_unlabeled_files(tmp_path, caplog):
     content = HEADER + "0\ta\tyes\n1\tb\n2\t\tno\n3\tc\tno\n"
     assert read(tmp_path, content, incomplete="skip").texts == [("a",), ("c",)]
-    assert "2 incomplete rows are left out" in caplog.text
+    assert "skipping 2 incomplete rows" in caplog.text
     assert read(tmp_path, content, label=None, incomplete="skip").texts == [
         ("a",),
         ("b",),

@@ -1,4 +1,4 @@
-"""Texts that a model writes: batches, beams, what is kept, and what is gone on with."""
+"""Text generation: batches, beams, texts on disk, and resuming."""
 
 import itertools
 import json
@@ -12,23 +12,20 @@ from rlora.adapters import inject
 from rlora.adapters.lora import LoRA
 from rlora.evaluation.generate import Generator
 from rlora.models.random_init import random_model
-from rlora.tasks.base import Decoding
+from rlora.tasks.base import GenerationConfig
 
 CONFIG = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}
-NEW = 12
+NEW, END = 12, 3
 
 
 class Spelling:
-    """A task as far as a generator looks at it: texts are the tokens themselves."""
-
-    end_token = 3
+    """The part of a task that a generator uses; a text is the list of its token ids."""
 
     def __init__(self, **options):
-        self.settings = Decoding(max_new_tokens=NEW, **options)
+        self.generation = GenerationConfig(max_new_tokens=NEW, end_token=END, **options)
 
-    def text_of(self, tokens):
-        kept = tokens[: tokens.index(self.end_token)] if self.end_token in tokens else tokens
-        return " ".join(map(str, kept))
+    def decode_text(self, ids):
+        return " ".join(map(str, ids[: ids.index(END)] if END in ids else ids))
 
 
 @pytest.fixture
@@ -61,11 +58,11 @@ def generator(adapters, **options):
 
 @torch.no_grad()
 def greedy(model, prompt):
-    """One token at a time, without cache, padding or merging."""
+    """Generate one token at a time, without cache, padding or merging."""
     ids = list(prompt)
     for _ in range(NEW):
         best = int(model.eval()(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
-        if best == Spelling.end_token:
+        if best == END:
             break
         ids.append(best)
     return " ".join(map(str, ids[len(prompt) :]))
@@ -73,7 +70,7 @@ def greedy(model, prompt):
 
 @torch.no_grad()
 def beam(model, prompt, beams, penalty):
-    """Beam search as written in textbooks: all hypotheses that end, ranked by their length-penalized probability."""
+    """Return the best text of a textbook beam search, by length-penalized log probability."""
     alive, done = [(0.0, [])], []
     for _ in range(NEW):
         grown = []
@@ -83,39 +80,41 @@ def beam(model, prompt, beams, penalty):
                 grown.append((score + float(value), [*tokens, int(token)]))
         grown.sort(key=lambda one: -one[0])
         for score, tokens in grown[: 2 * beams][:beams]:
-            if tokens[-1] == Spelling.end_token:
+            if tokens[-1] == END:
                 done.append((score / len(tokens) ** penalty, tokens[:-1]))
-        alive = [one for one in grown[: 2 * beams] if one[1][-1] != Spelling.end_token][:beams]
+        alive = [one for one in grown[: 2 * beams] if one[1][-1] != END][:beams]
     done += [(score / len(tokens) ** penalty, tokens) for score, tokens in alive]
     return " ".join(map(str, max(done, key=lambda one: one[0])[1]))
 
 
 @pytest.mark.parametrize("size", [1, 2, 16])
-def test_greedy_texts_are_those_of_one_prompt_at_a_time(adapters, prompts, tmp_path, size):
-    written = generator(adapters, batch_size=size).write("test", prompts, tmp_path / "t.jsonl")
-    assert written == [greedy(adapters.model, prompt) for prompt in prompts]
-    assert len(set(written)) == len(prompts)
+def test_a_batch_generates_the_texts_of_single_prompts(adapters, prompts, tmp_path, size):
+    texts = generator(adapters, batch_size=size).generate("test", prompts, tmp_path / "t.jsonl")
+    assert texts == [greedy(adapters.model, prompt) for prompt in prompts]
+    assert len(set(texts)) == len(prompts)
 
 
 @pytest.mark.parametrize("size", [1, 16])
-def test_beams_find_what_a_textbook_finds(adapters, prompts, tmp_path, size):
-    written = generator(adapters, batch_size=size, beams=3, length_penalty=0.9).write(
+def test_beam_search_equals_the_textbook(adapters, prompts, tmp_path, size):
+    texts = generator(adapters, batch_size=size, beams=3, length_penalty=0.9).generate(
         "test", prompts, tmp_path / "t"
     )
-    assert written == [beam(adapters.model, prompt, 3, 0.9) for prompt in prompts]
+    assert texts == [beam(adapters.model, prompt, 3, 0.9) for prompt in prompts]
 
 
 def test_no_ngram_occurs_twice(adapters, prompts, tmp_path):
-    for text in generator(adapters, no_repeat_ngram_size=2).write("test", prompts, tmp_path / "t"):
+    for text in generator(adapters, no_repeat_ngram_size=2).generate(
+        "test", prompts, tmp_path / "t"
+    ):
         tokens = text.split()
         pairs = list(itertools.pairwise(tokens))
         assert len(pairs) == len(set(pairs))
 
 
-def test_the_model_is_left_as_it_was(adapters, prompts, tmp_path):
+def test_generation_restores_the_model(adapters, prompts, tmp_path):
     adapters.model.train()
     before = {name: value.clone() for name, value in adapters.model.state_dict().items()}
-    generator(adapters).write("test", prompts, tmp_path / "t")
+    generator(adapters).generate("test", prompts, tmp_path / "t")
     assert adapters.model.training
     assert not adapters.is_merged
     assert all(
@@ -123,57 +122,59 @@ def test_the_model_is_left_as_it_was(adapters, prompts, tmp_path):
     )
 
 
-def test_a_broken_off_file_is_gone_on_with(adapters, prompts, tmp_path, monkeypatch):
+def test_an_interrupted_file_is_resumed(adapters, prompts, tmp_path, monkeypatch):
     file = tmp_path / "t.jsonl"
-    whole = generator(adapters, batch_size=2).write("test", prompts, file)
+    whole = generator(adapters, batch_size=2).generate("test", prompts, file)
     lines = file.read_text().splitlines()
     assert len(lines) == 1 + len(prompts)
-    file.write_text("\n".join([*lines[:3], lines[3][:9]]))  # killed while it wrote the third text
-    maker = generator(adapters, batch_size=2)
-    asked = []
-    batch = maker.batch
-    monkeypatch.setattr(maker, "batch", lambda some: asked.extend(some) or batch(some))
-    assert maker.write("test", prompts, file) == whole
-    assert len(asked) == len(prompts) - 2
+    file.write_text("\n".join([*lines[:3], lines[3][:9]]))  # killed while writing the third text
+    resumed = generator(adapters, batch_size=2)
+    generated = []
+    batch = resumed.generate_batch
+    monkeypatch.setattr(
+        resumed, "generate_batch", lambda prompts: generated.extend(prompts) or batch(prompts)
+    )
+    assert resumed.generate("test", prompts, file) == whole
+    assert len(generated) == len(prompts) - 2
     assert sorted(json.loads(line)["row"] for line in file.read_text().splitlines()[1:]) == list(
         range(len(prompts))
     )
-    asked.clear()
-    assert maker.write("test", prompts, file) == whole
-    assert asked == []
+    generated.clear()
+    assert resumed.generate("test", prompts, file) == whole
+    assert generated == []
 
 
 @pytest.mark.parametrize("change", ["weights", "options", "prompts"])
-def test_texts_of_something_else_are_written_anew(adapters, prompts, tmp_path, change):
+def test_texts_of_another_key_are_not_reused(adapters, prompts, tmp_path, change):
     file = tmp_path / "t.jsonl"
-    generator(adapters).write("test", prompts, file)
+    generator(adapters).generate("test", prompts, file)
     file.write_text(file.read_text().replace('"text": "', '"text": "old '))
-    kept = generator(adapters).write("test", prompts, file)
+    kept = generator(adapters).generate("test", prompts, file)
     assert all(text.startswith("old ") for text in kept)
     if change == "weights":
         with torch.no_grad():
             next(iter(adapters.adapter_parameters().values())).mul_(2)
     options = {"no_repeat_ngram_size": 3} if change == "options" else {}
-    asked = prompts[::-1] if change == "prompts" else prompts
+    changed = prompts[::-1] if change == "prompts" else prompts
     assert not any(
-        "old" in text for text in generator(adapters, **options).write("test", asked, file)
+        "old" in text for text in generator(adapters, **options).generate("test", changed, file)
     )
 
 
-def test_what_cannot_be_merged_writes_the_same(adapters, prompts, tmp_path, monkeypatch):
-    merged = generator(adapters).write("test", prompts, tmp_path / "a")
+def test_an_unmerged_model_generates_the_same_texts(adapters, prompts, tmp_path, monkeypatch):
+    merged = generator(adapters).generate("test", prompts, tmp_path / "a")
     monkeypatch.setattr(type(adapters), "mergeable", lambda self: "quantized")
-    assert generator(adapters).write("test", prompts, tmp_path / "b") == merged
+    assert generator(adapters).generate("test", prompts, tmp_path / "b") == merged
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        ({"beams": 0}, "task.decoding.beams=0 must be at least 1"),
+        ({"beams": 0}, "task.decoding.beams=0 is invalid: expected at least 1"),
         ({"batch_size": 0}, "task.decoding.batch_size=0"),
-        ({"no_repeat_ngram_size": -1}, "must not be negative"),
+        ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size=-1 is invalid: expected 0 or"),
     ],
 )
-def test_wrong_options(options, said):
-    with pytest.raises(ValueError, match=said):
-        Decoding(**options)
+def test_invalid_settings_raise(options, message):
+    with pytest.raises(ValueError, match=message):
+        GenerationConfig(**options)

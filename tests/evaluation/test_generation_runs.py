@@ -1,4 +1,4 @@
-"""Runs whose test is text: trained, written, scored, exported, and gone on from."""
+"""Runs that generate text: training, generation, scores, export and resuming."""
 
 import csv
 import json
@@ -11,14 +11,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlora.config.build import build
 from rlora.config.job import Job
-from rlora.evaluation.predict import main as predict
 from rlora.export.__main__ import main as export
 from rlora.metrics import captions
 from rlora.records.record import read_record
 from rlora.runs.experiment import run
+from rlora.runs.predict_cli import main as predict
 
 ADAPTERS = sorted(("lora", "rlora", "nola", "randlora", "vera", "full", "bitfit"))
-WORDS = (
+OVERRIDES = (
     "trainer=cpu",
     "trainer.max_epochs=1",
     "trainer.enable_progress_bar=false",
@@ -35,34 +35,36 @@ def corpus(tmp_path_factory):
     folder.mkdir()
     names, foods = ("Aromi", "Bibimbap House", "Cotto", "Eagle"), ("pie", "rice", "pasta")
     rows = [f'"name[{n}], food[{f}]",{n} serves {f}.' for n in names for f in foods]
-    for file, some in {
+    splits = {
         "trainset.csv": rows[:8],
         "devset.csv": rows[8:10],
         "testset_w_refs.csv": rows[10:],
-    }.items():
-        (folder / file).write_text("\n".join(["mr,ref", *some, ""]))
+    }
+    for file, part in splits.items():
+        (folder / file).write_text("\n".join(["mr,ref", *part, ""]))
     return folder
 
 
 @pytest.fixture
 def start(compose, corpus, tmp_path, cache, monkeypatch):
-    """Function of words: run them in a folder of their own; gives the score for a sweeper, and the record."""
+    """Function of overrides: runs them in a new folder; returns the score for a sweeper and the record."""
     monkeypatch.setenv("RLORA_DATA", str(corpus.parent))
     monkeypatch.setattr(
         captions, "installed", lambda: False
-    )  # METEOR's Java takes seconds, and has its own tests
+    )  # METEOR's Java takes seconds and has other tests
 
-    def started(*words, name="run"):
+    def started(*overrides, name="run"):
         folder = tmp_path / name
-        found = compose(*WORDS, f"paths.cache='{cache}'", *words, folder=folder)
-        score = run(OmegaConf.create(found.config), Job(folder, found.choices, list(words)))
+        composed = compose(*OVERRIDES, f"paths.cache='{cache}'", *overrides, folder=folder)
+        job = Job(folder, composed.choices, list(overrides))
+        score = run(OmegaConf.create(composed.config), job)
         return score, read_record(folder / "results.json")
 
     return started
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_every_adapter_learns_to_write(start, tmp_path, adapter):
+def test_every_adapter_learns_to_generate(start, tmp_path, adapter):
     score, record = start(
         "task=e2e", "model=tiny_decoder", f"adapter={adapter}", "task.decoding.max_new_tokens=4"
     )
@@ -79,13 +81,19 @@ def test_every_adapter_learns_to_write(start, tmp_path, adapter):
     assert (tmp_path / "run/texts/test-references.txt").is_file()
 
 
-def test_packing_trains_alike(start):
-    words = ("task=e2e", "model=tiny_decoder", "adapter=lora", "test=false", "task.batch_size=4")
-    _, padded = start(*words, "task.max_length=256", name="padded")
-    _, packed = start(*words, "task.max_length=256", "task.packing=true", name="packed")
+def test_packing_trains_like_padding(start):
+    overrides = (
+        "task=e2e",
+        "model=tiny_decoder",
+        "adapter=lora",
+        "test=false",
+        "task.batch_size=4",
+    )
+    _, padded = start(*overrides, "task.max_length=256", name="padded")
+    _, packed = start(*overrides, "task.max_length=256", "task.packing=true", name="packed")
     assert padded.training.steps == packed.training.steps
     first, second = padded.training.history[0], packed.training.history[0]
-    # dropout is drawn over another shape, so that the losses are alike but not equal
+    # Dropout has another shape, so the losses are close but not equal.
     assert first["train/loss"] == pytest.approx(second["train/loss"], rel=0.02)
     assert packed.training.tokens_per_second > 0
 
@@ -123,7 +131,7 @@ def test_a_model_is_pretrained_exported_and_adapted(start, tmp_path):
 
 
 @pytest.mark.parametrize("adapter", ["lora", "rlora", "randlora"])
-def test_an_exported_model_answers_as_the_adapted_one(start, compose, tmp_path, adapter):
+def test_an_exported_model_equals_the_adapted_one(start, compose, tmp_path, adapter):
     start("task=e2e", "model=tiny_decoder", f"adapter={adapter}", "test=false", "optimizer.lr=0.1")
     out = tmp_path / "model"
     assert export([str(tmp_path / "run"), "--format", "merged", "--out", str(out)]) == 0
@@ -134,17 +142,17 @@ def test_an_exported_model_answers_as_the_adapted_one(start, compose, tmp_path, 
 
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     backbone = build(config["model"], kind="text", num_labels=0, seed=0)
-    plain = backbone.model.eval()(torch.arange(10)[None]).logits
+    unadapted = backbone.model.eval()(torch.arange(10)[None]).logits
     adapters = inject(backbone.model, build(config["adapter"]), seed=0)
     checkpoint.load(adapters, tmp_path / "run" / "adapter", fingerprint=backbone.fingerprint)
-    found = exported(torch.arange(10)[None]).logits
+    logits = exported(torch.arange(10)[None]).logits
     torch.testing.assert_close(
-        found, backbone.model.eval()(torch.arange(10)[None]).logits, rtol=1e-4, atol=1e-5
+        logits, backbone.model.eval()(torch.arange(10)[None]).logits, rtol=1e-4, atol=1e-5
     )
-    assert (found - plain).abs().max() > 1e-3
+    assert (logits - unadapted).abs().max() > 1e-3
 
 
-def test_export_refuses_what_it_cannot_do(start, tmp_path, capsys):
+def test_export_refuses_invalid_paths(start, tmp_path, capsys):
     assert export([str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 1
     assert "is neither a run folder" in capsys.readouterr().err
     (tmp_path / "there").mkdir()
@@ -159,17 +167,15 @@ def test_an_encoder_is_refused(start):
 
 
 @pytest.mark.parametrize("how", ["int8", "nf4"])
-def test_a_quantized_backbone_is_adapted_written_with_resumed_and_exported(
-    start, tmp_path, caplog, how
-):
-    words = (
+def test_a_quantized_backbone_trains_generates_resumes_and_exports(start, tmp_path, caplog, how):
+    overrides = (
         "task=e2e",
         "model=tiny_llama",
         "adapter=rlora",
         "optimizer.lr=0.05",
         "task.decoding.max_new_tokens=4",
     )
-    _, record = start(*words, f"model.quantize={how}")
+    _, record = start(*overrides, f"model.quantize={how}")
     _, again = start("train=false", f"ckpt_path='{tmp_path / 'run'}'", name="again")
     assert again.scores["test/BLEU"] == record.scores["test/BLEU"]
     assert again.config["model"]["quantize"] == how  # as the saved run had it
@@ -182,15 +188,20 @@ def test_a_quantized_backbone_is_adapted_written_with_resumed_and_exported(
 
 
 @pytest.mark.parametrize("objective", ["elbo", "pac_tuning"])
-def test_a_posterior_learns_to_write(start, objective):
-    words = ("task=e2e", "model=tiny_decoder", "adapter=rlora", "task.decoding.max_new_tokens=4")
-    _, record = start(*words, "regularizer=pac_bayes", f"regularizer.objective={objective}")
+def test_a_posterior_learns_to_generate(start, objective):
+    overrides = (
+        "task=e2e",
+        "model=tiny_decoder",
+        "adapter=rlora",
+        "task.decoding.max_new_tokens=4",
+    )
+    _, record = start(*overrides, "regularizer=pac_bayes", f"regularizer.objective={objective}")
     assert record.training.history[0]["train/kl"] > 0
     assert "test/BLEU" in record.scores
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("overrides", "message"),
     [
         (("regularizer=pac_bayes",), "task=e2e has no loss in"),
         (("regularizer=pac_bayes", "regularizer.objective=elbo", "certify=true"), "certif"),
@@ -198,12 +209,12 @@ def test_a_posterior_learns_to_write(start, objective):
         (("task.decoding.max_new_tokens=500",), r"testset_w_refs\.csv, line 2: its prompt has"),
     ],
 )
-def test_what_cannot_be_is_told(start, words, told):
-    with pytest.raises(ValueError, match=told):
-        start("task=e2e", "model=tiny_decoder", "adapter=lora", *words)
+def test_invalid_combinations_raise(start, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        start("task=e2e", "model=tiny_decoder", "adapter=lora", *overrides)
 
 
-def test_without_training_the_validation_is_scored_too(start):
+def test_a_run_without_training_scores_the_validation_set(start):
     _, record = start(
         "task=e2e",
         "model=tiny_decoder",
@@ -216,20 +227,18 @@ def test_without_training_the_validation_is_scored_too(start):
     assert "test/BLEU" in record.scores
 
 
-def test_a_trained_run_writes_for_rows_from_anywhere(start, tmp_path, capsys):
+def test_a_trained_run_generates_texts_for_new_rows(start, tmp_path, capsys):
     start("task=e2e", "model=tiny_decoder", "adapter=vera", "task.decoding.max_new_tokens=6")
-    place, out = tmp_path / "mrs.txt", tmp_path / "out.jsonl"
-    mrs = [
-        p["MR"] for p in csv.DictReader((tmp_path / "run/texts/test.tsv").open(), delimiter="\t")
-    ]
-    place.write_text("\n".join(mrs))
-    assert predict([f"run={tmp_path / 'run'}", f"input={place}", f"output={out}"]) == 0
-    written = [json.loads(line) for line in out.read_text().splitlines()]
-    kept = [
-        json.loads(line)
-        for line in (tmp_path / "run/texts/test.jsonl").read_text().splitlines()[1:]
-    ]
-    assert {row["text"] for row in written} == {row["text"] for row in kept}
-    place.write_text("no slots here")
-    assert predict([f"run={tmp_path / 'run'}", f"input={place}", f"output={out}"]) == 1
+    file, output = tmp_path / "meanings.txt", tmp_path / "output.jsonl"
+    texts = tmp_path / "run" / "texts"
+    with (texts / "test.tsv").open() as table:
+        meanings = [row["MR"] for row in csv.DictReader(table, delimiter="\t")]
+    file.write_text("\n".join(meanings))
+    overrides = [f"run={tmp_path / 'run'}", f"input={file}", f"output={output}"]
+    assert predict(overrides) == 0
+    generated = [json.loads(line) for line in output.read_text().splitlines()]
+    recorded = [json.loads(line) for line in (texts / "test.jsonl").read_text().splitlines()[1:]]
+    assert {row["text"] for row in generated} == {row["text"] for row in recorded}
+    file.write_text("no slots here")
+    assert predict(overrides) == 1
     assert "is not a list of slots" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""E2E, DART and WebNLG: reading, linearizing, grouping and writing; real E2E files where they are."""
+"""E2E, DART and WebNLG: reading, linearization, grouping and writing; real E2E files if available."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 
 from rlora.metrics.files import read_pairs
 from rlora.models.random_init import byte_tokenizer
-from rlora.tasks.data_to_text import linearized
+from rlora.tasks.data_to_text import linearize
 
 E2E = {
     "trainset.csv": 'mr,ref\n"name[The Vaults], priceRange[cheap]",The Vaults is cheap.\n"name[A], food[pie]",A pie.\n',
@@ -56,35 +56,32 @@ def ready(task, folder):
 def test_e2e_is_read_and_grouped(e2e, tmp_path):
     task = ready(e2e, tmp_path)
     assert task.describe()["rows"] == {"train": 2, "validation": 1, "test": 2}
-    first, second = task.asked["test"]
+    first, second = task.test_prompts["test"]
     assert first.references == ("C.", "It is C.")
-    assert (second.source, second.prompt) == (
+    assert (second.source, second.text) == (
         "name[D], familyFriendly[yes]",
         "name : D | family friendly : yes",
     )
     assert second.references == ("D, of course.",)
-    assert second.place.endswith("testset_w_refs.csv, line 4")
-    row = task.ready.splits["train"][0]
-    text = task.text_of(row["labels"][row["labels"] >= 0].tolist())
+    assert second.location.endswith("testset_w_refs.csv, line 4")
+    row = task.prepared.splits["train"][0]
+    text = task.decode_text(row["labels"][row["labels"] >= 0].tolist())
     assert text == "The Vaults is cheap."
 
 
-def test_what_is_written_is_what_the_scorer_reads(e2e, tmp_path):
+def test_the_official_reader_reads_the_written_files(e2e, tmp_path):
     task = ready(e2e, tmp_path)
     texts = ['Say "C"\tor\nelse.', ""]
-    outputs, references = task.write_texts(tmp_path / "out", "test", texts)
-    for place in (references, tmp_path / "testset_w_refs.csv"):
-        if place.suffix == ".csv":
-            continue  # a line break within a reference, which the official scorer cannot read
-        found, sought = read_pairs(outputs, place)
-        assert [row.text for row in found] == ['Say "C" or else.', ""]
-        assert sought == [["C.", "It is C."], ["D, of course."]]
+    outputs, references = task.write({"test": texts}, tmp_path / "out")
+    rows, groups = read_pairs(outputs, references)
+    assert [row.text for row in rows] == ['Say "C" or else.', ""]
+    assert groups == [["C.", "It is C."], ["D, of course."]]
     with pytest.raises(ValueError, match="1 texts for 2 sources"):
-        task.write_texts(tmp_path / "out", "test", ["one"])
+        task.write({"test": ["one"]}, tmp_path / "out")
 
 
-def test_the_references_as_outputs_score_best(e2e, tmp_path):
-    scores = ready(e2e, tmp_path).score_texts({"test": ["It is C.", "D, of course."]})
+def test_references_as_outputs_have_the_best_scores(e2e, tmp_path):
+    scores = ready(e2e, tmp_path).score({"test": ["It is C.", "D, of course."]})
     assert scores.values["test/BLEU"] == pytest.approx(1.0)
     assert task_names(scores) == {"BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr"}
 
@@ -94,7 +91,7 @@ def task_names(scores):
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "said"),
+    ("file", "text", "message"),
     [
         (
             "trainset.csv",
@@ -112,13 +109,13 @@ def task_names(scores):
         ),
     ],
 )
-def test_a_wrong_row_is_told_by_file_and_line(e2e, tmp_path, file, text, said):
+def test_a_malformed_row_is_named_by_file_and_line(e2e, tmp_path, file, text, message):
     (tmp_path / file).write_text(text)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         ready(e2e, tmp_path)
 
 
-def test_too_long_a_prompt_is_told_by_file_and_line(e2e, tmp_path, build_task):
+def test_a_long_prompt_is_named_by_file_and_line(e2e, tmp_path, build_task):
     e2e.max_length = 20
     with pytest.raises(
         ValueError, match=r"trainset.csv, line 2: its prompt has \d+ tokens, and task.max_length=20"
@@ -131,10 +128,10 @@ def test_too_long_a_prompt_is_told_by_file_and_line(e2e, tmp_path, build_task):
         ready(build_task("e2e", path=tmp_path, max_length=128), tmp_path)
 
 
-def test_missing_files_are_told_with_their_origin(build_task, tmp_path, monkeypatch):
+def test_missing_files_are_named_with_their_origin(build_task, tmp_path, monkeypatch):
     monkeypatch.delenv("RLORA_DATA", raising=False)
     with pytest.raises(
-        ValueError, match=r"set task\.path to the folder that holds trainset\.csv.*tuetschek"
+        ValueError, match=r"set task\.path to the folder with trainset\.csv.*tuetschek"
     ):
         ready(build_task("e2e"), tmp_path)
     with pytest.raises(ValueError, match=r"task\.path=.* has no .*trainset\.csv"):
@@ -147,22 +144,22 @@ def test_dart(tmp_path, build_task):
         (tmp_path / name).write_text(json.dumps(DART))
     ready(task, tmp_path)
     assert task.describe()["rows"] == {"train": 3, "validation": 3, "test": 2}
-    assert task.asked["test"][0].prompt == "A : location : B | A : area : 3"
-    assert task.asked["test"][1].references == ("C is D.", "D, that is C.")
+    assert task.test_prompts["test"][0].text == "A : location : B | A : area : 3"
+    assert task.test_prompts["test"][1].references == ("C is D.", "D, that is C.")
 
 
-def test_webnlg_takes_the_good_texts(tmp_path, build_task):
+def test_webnlg_uses_the_good_texts(tmp_path, build_task):
     task = build_task("webnlg", path=tmp_path, max_length=128)
     for name in task.files.values():
         (tmp_path / name).write_text(json.dumps(WEBNLG))
     ready(task, tmp_path)
     assert task.describe()["rows"] == {"train": 1, "validation": 1, "test": 1}
-    assert task.asked["test"][0].prompt == "Dish : ingredient : Bacon"
-    assert task.asked["test"][0].references == ("Bacon is in it.",)
+    assert task.test_prompts["test"][0].text == "Dish : ingredient : Bacon"
+    assert task.test_prompts["test"][0].references == ("Bacon is in it.",)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("dart", "{", "is not valid JSON"),
         ("dart", "{}", "holds a dict, not a list"),
@@ -172,11 +169,11 @@ def test_webnlg_takes_the_good_texts(tmp_path, build_task):
         ("webnlg", '{"entries": [{"1": {}}]}', "entry 1: it has no 'modifiedtripleset'"),
     ],
 )
-def test_a_malformed_file_of_triples_is_told(tmp_path, build_task, name, content, said):
+def test_a_malformed_file_of_triples_raises(tmp_path, build_task, name, content, message):
     task = build_task(name, path=tmp_path)
     for file in task.files.values():
         (tmp_path / file).write_text(content)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         ready(task, tmp_path)
 
 
@@ -184,16 +181,18 @@ def test_a_malformed_file_of_triples_is_told(tmp_path, build_task, name, content
 def test_the_real_files(data_root, build_task, tmp_path):
     task = ready(build_task("e2e", path=data_root / "e2e"), tmp_path)
     assert task.describe()["rows"] == {"train": 42_061, "validation": 4_672, "test": 630}
-    assert sum(len(prompt.references) for prompt in task.asked["test"]) == 4_693
+    assert sum(len(prompt.references) for prompt in task.test_prompts["test"]) == 4_693
     lines = (data_root / "e2e" / "lora_format" / "test.txt").read_text().splitlines()
     public = dict.fromkeys(line.split("||")[0].replace(" ", "") for line in lines)
     # their values are tokenized, so all but the white space is compared
-    assert [prompt.prompt.replace(" ", "") for prompt in task.asked["test"]] == list(public)
+    assert [prompt.text.replace(" ", "") for prompt in task.test_prompts["test"]] == list(public)
 
 
-def test_linearized():
-    mr = "name[Café Sicilia], eatType[pub], priceRange[less than £20], customer rating[5 out of 5]"
+def test_linearize():
+    meaning = (
+        "name[Café Sicilia], eatType[pub], priceRange[less than £20], customer rating[5 out of 5]"
+    )
     assert (
-        linearized(mr, "")
+        linearize(meaning, "")
         == "name : Café Sicilia | Type : pub | price : less than £20 | customer rating : 5 out of 5"
     )

@@ -1,4 +1,4 @@
-"""The official GLUE files: counts, splits, metrics against reference code, published few-shot samples."""
+"""The official GLUE files: sizes, splits, metrics against reference code, published few-shot samples."""
 
 from collections import Counter
 
@@ -45,17 +45,17 @@ def test_official_counts(build_task, data_root, name):
 def test_validation_shares_no_text_with_train(build_task, data_root, name):
     task = build_task(name)
     read = task.read()
-    splits = task.division().of(read).splits
+    splits = task.split_plan().apply(read).splits
     texts = [
         {normalize(text) for row in splits[part].texts for text in row}
         for part in ("train", "validation")
     ]
     assert not texts[0] & texts[1]
-    wanted = min(round(0.05 * len(read["train"])), 2000)
-    assert len(splits["validation"]) == wanted
-    assert len(splits["train"]) + wanted == len(read["train"])
+    size = min(round(0.05 * len(read["train"])), 2000)
+    assert len(splits["validation"]) == size
+    assert len(splits["train"]) + size == len(read["train"])
     assert splits["test"] is read["test"]
-    assert task.division().of(read).splits["validation"].digest == splits["validation"].digest
+    assert task.split_plan().apply(read).splits["validation"].digest == splits["validation"].digest
 
 
 def test_qnli_dev_and_test(build_task, data_root, tmp_path):
@@ -93,7 +93,7 @@ def lines_of(path, header):
         return file.readlines()[header:]
 
 
-def drawn(lines, label, seed):
+def sampled(lines, label, seed):
     rows = few_shot_rows([line.rstrip("\n").split("\t")[label] for line in lines], 16, seed)
     return [[lines[row] for row in part] for part in rows]
 
@@ -107,22 +107,23 @@ def published(data_root, folder, seed, header):
 @pytest.mark.parametrize("seed", [13, 21, 42, 87, 100])
 def test_few_shot_equals_the_published_rows(data_root, folder, label, seed):
     lines = lines_of(data_root / "glue" / folder / "train.tsv", 1)
-    assert drawn(lines, label, seed) == published(data_root, folder, seed, 1)
+    assert sampled(lines, label, seed) == published(data_root, folder, seed, 1)
 
 
-def test_few_shot_cola_and_what_does_not_agree(data_root):
-    """CoLA agrees for seed 100, the first one drawn; SST-2 does not agree at all.
+def test_few_shot_samples_of_cola_and_sst2(data_root):
+    """CoLA agrees for seed 100, the first seed; SST-2 does not agree at all.
 
-    The published generator shuffles the lines of a file without a header in place, so that each further seed shuffles
-    what the one before has left (100, 13, 21, 42, 87). Followed in that order, all five samples agree. The published
-    SST-2 sample comes from another release (whole sentences): not all its rows are in GLUE's train.tsv.
+    The published generator shuffles the lines of a file without a header in place, so that each seed
+    shuffles the result of the seed before it (100, 13, 21, 42, 87). In that order all five samples
+    agree. The published SST-2 sample comes from another release (whole sentences): not all its rows
+    are in GLUE's train.tsv.
     """
     original = lines_of(data_root / "glue" / "CoLA" / "train.tsv", 0)
-    assert drawn(original, 1, 100) == published(data_root, "CoLA", 100, 0)
-    assert drawn(original, 1, 13) != published(data_root, "CoLA", 13, 0)
+    assert sampled(original, 1, 100) == published(data_root, "CoLA", 100, 0)
+    assert sampled(original, 1, 13) != published(data_root, "CoLA", 13, 0)
     lines = list(original)
     for seed in (100, 13, 21, 42, 87):
-        assert drawn(lines, 1, seed) == published(data_root, "CoLA", seed, 0)
+        assert sampled(lines, 1, seed) == published(data_root, "CoLA", seed, 0)
         np.random.RandomState(seed).shuffle(lines)
     glue = {
         line.split("\t")[0].strip()
@@ -132,9 +133,9 @@ def test_few_shot_cola_and_what_does_not_agree(data_root):
     assert any(text not in glue for text in sample)
 
 
-def test_task_draws_the_published_sample(build_task, data_root):
+def test_the_task_samples_the_published_rows(build_task, data_root):
     task = build_task("rte", shots=16, sample_seed=42)
-    texts = task.division().of(task.read()).splits["train"].texts
+    texts = task.split_plan().apply(task.read()).splits["train"].texts
     lines = published(data_root, "RTE", 42, 1)[0]
     assert texts == [tuple(line.rstrip("\n").split("\t")[1:3]) for line in lines]
 

@@ -43,7 +43,7 @@ def test_split_is_fixed_and_disjoint(build_task, tokenizer, tmp_path):
     assert build_task("lexicon", split_seed=1).read()["test"].digest != splits["test"].digest
     assert task.describe()["location"].startswith("vaderSentiment==")
     assert task.predict_loaders() == {}
-    assert max(split.tokens.lengths.max() for split in task._ready.splits.values()) < 16
+    assert max(split.lengths.max() for split in task.prepared.splits.values()) < 16
 
 
 def test_few_shot_keeps_the_test_set(build_task, tokenizer, tmp_path):

@@ -1,4 +1,4 @@
-"""Math and commonsense questions: prompts, reading, answers, leaks, and what is written."""
+"""Math and commonsense questions: prompts, reading, answers, leaks and output files."""
 
 import json
 import logging
@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from rlora.models.random_init import byte_tokenizer
+from rlora.tasks.base import GenerationConfig
 from rlora.tasks.question_answering import read_questions
 
 ROWS = [
@@ -38,7 +39,7 @@ def gsm8k(tmp_path, build_task):
 
 
 def ready(task, folder):
-    task.decoding = type(task.settings)(max_new_tokens=8)
+    task.decoding = GenerationConfig(max_new_tokens=8)
     task.setup(byte_tokenizer(), seed=0, cache_dir=folder / "cache")
     return task
 
@@ -47,27 +48,27 @@ def test_reading_and_prompting(gsm8k, tmp_path):
     gsm8k.template = "alpaca"
     task = ready(gsm8k, tmp_path)
     assert task.describe()["rows"] == {"train": 38, "validation": 2, "test": 2}
-    row = task.ready.splits["train"][0]
-    assert task.text_of(row["labels"][row["labels"] >= 0].tolist()) == "0+1=1\n#### 1"
-    plain, with_input = task.asked["test"]
-    assert plain.prompt.endswith("### Instruction:\nWhat is 1 + 1?\n\n### Response:\n")
-    assert "### Input:\nThink.\n" in with_input.prompt
+    row = task.prepared.splits["train"][0]
+    assert task.decode_text(row["labels"][row["labels"] >= 0].tolist()) == "0+1=1\n#### 1"
+    plain, with_input = task.test_prompts["test"]
+    assert plain.text.endswith("### Instruction:\nWhat is 1 + 1?\n\n### Response:\n")
+    assert "### Input:\nThink.\n" in with_input.text
 
 
-def test_gsm8k_and_instruction_files_are_read_alike(tmp_path):
+def test_gsm8k_rows_become_questions(tmp_path):
     lines = tmp_path / "a.jsonl"
     lines.write_text(
         json.dumps({"question": "Q", "answer": "1,000+2=<<1000+2=1002>>1,002\n#### 1,002"})
     )
-    (found,) = read_questions(lines)
-    assert (found.output, found.answer) == ("1,000+2=1,002\n#### 1,002", "1002")
+    (question,) = read_questions(lines)
+    assert (question.output, question.answer) == ("1,000+2=1,002\n#### 1,002", "1002")
 
 
-def test_accuracy_and_the_evaluator_s_file(gsm8k, tmp_path):
+def test_accuracy_and_the_file_of_the_evaluator(gsm8k, tmp_path):
     task = ready(gsm8k, tmp_path)
     texts = ["The answer is 2.", "I do not know"]
-    assert task.score_texts({"test": texts}).values == {"test/accuracy": 0.5}
-    (file,) = task.write_texts(tmp_path / "out", "test", texts)
+    assert task.score({"test": texts}).values == {"test/accuracy": 0.5}
+    (file,) = task.write({"test": texts}, tmp_path / "out")
     rows = json.loads(file.read_text())
     assert rows[0] == {
         "instruction": "What is 1 + 1?",
@@ -84,11 +85,11 @@ def test_several_sets_have_a_mean(gsm8k, tmp_path):
     (tmp_path / "letters.json").write_text(json.dumps(letters))
     gsm8k.tests = {**gsm8k.tests, "aqua": {"file": "letters.json", "answer": "letter"}}
     task = ready(gsm8k, tmp_path)
-    scores = task.score_texts({"test_x": ["2", "3"], "test_aqua": ["B"]}).values
+    scores = task.score({"test_x": ["2", "3"], "test_aqua": ["B"]}).values
     assert scores == {"test_x/accuracy": 0.5, "test_aqua/accuracy": 1.0, "test/accuracy": 0.75}
 
 
-def test_test_questions_that_are_trained_on_are_told(gsm8k, tmp_path, caplog):
+def test_test_questions_in_the_training_data_are_reported(gsm8k, tmp_path, caplog):
     other = [{**ROWS[0], "instruction": f"What is {i} + 3?"} for i in range(40)]
     (tmp_path / "more.json").write_text(
         json.dumps([{**ROWS[0], "instruction": " what is  1 + 1? "}, ROWS[1], *other])
@@ -96,12 +97,12 @@ def test_test_questions_that_are_trained_on_are_told(gsm8k, tmp_path, caplog):
     gsm8k.train = ["more.json"]
     with caplog.at_level(logging.WARNING):
         task = ready(gsm8k, tmp_path)
-    assert "2 of the 2 questions of test are trained on" in caplog.text
+    assert "2 of the 2 questions of test are in the training data" in caplog.text
     assert task.describe()["trained_test_questions"] == {"test": 2}
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"template": "none"}, "task.template=none is unknown; set task.template to one of"),
         (
@@ -110,40 +111,43 @@ def test_test_questions_that_are_trained_on_are_told(gsm8k, tmp_path, caplog):
         ),
     ],
 )
-def test_wrong_settings(build_task, change, said):
-    with pytest.raises(ValueError, match=said):
+def test_wrong_settings(build_task, change, message):
+    with pytest.raises(ValueError, match=message):
         build_task("gsm8k", **change)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("[", "is not valid JSON"),
-        ('[{"instruction": "Q"}]', "row 1: it has neither question and answer"),
+        ('[{"instruction": "Q"}]', "row 1: expected the keys question and answer"),
         ('[{"instruction": "Q", "output": "", "answer": "1"}]', "row 1: its output is empty"),
     ],
 )
-def test_wrong_files(gsm8k, tmp_path, content, said):
+def test_wrong_files(gsm8k, tmp_path, content, message):
     (tmp_path / "bad.json").write_text(content)
     gsm8k.train = ["bad.json"]
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         ready(gsm8k, tmp_path)
 
 
 @pytest.mark.data
 @pytest.mark.parametrize("name", ["gsm8k", "math", "commonsense"])
-def test_the_real_test_sets_are_read_and_their_own_answers_are_right(data_root, build_task, name):
+def test_reference_answers_of_the_real_test_sets_are_correct(data_root, build_task, name):
     root = data_root / ("commonsense" if name == "commonsense" else "math")
     task = build_task(name, path=root, train=["gsm8k/train.jsonl"] if name != "commonsense" else [])
     task.tests = {key: test for key, test in task.tests.items() if (root / test["file"]).is_file()}
-    task._asked = task.read_prompts()
-    sizes = {key: len(asked) for key, asked in task.asked.items()}
+    task.test_prompts = task.read_prompts()
+    sizes = {key: len(prompts) for key, prompts in task.test_prompts.items()}
     if name == "math":
         assert sizes["test_aqua"] == 254
         assert sizes["test_addsub"] == 395
         assert len(sizes) == 7
     if name == "commonsense":
         assert sizes["test_boolq"] == 3_270
-        assert len(sizes) == 7  # HellaSwag's was not at hand
-    texts = {key: [prompt.references[0] for prompt in asked] for key, asked in task.asked.items()}
-    assert set(task.score_texts(texts).values.values()) == {1.0}
+        assert len(sizes) == 7  # HellaSwag is not available
+    texts = {
+        key: [prompt.references[0] for prompt in prompts]
+        for key, prompts in task.test_prompts.items()
+    }
+    assert set(task.score(texts).values.values()) == {1.0}

@@ -1,4 +1,4 @@
-"""Tasks on small written folders: splits, loaders, loss, prediction files, errors."""
+"""Classification tasks on small folders: splits, loaders, loss, prediction files, errors."""
 
 import json
 import re
@@ -89,7 +89,7 @@ def test_dev_validation_and_few_shot(ready, tokenizer):
     assert some.describe()["rows"]["validation"] == ready().describe()["rows"]["validation"]
     assert some.fingerprint != more.fingerprint
     with pytest.raises(
-        ValueError, match=r"task\.shots=4 and task\.train_examples=8 each choose training rows"
+        ValueError, match=r"task\.shots=4 and task\.train_examples=8 each choose the training rows"
     ):
         ready(shots=4, train_examples=8)
     with pytest.raises(ValueError, match=r"task\.shots=51 needs 102 .* to at most 50"):
@@ -129,7 +129,7 @@ def test_loss_and_decode(ready):
     assert torch.equal(task.decode(outputs), outputs.logits.argmax(-1))
     with pytest.raises(ValueError, match=r"outside 0\.\.1"):
         task.loss(outputs, {"labels": torch.tensor([0, 1, 2, 0])})
-    with pytest.raises(ValueError, match="gives 3 logits but task rte has 2 labels"):
+    with pytest.raises(ValueError, match="returns 3 logits but task rte has 2 labels"):
         task.loss(SimpleNamespace(logits=torch.zeros(4, 3)), batch)
 
 
@@ -189,7 +189,7 @@ def test_paths(build_task, rte, make_rte, tokenizer, tmp_path, monkeypatch):
     (rte / "RTE" / "dev.tsv").unlink()
     assert build_task("rte").source()["source"] == "hub"
     with pytest.raises(
-        ValueError, match=r"task\.path=.* has no .*RTE/dev\.tsv; give the GLUE root"
+        ValueError, match=r"task\.path=.* has no .*RTE/dev\.tsv; set task\.path to the GLUE root"
     ):
         build_task("rte", path=str(rte)).source()
 
@@ -264,11 +264,11 @@ def test_max_length_beyond_the_model(build_task, rte, tokenizer, tmp_path):
         task.train_loader()
 
 
-def test_rows_that_are_in_the_validation_set_too_are_counted(ready):
+def test_training_rows_in_the_validation_set_are_counted(ready):
     task = ready()
     assert task.train_rows_in_validation() == 0
-    validation = ready(validation="dev")._ready.examples["validation"]
-    task._ready.examples["validation"] = task._ready.examples["train"].take([3, 5, 5])
+    validation = ready(validation="dev").prepared.examples["validation"]
+    task.prepared.examples["validation"] = task.prepared.examples["train"].take([3, 5, 5])
     assert task.train_rows_in_validation() == 2
-    task._ready.examples["validation"] = validation
+    task.prepared.examples["validation"] = validation
     assert task.train_rows_in_validation() == 0

@@ -1,1 +1,1 @@
-"""Data before it reaches a task: reading, splitting, tokenizing, sampling and collating."""
+"""Data: reading, splitting, tokenizing, sampling and collating."""

@@ -21,7 +21,7 @@ class EncodedSplit(Dataset[dict[str, Any]]):
 
     Attributes:
         tokens: Tokens of N examples.
-        labels: Class ids int64 or scores float32 (N,), or None.
+        labels: Class ids (int64) or scores (float32) (N,), or None.
     """
 
     tokens: Tokens
@@ -29,6 +29,11 @@ class EncodedSplit(Dataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         return len(self.tokens.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Number of tokens of each example (N,)."""
+        return self.tokens.lengths
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         span = slice(self.tokens.offsets[index], self.tokens.offsets[index + 1])
@@ -41,13 +46,13 @@ class EncodedSplit(Dataset[dict[str, Any]]):
 
 
 @dataclass(frozen=True)
-class Padding:
+class PaddingCollator:
     """Collates rows into a batch padded to its longest row.
 
     Attributes:
-        token: Id that fills ``input_ids``.
-        token_type: Id that fills ``token_type_ids``.
-        left: Whether the padding stands before the text.
+        token: Id that fills `input_ids`.
+        token_type: Id that fills `token_type_ids`.
+        left: Whether the padding precedes the text.
     """
 
     token: int
@@ -55,8 +60,8 @@ class Padding:
     left: bool = False
 
     @classmethod
-    def of(cls, tokenizer: Any) -> "Padding":
-        """Return the padding of a tokenizer; one without a padding token fills with its end-of-text token.
+    def of(cls, tokenizer: Any) -> "PaddingCollator":
+        """Return the collator of a tokenizer, which pads with the padding or the end-of-text token.
 
         Raises:
             ValueError: The tokenizer has neither.
@@ -66,7 +71,8 @@ class Padding:
             token = tokenizer.eos_token_id
         if token is None:
             raise ValueError(
-                f"{type(tokenizer).__name__} has no padding and no end-of-text token; choose another model."
+                f"{type(tokenizer).__name__} has no padding and no end-of-text token; "
+                "choose another model."
             )
         return cls(int(token), int(tokenizer.pad_token_type_id), tokenizer.padding_side == "left")
 
@@ -98,15 +104,14 @@ class Padding:
 
 
 def default_workers() -> int:
-    """Return how many processes a loader gets: none without CUDA, else up to four, and a processor is left over.
+    """Return the number of loader processes: 0 without CUDA, else up to four, with one CPU left free.
 
-    Where the processors themselves compute, the model needs all of them, and tokens from the cache are quickly padded.
+    Without CUDA the model needs all CPUs, and padding cached tokens takes little time.
     """
     if not torch.cuda.is_available():
         return 0
-    has_affinity = hasattr(
-        os, "sched_getaffinity"
-    )  # the processors this process may use; not on macOS
+    # The affinity counts the CPUs that this process may use; macOS does not have it.
+    has_affinity = hasattr(os, "sched_getaffinity")
     processors = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     return min(4, processors - 1)
 
@@ -119,14 +124,14 @@ def make_loader(
     num_workers: int | None,
     seed: int,
 ) -> DataLoader[Any]:
-    """Return a loader over ``split``; its workers persist and work ahead, and with CUDA the batches are pinned.
+    """Return a loader of a split with persistent workers and, with CUDA, pinned memory.
 
     Args:
         split: The examples.
-        sampler: Which of them make a batch.
-        collate: Makes it.
-        num_workers: Loader processes, or None for `default_workers`; the batches are the same for any number.
-        seed: Seed of the loader's own generator.
+        sampler: Rows of each batch.
+        collate: Makes a batch of rows.
+        num_workers: Loader processes, or None for `default_workers`; it does not change the batches.
+        seed: Seed of the loader's generator.
     """
     num_workers = default_workers() if num_workers is None else num_workers
     return DataLoader(
@@ -137,7 +142,7 @@ def make_loader(
         persistent_workers=num_workers > 0,
         prefetch_factor=4 if num_workers else None,
         pin_memory=torch.cuda.is_available(),
-        # Without its own generator every new iteration draws from the global one, and an additional validation
-        # pass would change the dropout of the training steps after it.
+        # Without a generator every new iteration advances the global one, and one more validation
+        # pass would change the dropout of all later training steps.
         generator=torch.Generator().manual_seed(seed),
     )

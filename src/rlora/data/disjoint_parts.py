@@ -1,9 +1,9 @@
-"""The training set in parts that share nothing: for a PAC-Bayes prior, for its certificate, and for choices between.
+"""Parts of the training set that share nothing: for a PAC-Bayes prior, its certificate, and validation.
 
-Rows that share a text belong together. Where rows may contain one another, as SST-2's phrases do, strict groups do not
-exist: single words tie nearly all rows into one. There the texts that no other contains, its sentences, are dealt out
-instead; a row goes where all the sentences that contain it went, and a row whose sentences are not all in one part is
-in none.
+Rows that share a text belong to one group. Where rows may contain one another, as the phrases of
+SST-2 do, that rule is too strict: single words connect nearly all rows into one group. There the
+groups are the texts that no other text contains (the sentences). A row goes to the part of all
+sentences that contain it. A row whose sentences are in several parts goes to no part.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,101 +14,117 @@ from numpy.typing import NDArray
 from rlora.data.splits import generator, group_rows, normalize
 
 PRIOR, REST = "prior", "rest"
+NO_PART = -1
 
 
-def containing(texts: Sequence[tuple[str, ...]]) -> list[NDArray[np.int64]]:
-    """For every row (N), the rows whose text holds its own word for word and that no other holds; itself if none does.
+def containing_rows(texts: Sequence[tuple[str, ...]]) -> list[NDArray[np.int64]]:
+    """Return, for each row (N), the outermost rows that contain its words as a contiguous sequence.
+
+    An outermost row is contained in no other. A row that no other contains gives itself.
 
     Args:
-        texts: Texts of one field each; of rows with the same text the first stands for all.
+        texts: Texts of one field each; the first of equal texts represents them.
     """
     words = [tuple(normalize(text).split()) for (text,) in texts]
     first: dict[tuple[str, ...], int] = {}
-    for row, own in enumerate(words):
-        first.setdefault(own, row)
-    lengths = sorted({len(own) for own in first})
-    inside: dict[int, set[int]] = {
-        row: set() for row in first.values()
-    }  # row to the rows whose texts hold it
-    for own, row in first.items():
+    for row, sequence in enumerate(words):
+        first.setdefault(sequence, row)
+    lengths = sorted({len(sequence) for sequence in first})
+    # For each row, the rows whose texts contain its text.
+    containers: dict[int, set[int]] = {row: set() for row in first.values()}
+    for sequence, row in first.items():
         for length in lengths:
-            if length >= len(own):
+            if length >= len(sequence):
                 break
-            for start in range(len(own) - length + 1):
-                other = first.get(own[start : start + length])
-                if other is not None:
-                    inside[other].add(row)
+            for start in range(len(sequence) - length + 1):
+                inner = first.get(sequence[start : start + length])
+                if inner is not None:
+                    containers[inner].add(row)
     outermost = {
         row: np.array(
-            sorted(holder for holder in holders if not inside[holder]) or [row], dtype=np.int64
+            sorted(outer for outer in outer_rows if not containers[outer]) or [row], dtype=np.int64
         )
-        for row, holders in inside.items()
+        for row, outer_rows in containers.items()
     }
-    return [outermost[first[own]] for own in words]
+    return [outermost[first[sequence]] for sequence in words]
 
 
-def owners(
+def groups_of_rows(
     texts: Sequence[tuple[str, ...]], fields: Sequence[int], *, contained: bool
 ) -> list[NDArray[np.int64]]:
-    """For every row, the groups it belongs to: one, or, with `contained`, all the sentences that hold it.
+    """Return the group ids of each row: one, or with `contained` all sentences that contain it.
+
+    Args:
+        texts: Text fields of each row.
+        fields: Positions of the fields that connect rows.
+        contained: Whether rows may contain one another.
 
     Raises:
-        ValueError: `contained` for rows of several texts.
+        ValueError: `contained` is set for rows of several texts.
     """
     if not contained:
         return [np.array([group]) for group in group_rows(texts, fields)]
     if any(len(row) != 1 for row in texts):
-        raise ValueError("task.contained is for rows of one text, not for pairs")
-    return containing(texts)
+        raise ValueError(
+            "task.contained=true is invalid: expected rows of one text, not pairs; set it to false"
+        )
+    return containing_rows(texts)
 
 
-def deal(
+def assign_groups(
     groups: Sequence[NDArray[np.int64]], shares: Mapping[str, float], seed: int
 ) -> dict[str, NDArray[np.int64]]:
-    """Rows of each part in file order: groups are dealt out in seeded order, a row of several parts goes to none.
+    """Assign groups to parts in seeded order, and return the rows of each part in file order.
+
+    A row whose groups are in several parts is in none.
 
     Args:
-        groups: The groups of each row, see `owners`.
-        shares: Share of the groups' rows by part; together 1.
-        seed: Of the order.
+        groups: Group ids of each row, see `groups_of_rows`.
+        shares: Share of the rows by part; the sum is 1.
+        seed: Seed of the order.
 
     Raises:
-        ValueError: a part is left without rows.
+        ValueError: A part has no rows.
     """
     names = np.unique(np.concatenate(list(groups)))
     weight = dict.fromkeys(names.tolist(), 0.0)
-    for own in groups:
-        for group in own.tolist():
-            weight[group] += 1 / len(own)
+    for members in groups:
+        for group in members.tolist():
+            weight[group] += 1 / len(members)
     order = generator(seed).permutation(names)
-    # a group goes where its middle falls on the line of all rows
+    # The groups cover the interval [0, rows] in this order. The midpoint of a group decides its part.
     ends = np.cumsum([weight[group] for group in order.tolist()])
-    middles = ends - np.array([weight[group] for group in order.tolist()]) / 2
+    midpoints = ends - np.array([weight[group] for group in order.tolist()]) / 2
     edges = np.cumsum(list(shares.values()))[:-1] * ends[-1]
-    part_of = dict(
-        zip(order.tolist(), np.searchsorted(edges, middles, side="right").tolist(), strict=True)
+    numbers = np.searchsorted(edges, midpoints, side="right").tolist()
+    part_of = dict(zip(order.tolist(), numbers, strict=True))
+    part_of_row = np.array(
+        [_only_part({part_of[group] for group in members.tolist()}) for members in groups]
     )
-    parts = np.array([_only({part_of[group] for group in own.tolist()}) for own in groups])
-    found = {name: np.flatnonzero(parts == number) for number, name in enumerate(shares)}
-    if empty := [name for name, rows in found.items() if not len(rows)]:
+    parts = {name: np.flatnonzero(part_of_row == number) for number, name in enumerate(shares)}
+    if empty := [name for name, rows in parts.items() if not len(rows)]:
         raise ValueError(
-            f"{len(groups)} training rows in {len(names)} groups leave no rows for {', '.join(empty)} at the shares "
-            f"{dict(shares)}: change task.prior_fraction, or use more rows"
+            f"{len(groups)} training rows in {len(names)} groups leave no rows for "
+            f"{', '.join(empty)} at the shares {dict(shares)}; change task.prior_fraction, or use "
+            "more rows"
         )
-    return found
+    return parts
 
 
-def _only(parts: set[int]) -> int:
-    return parts.pop() if len(parts) == 1 else -1
+def _only_part(parts: set[int]) -> int:
+    return parts.pop() if len(parts) == 1 else NO_PART
 
 
-def one_of_each(groups: Sequence[NDArray[np.int64]], seed: int) -> NDArray[np.int64]:
-    """Rows drawn so that no two share a group, in file order; rows are tried in seeded order."""
-    taken: set[int] = set()
+def one_row_per_group(groups: Sequence[NDArray[np.int64]], seed: int) -> NDArray[np.int64]:
+    """Sample rows of which no two share a group; return them in file order.
+
+    The rows are tried in seeded order.
+    """
+    used: set[int] = set()
     chosen = []
     for row in generator(seed).permutation(len(groups)).tolist():
-        own = groups[row].tolist()
-        if taken.isdisjoint(own):
-            taken.update(own)
+        members = groups[row].tolist()
+        if used.isdisjoint(members):
+            used.update(members)
             chosen.append(row)
     return np.array(sorted(chosen), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Text examples of one split, as read and before tokenizing."""
+"""Text examples of one split before tokenization."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -25,17 +25,17 @@ class Examples:
         return len(self.texts)
 
     def take(self, rows: Iterable[int]) -> "Examples":
-        """Return the examples at ``rows``, in that order."""
+        """Return the examples at `rows`, in that order."""
         chosen = [int(row) for row in rows]
         labels = None if self.labels is None else [self.labels[row] for row in chosen]
         return Examples([self.texts[row] for row in chosen], labels)
 
     @cached_property
     def text_digest(self) -> str:
-        """SHA-256 (hex) of the texts alone, which is all that tokenizing depends on."""
+        """SHA-256 (hex) of the texts alone, which determine the tokens."""
         digest = hashlib.sha256()
         for fields in self.texts:
-            # Lengths in front: without them ("ab", "c") and ("a", "bc") would be the same bytes.
+            # The lengths keep ("ab", "c") and ("a", "bc") apart.
             encoded = [field.encode("utf-8", "surrogatepass") for field in fields]
             digest.update(b"".join(b"%d:%b" % (len(part), part) for part in encoded) + b"\n")
         return digest.hexdigest()
@@ -47,10 +47,10 @@ class Examples:
         return hashlib.sha256(f"{self.text_digest}|{labels}".encode()).hexdigest()
 
     def label_array(self, num_labels: int | None) -> NDArray[np.generic] | None:
-        """Return the labels as int64 class ids, or as float32 scores where ``num_labels`` is None.
+        """Return the labels as int64 class ids, or as float32 scores where `num_labels` is None.
 
         Raises:
-            ValueError: A class id is outside ``0 .. num_labels - 1``, or a score is not finite.
+            ValueError: A class id is outside 0 .. num_labels - 1, or a score is not finite.
         """
         if self.labels is None:
             return None
@@ -62,16 +62,16 @@ class Examples:
                 )
             return scores
         ids = np.asarray(self.labels, dtype=np.int64)
-        wrong = ids[(ids < 0) | (ids >= num_labels)]
-        if wrong.size:
+        invalid = ids[(ids < 0) | (ids >= num_labels)]
+        if invalid.size:
             raise ValueError(
-                f"Label {wrong[0]} is outside 0..{num_labels - 1}; correct task.labels or the data."
+                f"Label {invalid[0]} is outside 0..{num_labels - 1}; correct task.labels or the data."
             )
         return ids
 
 
 def fingerprint(splits: dict[str, Examples]) -> str:
-    """Return the SHA-256 (hex) of all splits: their names, texts and labels."""
+    """Return the SHA-256 (hex) of the names, texts and labels of all splits."""
     lines = (
         f"{name}:{len(examples)}:{examples.digest}" for name, examples in sorted(splits.items())
     )

@@ -13,7 +13,7 @@ HUB_REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
 
 
 def location(subset: str) -> str:
-    """Return id, revision and subset in one word, for the run record."""
+    """Return the id, revision and subset as one string, for the run record."""
     return f"{HUB_ID}@{HUB_REVISION}/{subset}"
 
 
@@ -21,24 +21,24 @@ def load_split(subset: str, split: str) -> Any:
     """Load one split of a GLUE subset.
 
     Args:
-        subset: Subset name, for example ``cola``.
-        split: Split name, for example ``validation_matched``.
+        subset: Subset name, for example `cola`.
+        split: Split name, for example `validation_matched`.
 
     Raises:
-        ValueError: The hub cannot be reached and no copy is cached.
+        ValueError: The hub is unreachable and no copy is cached.
     """
     import datasets
 
-    if (
-        not hub_answers()
-    ):  # then only the local cache is asked, instead of retrying for half a minute
+    if not hub_answers():
+        # Offline mode reads the local cache at once, instead of retrying for half a minute.
         datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
     try:
         return datasets.load_dataset(HUB_ID, subset, split=split, revision=HUB_REVISION)
-    except Exception as error:  # network errors come from five libraries with no common base
+    except Exception as error:  # network errors of five libraries have no common base
         raise ValueError(
-            f"{HUB_ID} ({subset}, {split}) could not be loaded from the Hugging Face hub ({type(error).__name__}); "
-            "set task.path or the environment variable RLORA_DATA to a directory that holds the GLUE files."
+            f"{HUB_ID} ({subset}, {split}) could not be loaded from the Hugging Face hub "
+            f"({type(error).__name__}); set task.path or the environment variable RLORA_DATA to a "
+            "directory with the GLUE files."
         ) from error
 
 
@@ -52,10 +52,10 @@ def read_hub(
         split: Split name.
         text: Columns of the text fields.
         labeled: Whether the split's labels are known.
-        incomplete_rows: ``error`` or ``skip``, for labeled rows with an empty text.
+        incomplete_rows: `error` or `skip`, for labeled rows with an empty text.
 
     Raises:
-        ValueError: The hub cannot be reached, or a row has an empty text or no label.
+        ValueError: The hub is unreachable, or a row has an empty text or no label.
     """
     data = load_split(subset, split)
     texts = list(zip(*(list(data[column]) for column in text), strict=True))

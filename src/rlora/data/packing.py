@@ -1,4 +1,4 @@
-"""Prompts and the texts that follow them, as sequences of tokens whose loss is on the texts alone."""
+"""Prompts and their texts as token sequences, with the loss on the texts alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,60 +13,75 @@ from torch.utils.data import Dataset
 from rlora.data.batch import Batch, make_batch
 from rlora.data.tokenize import Tokens
 
-IGNORED = -100  # a label without a loss
+IGNORED = -100  # label of a position without a loss
+
+
+def end_token(tokenizer: Any) -> int:
+    """Return the id of the token that ends a text.
+
+    Raises:
+        ValueError: The tokenizer has none.
+    """
+    token = tokenizer.eos_token_id
+    if token is None:
+        token = tokenizer.sep_token_id
+    if token is None:
+        raise ValueError(
+            f"{type(tokenizer).__name__} has no end-of-text token; choose another model."
+        )
+    return int(token)
 
 
 @dataclass(frozen=True)
-class Layout:
-    """The special tokens of a sequence: begin, prompt, middle, text, end.
+class SequenceFormat:
+    """The special tokens of a sequence: prefix, prompt, separator, text, end.
 
     Attributes:
-        begin: What the tokenizer itself puts before a text: LLaMA's <s>, nothing for GPT-2.
-        middle: What parts prompt and text.
-        end: What ends the text, and its generation.
+        prefix: Tokens that the tokenizer puts before every text: LLaMA's <s>, nothing for GPT-2.
+        separator: Tokens between prompt and text.
+        end: Token that ends the text and its generation.
     """
 
-    begin: tuple[int, ...]
-    middle: tuple[int, ...]
+    prefix: tuple[int, ...]
+    separator: tuple[int, ...]
     end: int
 
     @classmethod
-    def of(cls, tokenizer: Any, *, parted: bool) -> "Layout":
-        """Read it off a tokenizer; where ``parted``, its end token stands in the middle too, as the LoRA scripts do.
+    def of(cls, tokenizer: Any, *, end_after_prompt: bool) -> "SequenceFormat":
+        """Return the format of a tokenizer.
+
+        Args:
+            tokenizer: A Hugging Face tokenizer.
+            end_after_prompt: Whether the end token is the separator too, as in the scripts of LoRA.
 
         Raises:
-            ValueError: the tokenizer has no token that ends a text.
+            ValueError: The tokenizer has no token that ends a text.
         """
-        end = (
-            tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
-        )
-        if end is None:
-            raise ValueError(
-                f"{type(tokenizer).__name__} has no end-of-text token; choose another model."
-            )
-        plain = tokenizer("a", add_special_tokens=False)["input_ids"]
-        whole = tokenizer("a")["input_ids"]
-        return cls(tuple(whole[: whole.index(plain[0])]), (end,) if parted else (), end)
+        end = end_token(tokenizer)
+        bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+        complete = tokenizer("a")["input_ids"]
+        prefix = tuple(complete[: complete.index(bare[0])])
+        return cls(prefix, (end,) if end_after_prompt else (), end)
 
-    def before(self, prompt: Sequence[int]) -> list[int]:
-        """All tokens that stand before the text."""
-        return [*self.begin, *prompt, *self.middle]
+    def before_text(self, prompt: Sequence[int]) -> list[int]:
+        """Return all tokens that precede the text."""
+        return [*self.prefix, *prompt, *self.separator]
 
 
 @dataclass(frozen=True)
 class Sequences(Dataset[dict[str, Any]]):
-    """Examples of one split: T inputs and, for each, the token that follows it, or `IGNORED` within the prompt.
+    """Examples of one split: T inputs, each with the next token, or `IGNORED` within the prompt.
 
     Attributes:
         prompts: Tokens of N prompts.
         texts: Tokens of the N texts.
-        layout: Tokens around them.
-        max_length: Most inputs of an example; the text is cut to it.
+        format: Special tokens around them.
+        max_length: Maximum number of inputs of an example; a longer text is truncated.
     """
 
     prompts: Tokens
     texts: Tokens
-    layout: Layout
+    format: SequenceFormat
     max_length: int
 
     def __len__(self) -> int:
@@ -74,31 +89,31 @@ class Sequences(Dataset[dict[str, Any]]):
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Number of inputs of each example (N,); the end token is none of them."""
-        around = len(self.layout.begin) + len(self.layout.middle)
-        return np.minimum(self.prompts.lengths + self.texts.lengths + around, self.max_length)
+        """Number of inputs of each example (N,); the end token is a label only."""
+        special = len(self.format.prefix) + len(self.format.separator)
+        return np.minimum(self.prompts.lengths + self.texts.lengths + special, self.max_length)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        before = self.layout.before(_row(self.prompts, index))
-        tokens = np.asarray([*before, *_row(self.texts, index), self.layout.end], dtype=np.int64)[
-            : self.max_length + 1
-        ]
+        before = self.format.before_text(_row(self.prompts, index))
+        sequence = [*before, *_row(self.texts, index), self.format.end]
+        tokens = np.asarray(sequence, dtype=np.int64)[: self.max_length + 1]
         labels = tokens[1:].copy()
+        # The last token before the text predicts the first one of the text, so its label stays.
         labels[: len(before) - 1] = IGNORED
         return {"input_ids": tokens[:-1], "labels": labels, "index": index}
 
 
 def _row(tokens: Tokens, index: int) -> list[int]:
-    found: list[int] = tokens.input_ids[tokens.offsets[index] : tokens.offsets[index + 1]].tolist()
-    return found
+    row: list[int] = tokens.input_ids[tokens.offsets[index] : tokens.offsets[index + 1]].tolist()
+    return row
 
 
 @dataclass(frozen=True)
-class Padded:
-    """Collates examples into a batch, one a row, padded on the right to the longest.
+class SequenceCollator:
+    """Collates examples into a batch with one example per row, padded on the right to the longest.
 
     Attributes:
-        token: Id that fills ``input_ids``.
+        token: Id that fills `input_ids`.
     """
 
     token: int
@@ -109,25 +124,26 @@ class Padded:
         ones = [np.ones(length, dtype=np.int64) for length in lengths]
         return make_batch(
             {
-                "input_ids": _filled([row["input_ids"] for row in rows], self.token),
-                "attention_mask": _filled(ones, 0),
+                "input_ids": _fill([row["input_ids"] for row in rows], self.token),
+                "attention_mask": _fill(ones, 0),
             },
             index=torch.tensor([row["index"] for row in rows]),
-            labels=_filled([row["labels"] for row in rows], IGNORED),
+            labels=_fill([row["labels"] for row in rows], IGNORED),
             num_tokens=sum(lengths),
         )
 
 
 @dataclass(frozen=True)
-class Packed:
-    """Collates the same batch into fewer rows: examples stand one behind the other and do not see each other.
+class PackingCollator:
+    """Collates examples into fewer rows, each a concatenation of examples that do not attend to one another.
 
-    There is no ``attention_mask``: ``position_ids``, which begin at 0 again with every example, tell transformers where
-    attention ends. The loss is that of `Padded`, for it is a mean over tokens.
+    A packed batch has no `attention_mask`. Its `position_ids` restart at 0 with every example, from
+    which transformers derives the limits of attention. The loss equals that of `SequenceCollator`,
+    because both are means over the same tokens.
 
     Attributes:
-        token: Id that fills ``input_ids``.
-        width: Most tokens of a row.
+        token: Id that fills `input_ids`.
+        width: Maximum number of tokens of a row.
     """
 
     token: int
@@ -136,45 +152,56 @@ class Packed:
     def __call__(self, rows: list[dict[str, Any]]) -> Batch:
         """Return inputs `input_ids` and `position_ids` (R, T), and labels (R, T), with R <= B."""
         lengths = [len(row["input_ids"]) for row in rows]
-        packs = pack(lengths, self.width)
-        longest = max(sum(lengths[i] for i in members) for members in packs)
+        bins = pack(lengths, self.width)
+        longest = max(sum(lengths[i] for i in members) for members in bins)
 
-        def joined(key: str, fill: int) -> Tensor:
-            return _filled(
-                [np.concatenate([rows[i][key] for i in members]) for members in packs], fill
+        def concatenate(key: str, fill: int) -> Tensor:
+            return _fill(
+                [np.concatenate([rows[i][key] for i in members]) for members in bins], fill
             )
 
-        positions = [np.concatenate([np.arange(lengths[i]) for i in members]) for members in packs]
-        positions = [
-            np.concatenate([row, np.arange(longest - len(row))]) for row in positions
-        ]  # padding is one more
+        positions = []
+        for members in bins:
+            examples = [np.arange(lengths[i]) for i in members]
+            # The padding counts from 0 as an example does, so that no example attends to it.
+            padding = np.arange(longest - sum(lengths[i] for i in members))
+            positions.append(np.concatenate([*examples, padding]))
         return make_batch(
             {
-                "input_ids": joined("input_ids", self.token),
+                "input_ids": concatenate("input_ids", self.token),
                 "position_ids": torch.from_numpy(np.stack(positions)),
             },
             index=torch.tensor([row["index"] for row in rows]),
-            labels=joined("labels", IGNORED),
+            labels=concatenate("labels", IGNORED),
             num_tokens=sum(lengths),
         )
 
 
 def pack(lengths: Sequence[int], width: int) -> list[list[int]]:
-    """Put items into bins of this width, first-fit decreasing; one that is wider has a bin of its own."""
+    """Put items into bins of this width by first-fit decreasing; a wider item gets its own bin.
+
+    Args:
+        lengths: Length of each item.
+        width: Capacity of a bin.
+
+    Returns:
+        The items of each bin.
+    """
     bins: list[list[int]] = []
     room: list[int] = []
     for item in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        place = next((number for number, left in enumerate(room) if left >= lengths[item]), None)
-        if place is None:
+        target = next((number for number, free in enumerate(room) if free >= lengths[item]), None)
+        if target is None:
             bins.append([item])
             room.append(width - lengths[item])
         else:
-            bins[place].append(item)
-            room[place] -= lengths[item]
+            bins[target].append(item)
+            room[target] -= lengths[item]
     return bins
 
 
-def _filled(rows: Sequence[NDArray[np.int64]], fill: int) -> Tensor:
+def _fill(rows: Sequence[NDArray[np.int64]], fill: int) -> Tensor:
+    """Return rows of different lengths as one tensor, with `fill` behind the shorter ones."""
     width = max(len(row) for row in rows)
     filled = np.full((len(rows), width), fill, dtype=np.int64)
     for target, row in zip(filled, rows, strict=True):

@@ -1,4 +1,4 @@
-"""Batch samplers that put examples of similar length together, reproducibly and for several processes."""
+"""Reproducible batch samplers that group examples of similar length, for one or several processes."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,11 +10,12 @@ from rlora.data.splits import generator
 
 
 class TrainBatchSampler(Sampler[list[int]]):
-    """Shuffled training batches of similar length, whose order depends only on the seed and the epoch.
+    """Shuffled training batches of similar length; their order depends only on seed and epoch.
 
-    A seeded permutation is cut into windows of ``window`` batches, each window is sorted by length and cut into
-    batches, and the batches of the epoch are shuffled. With several processes, rank r takes batches r, r + world, ...;
-    all ranks get the same number of full batches and the rest is dropped. One process keeps the short batch, last.
+    A seeded permutation is cut into windows of `window` batches. Each window is sorted by length and
+    cut into batches, and the batches of the epoch are shuffled. With several processes, rank r takes
+    the batches r, r + world_size, ...: all ranks get the same number of full batches, and the rest
+    is dropped. A single process keeps the short batch as its last.
 
     Args:
         lengths: Number of tokens of each example (N,).
@@ -22,10 +23,10 @@ class TrainBatchSampler(Sampler[list[int]]):
         seed: Seed of the order.
         rank: This process.
         world_size: Number of processes.
-        window: Batches sorted together; more gives less padding and less randomness.
+        window: Number of batches sorted together; more gives less padding and less randomness.
 
     Raises:
-        ValueError: The seed is negative, or there is not one full batch for every process.
+        ValueError: The seed is negative, or there are too few examples for one batch per process.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class TrainBatchSampler(Sampler[list[int]]):
         window: int = 50,
     ) -> None:
         if seed < 0:
-            raise ValueError(f"seed={seed} is negative; set seed to 0 or a positive integer.")
+            raise ValueError(f"seed={seed} is invalid: expected 0 or a positive integer.")
         self.lengths = np.asarray(lengths, dtype=np.int64)
         self.size = batch_size
         self.seed = seed
@@ -50,28 +51,29 @@ class TrainBatchSampler(Sampler[list[int]]):
         self._skip = 0
         if len(self) == 0:
             raise ValueError(
-                f"task.batch_size={batch_size} on {world_size} processes needs {batch_size * world_size} training "
-                f"examples, but there are {len(self.lengths)}; lower task.batch_size."
+                f"task.batch_size={batch_size} on {world_size} processes needs "
+                f"{batch_size * world_size} training examples, but there are "
+                f"{len(self.lengths)}; lower task.batch_size."
             )
 
     @property
     def sampler(self) -> "TrainBatchSampler":
-        """This object: Lightning looks for ``set_epoch`` one level below the batch sampler."""
+        """This object: Lightning calls `set_epoch` on the `sampler` of a batch sampler."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration."""
+        """Set the epoch of the next iteration."""
         self.epoch = epoch
 
     def skip(self, batches: int) -> None:
-        """Start the next iteration, and only that one, after this process's first ``batches`` batches.
+        """Let the next iteration, and only that one, skip its first batches.
 
         Raises:
-            ValueError: ``batches`` is negative or more than an epoch has.
+            ValueError: `batches` is negative or more than an epoch has.
         """
         if not 0 <= batches <= len(self):
             raise ValueError(
-                f"Cannot skip {batches} batches of an epoch of {len(self)}; give 0..{len(self)}."
+                f"Cannot skip {batches} batches of an epoch of {len(self)}; pass 0..{len(self)}."
             )
         self._skip = batches
 
@@ -80,7 +82,7 @@ class TrainBatchSampler(Sampler[list[int]]):
         return full // self.world_size if self.world_size > 1 else full + bool(rest)
 
     def __iter__(self) -> Iterator[list[int]]:
-        # Not a generator: the epoch and the skip are read when the iteration is made, not when it first moves.
+        # No generator function: it would read epoch and skip at the first batch, not when created.
         batches = self._epoch_batches()[self.rank :: self.world_size][: len(self)]
         start, self._skip = self._skip, 0
         return iter(batches[start:])
@@ -104,15 +106,16 @@ class TrainBatchSampler(Sampler[list[int]]):
 
 
 class EvalBatchSampler(Sampler[list[int]]):
-    """Every example once, longest first, without padding rows; rank r takes batches r, r + world, ...
+    """Batches with every example once, longest first; rank r takes batches r, r + world_size, ...
 
-    Longest first: a batch that does not fit into memory shows at once.
+    Longest first, because a batch that exceeds the memory then fails at once. No rank gets padding
+    rows.
 
     Args:
         lengths: Number of tokens of each example (N,).
         batch_size: Examples per batch.
         rank: This process.
-        world_size: Number of processes; their numbers of batches may differ by one.
+        world_size: Number of processes; the ranks' numbers of batches differ by at most one.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Which rows train, which make choices, and which are kept for a prior: the rules, and their application."""
+"""The rules that split training rows into train, validation and a prior's part, and their application."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rlora.data.disjoint_parts import PRIOR, REST, deal, owners
+from rlora.data.disjoint_parts import PRIOR, REST, assign_groups, groups_of_rows
 from rlora.data.examples import Examples
 from rlora.data.splits import few_shot, group_rows, grouped_split, sample
 
@@ -14,12 +14,12 @@ VALIDATION = "validation"
 
 
 @dataclass(frozen=True)
-class Divided:
-    """The outcome.
+class SplitResult:
+    """The outcome of a `SplitPlan`.
 
     Attributes:
-        splits: Examples by split, ``train`` and ``validation`` among them.
-        parts: SHA-256 (hex) of the examples of every part of the training set; empty where it is whole.
+        splits: Examples by split, `train` and `validation` among them.
+        parts: SHA-256 (hex) of each disjoint part of the training set; empty where it is whole.
     """
 
     splits: dict[str, Examples]
@@ -27,29 +27,32 @@ class Divided:
 
 
 @dataclass(frozen=True)
-class Division:
-    """How the training rows are divided.
+class SplitPlan:
+    """How to split the training rows.
 
     Attributes:
-        validation: ``train`` (a part of train) or ``dev`` (the official development set, then the test set too).
+        validation: `train` (a part of train) or `dev` (the official development set, then also the
+            test set).
         fraction: Share of train that becomes validation.
-        most: Most rows of it.
+        max_rows: Maximum number of validation rows taken from train.
         seed: Seed of the splits.
         shots: Rows per class of train and of validation in the few-shot protocol, or None.
-        train_examples: Train on so many rows of what would be train, or None; a larger sample holds the smaller ones.
-        sample_seed: Seed of either sample.
-        part: ``prior`` or ``rest``: train on that part only, which shares nothing with the other; None: on all.
-        prior_fraction: Share of the rows that is the prior's.
-        fields: Positions of the texts that bind rows together, or None for all.
-        contained: Whether rows may contain one another, which parts then must not do.
+        train_examples: Number of rows to sample from what would be train, or None. A larger sample
+            contains the smaller ones.
+        sample_seed: Seed of the few-shot sample and of the sample of training rows.
+        part: `prior` or `rest`: train on that part only, which shares nothing with the other; None:
+            train on all rows.
+        prior_fraction: Share of the rows in the part `prior`.
+        fields: Positions of the text fields that group rows; None: all of them.
+        contained: Whether rows may contain one another; parts then share no contained row either.
 
     Raises:
-        ValueError: A setting is out of range, or two exclude each other.
+        ValueError: A setting is out of range, or two settings exclude each other.
     """
 
     validation: str
     fraction: float
-    most: int
+    max_rows: int
     seed: int
     shots: int | None
     train_examples: int | None
@@ -65,14 +68,19 @@ class Division:
                 f"task.validation={self.validation} is unknown; set task.validation to train or dev."
             )
         if not 0 < self.fraction < 1:
-            raise ValueError(f"task.validation_fraction={self.fraction} must lie between 0 and 1.")
+            raise ValueError(
+                f"task.validation_fraction={self.fraction} is invalid: expected a number strictly "
+                "between 0 and 1."
+            )
         if self.shots is not None and self.shots < 1:
             raise ValueError(
-                f"task.shots={self.shots} must be at least 1, or null for the whole training set."
+                f"task.shots={self.shots} is invalid: expected at least 1, or null for the whole "
+                "training set."
             )
         if self.train_examples is not None and self.train_examples < 1:
             raise ValueError(
-                f"task.train_examples={self.train_examples} must be at least 1, or null for all."
+                f"task.train_examples={self.train_examples} is invalid: expected at least 1, or "
+                "null for all rows."
             )
         if self.part not in (None, PRIOR, REST):
             raise ValueError(
@@ -80,52 +88,66 @@ class Division:
             )
         if not 0 < self.prior_fraction < 1:
             raise ValueError(
-                f"task.prior_fraction={self.prior_fraction} must lie strictly between 0 and 1."
+                f"task.prior_fraction={self.prior_fraction} is invalid: expected a number strictly "
+                "between 0 and 1."
             )
-        chosen = {"part": self.part, "shots": self.shots, "train_examples": self.train_examples}
-        both = [f"task.{name}={value}" for name, value in chosen.items() if value is not None]
-        if len(both) > 1:
+        choices = {"part": self.part, "shots": self.shots, "train_examples": self.train_examples}
+        chosen = [f"task.{name}={value}" for name, value in choices.items() if value is not None]
+        if len(chosen) > 1:
             raise ValueError(
-                f"{' and '.join(both)} each choose training rows in a way of their own; set but one of them."
+                f"{' and '.join(chosen)} each choose the training rows; set only one of them."
             )
 
-    def of(self, read: dict[str, Examples]) -> Divided:
-        """Divide what was read: ``train``, ``test``, maybe ``validation`` and others."""
-        train, splits, parts = read["train"], dict(read), {}
-        own_validation = self.validation == "train" and "validation" not in read
-        size = max(1, min(round(self.fraction * len(train)), self.most))
+    def apply(self, read: dict[str, Examples]) -> SplitResult:
+        """Split the examples as read: `train`, `test`, maybe `validation` and others."""
+        splits = dict(read)
+        parts: dict[str, Examples] = {}
         if self.shots is not None:
-            splits["train"], splits[VALIDATION] = few_shot(train, self.shots, self.sample_seed)
+            train, validation = few_shot(read["train"], self.shots, self.sample_seed)
+            splits |= {"train": train, VALIDATION: validation}
         elif self.part is not None:
-            kept = size / len(train) if own_validation else 0.0
-            shares = {
-                PRIOR: (1 - kept) * self.prior_fraction,
-                REST: (1 - kept) * (1 - self.prior_fraction),
-            }
-            shares |= {VALIDATION: kept} if own_validation else {}
-            found = {
-                name: train.take(rows)
-                for name, rows in deal(self.groups(train), shares, self.seed).items()
-            }
-            parts = {name: rows.digest for name, rows in found.items()}
-            splits["train"] = found[self.part]
-            splits |= {VALIDATION: found[VALIDATION]} if own_validation else {}
-        elif own_validation:
-            rest, chosen = grouped_split(
-                group_rows(train.texts, self._fields(train)), size, self.seed
-            )
-            splits["train"], splits[VALIDATION] = train.take(rest), train.take(chosen)
+            parts = self._disjoint_parts(read)
+            splits["train"] = parts[self.part]
+            if VALIDATION in parts:
+                splits[VALIDATION] = parts[VALIDATION]
+        elif self._takes_validation_from_train(read):
+            splits |= self._validation_split(read["train"])
         if self.validation == "dev":
             splits[VALIDATION] = read["test"]
         if self.train_examples is not None:
-            splits["train"] = splits["train"].take(
-                sample(len(splits["train"]), self.train_examples, self.sample_seed)
-            )
-        return Divided(splits, parts)
+            rows = sample(len(splits["train"]), self.train_examples, self.sample_seed)
+            splits["train"] = splits["train"].take(rows)
+        return SplitResult(splits, {name: rows.digest for name, rows in parts.items()})
 
     def groups(self, examples: Examples) -> list[NDArray[np.int64]]:
-        """Groups of each row, see `rlora.data.disjoint_parts.owners`."""
-        return owners(examples.texts, self._fields(examples), contained=self.contained)
+        """Return the group ids of each row; see `groups_of_rows`."""
+        return groups_of_rows(examples.texts, self._fields(examples), contained=self.contained)
 
-    def _fields(self, examples: Examples) -> list[int]:
-        return list(range(len(examples.texts[0])) if self.fields is None else self.fields)
+    def _takes_validation_from_train(self, read: dict[str, Examples]) -> bool:
+        return self.validation == "train" and VALIDATION not in read
+
+    def _validation_size(self, train: Examples) -> int:
+        return max(1, min(round(self.fraction * len(train)), self.max_rows))
+
+    def _validation_split(self, train: Examples) -> dict[str, Examples]:
+        """Return train without its validation rows, and these rows."""
+        groups = group_rows(train.texts, self._fields(train))
+        rest, chosen = grouped_split(groups, self._validation_size(train), self.seed)
+        return {"train": train.take(rest), VALIDATION: train.take(chosen)}
+
+    def _disjoint_parts(self, read: dict[str, Examples]) -> dict[str, Examples]:
+        """Return the parts `prior` and `rest`, and validation where it comes from train."""
+        train = read["train"]
+        from_train = self._takes_validation_from_train(read)
+        validation = self._validation_size(train) / len(train) if from_train else 0.0
+        shares = {
+            PRIOR: (1 - validation) * self.prior_fraction,
+            REST: (1 - validation) * (1 - self.prior_fraction),
+        }
+        if from_train:
+            shares[VALIDATION] = validation
+        assigned = assign_groups(self.groups(train), shares, self.seed)
+        return {name: train.take(rows) for name, rows in assigned.items()}
+
+    def _fields(self, examples: Examples) -> Sequence[int]:
+        return range(len(examples.texts[0])) if self.fields is None else self.fields

@@ -1,4 +1,4 @@
-"""Seeded splits: grouped validation and few-shot samples, independent of any global random state."""
+"""Seeded splits: grouped validation and few-shot samples, independent of global random state."""
 
 from collections.abc import Hashable, Sequence
 
@@ -7,24 +7,26 @@ from numpy.typing import NDArray
 
 from rlora.data.examples import Examples
 
-# A group above this share of the validation size stays in train: STS-B's largest has 245 rows, against 287 wanted.
+# A group above this share of the validation size stays in train. The largest of STS-B has 245 rows,
+# and its validation split has 287.
 LARGEST_GROUP_SHARE = 0.25
 
 
 def generator(*key: int) -> np.random.Generator:
-    """Return a NumPy generator that depends on ``key`` only (Philox seeded by a SeedSequence)."""
+    """Return a NumPy generator that depends only on `key` (Philox, seeded by a SeedSequence)."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
 def normalize(text: str) -> str:
-    """Return the text in lower case with runs of white space folded to one blank."""
+    """Return the text in lower case, with each run of white space replaced by one blank."""
     return " ".join(text.lower().split())
 
 
 def group_rows(texts: Sequence[tuple[str, ...]], fields: Sequence[int]) -> NDArray[np.int64]:
-    """Return one group id per row (N,), where rows that share a normalized text in any of ``fields`` are one group.
+    """Return a group id per row (N,); rows that share a normalized text in any of `fields` share a group.
 
-    Sharing is transitive and crosses fields: a text that is one row's first field and another's second joins the two.
+    Sharing is transitive and crosses fields: the first field of one row may equal the second field
+    of another.
     """
     parent = list(range(len(texts)))
 
@@ -45,17 +47,17 @@ def group_rows(texts: Sequence[tuple[str, ...]], fields: Sequence[int]) -> NDArr
 def grouped_split(
     groups: NDArray[np.int64], size: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return rows (rest, chosen) in file order, with at most ``size`` chosen and no group on both sides.
+    """Return the rows (rest, chosen) in file order, with at most `size` chosen and no group on both sides.
 
-    Groups are drawn in seeded order and taken while they fit; very large ones always stay in the rest.
+    Groups are chosen in seeded order while they fit; very large groups always stay in the rest.
 
     Args:
         groups: Group id of each row (N,).
-        size: Number of rows wanted.
-        seed: Seed of the draw.
+        size: Maximum number of chosen rows.
+        seed: Seed of the order.
 
     Raises:
-        ValueError: Nothing could be chosen, or nothing would be left.
+        ValueError: Either side has no rows.
     """
     names, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
     largest = max(1, int(size * LARGEST_GROUP_SHARE))
@@ -70,38 +72,41 @@ def grouped_split(
     picked = chosen[inverse]
     if not picked.any() or picked.all():
         raise ValueError(
-            f"{len(groups)} training rows give no validation split of {size} rows; "
+            f"{len(groups)} training rows allow no validation split of {size} rows; "
             "raise task.validation_fraction or set task.validation=dev."
         )
     return np.flatnonzero(~picked), np.flatnonzero(picked)
 
 
 def sample(rows: int, size: int, seed: int) -> NDArray[np.int64]:
-    """Return ``size`` of ``rows`` row numbers in file order; a larger sample of the same seed holds the smaller one.
+    """Sample `size` of `rows` row numbers; a larger sample with the same seed contains the smaller.
+
+    The result is in file order.
 
     Raises:
         ValueError: There are fewer rows.
     """
     if size > rows:
         raise ValueError(
-            f"task.train_examples={size} is more than the {rows} training rows; set it to {rows} or less."
+            f"task.train_examples={size} is invalid: expected at most {rows}, the number of "
+            "training rows."
         )
     return np.sort(generator(seed, rows).permutation(rows)[:size])
 
 
 def few_shot_rows(labels: Sequence[Hashable], shots: int, seed: int) -> tuple[list[int], list[int]]:
-    """Return rows of train and of validation, ``shots`` per class in each.
+    """Return the rows of train and of validation, `shots` per class in each.
 
-    The rows are shuffled by the legacy NumPy generator; each class gives its first ``shots`` rows to train and its next
-    ``shots`` to validation, classes in the order in which they first appear.
+    The legacy NumPy generator shuffles the rows. Each class gives its first `shots` rows to train
+    and its next `shots` to validation; the classes are in the order of their first rows.
 
     Raises:
-        ValueError: A class has fewer than ``2 * shots`` rows.
+        ValueError: A class has fewer than 2 `shots` rows.
 
     Source: LM-BFF (Gao et al., ACL 2021), princeton-nlp/LM-BFF tools/generate_k_shot_data.py.
     """
     order = list(range(len(labels)))
-    # The published samples come from this generator: a newer one would draw other rows.
+    # The published samples come from the legacy generator; a newer one gives other rows.
     np.random.RandomState(seed).shuffle(order)
     by_class: dict[Hashable, list[int]] = {}
     for row in order:
@@ -109,8 +114,9 @@ def few_shot_rows(labels: Sequence[Hashable], shots: int, seed: int) -> tuple[li
     for label, rows in by_class.items():
         if len(rows) < 2 * shots:
             raise ValueError(
-                f"task.shots={shots} needs {2 * shots} training rows per class (train and validation), but class "
-                f"{label!r} has {len(rows)}; set task.shots to at most {len(rows) // 2}."
+                f"task.shots={shots} needs {2 * shots} training rows per class (train and "
+                f"validation), but class {label!r} has {len(rows)}; set task.shots to at most "
+                f"{len(rows) // 2}."
             )
     train = [row for rows in by_class.values() for row in rows[:shots]]
     validation = [row for rows in by_class.values() for row in rows[shots : 2 * shots]]
@@ -118,6 +124,6 @@ def few_shot_rows(labels: Sequence[Hashable], shots: int, seed: int) -> tuple[li
 
 
 def few_shot(examples: Examples, shots: int, seed: int) -> tuple[Examples, Examples]:
-    """Return the few-shot train and validation examples drawn from ``examples``; see ``few_shot_rows``."""
+    """Return the few-shot train and validation examples; see `few_shot_rows`."""
     train, validation = few_shot_rows(list(examples.labels or ()), shots, seed)
     return examples.take(train), examples.take(validation)

@@ -1,7 +1,8 @@
-"""Texts to token ids once, kept on disk between runs.
+"""Tokenization with a cache on disk.
 
-One safetensors file holds a split: all token ids in a row and where each example starts. It is written under a
-temporary name and renamed when whole; a checksum tells a damaged file from a good one.
+One safetensors file holds a split: the token ids of all examples in one array, and the start of each
+example. The file is written under a temporary name and renamed when complete; a checksum detects a
+damaged file.
 """
 
 import hashlib
@@ -23,18 +24,20 @@ from rlora.io.atomic import write_atomically
 log = logging.getLogger(__name__)
 
 CACHE_FORMAT = 1
-CHUNK = 2000  # texts per call of the tokenizer: often enough for a moving bar, rarely enough to cost nothing
-SHOW_PROGRESS_FROM = 20_000  # rows, a second or two
+CHUNK = (
+    2000  # texts per call of the tokenizer: few enough to move the bar, enough to keep its speed
+)
+SHOW_PROGRESS_FROM = 20_000  # rows, which take one or two seconds
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token ids of N examples, laid end to end.
+    """Token ids of N examples in one array.
 
     Attributes:
         input_ids: Ids of all examples (L,), int32.
         offsets: Start of each example and the end of the last (N + 1,), int64.
-        token_type_ids: Segment of each token (L,), uint8, or None where the tokenizer gives none.
+        token_type_ids: Segment of each token (L,), uint8, or None where the tokenizer returns none.
     """
 
     input_ids: NDArray[np.int32]
@@ -47,16 +50,14 @@ class Tokens:
         return np.diff(self.offsets)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the arrays by name, without the absent one."""
-        named: dict[str, NDArray[Any]] = {"input_ids": self.input_ids, "offsets": self.offsets}
-        return (
-            named
-            if self.token_type_ids is None
-            else {**named, "token_type_ids": self.token_type_ids}
-        )
+        """Return the arrays by name, without the missing one."""
+        arrays: dict[str, NDArray[Any]] = {"input_ids": self.input_ids, "offsets": self.offsets}
+        if self.token_type_ids is not None:
+            arrays["token_type_ids"] = self.token_type_ids
+        return arrays
 
     def checksum(self) -> str:
-        """Return a CRC-32 over all arrays."""
+        """Return the CRC-32 of all arrays."""
         crc = 0
         for _, array in sorted(self.arrays().items()):
             crc = zlib.crc32(array.tobytes(), crc)
@@ -64,7 +65,7 @@ class Tokens:
 
 
 def tokenizer_identity(tokenizer: Any) -> str:
-    """Return the SHA-256 (hex) of everything that decides which ids a text becomes."""
+    """Return the SHA-256 (hex) of everything that determines the ids of a text."""
     facts: dict[str, Any] = {
         "class": type(tokenizer).__name__,
         "inputs": list(tokenizer.model_input_names),
@@ -73,7 +74,7 @@ def tokenizer_identity(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         facts["backend"] = json.loads(backend.to_str())
-        # State of the last call, not of the tokenizer: it would change the digest once a text has been tokenized.
+        # These two are state of the last call: with them, tokenizing a text would change the digest.
         facts["backend"].pop("truncation", None)
         facts["backend"].pop("padding", None)
     else:
@@ -85,14 +86,15 @@ def tokenizer_identity(tokenizer: Any) -> str:
 def tokenize(
     examples: Examples, tokenizer: Any, *, max_length: int | None, label: str, special: bool = True
 ) -> Tokens:
-    """Tokenize examples of one or two text fields, cut to ``max_length`` tokens.
+    """Tokenize examples of one or two text fields.
 
     Args:
         examples: N examples.
         tokenizer: A Hugging Face tokenizer.
-        max_length: Most tokens of an example; of a pair the longer text is cut first. None: all of them.
-        label: What the progress bar shows.
-        special: Whether the tokenizer puts its special tokens around.
+        max_length: Maximum number of tokens of an example; of a pair the longer text is truncated
+            first. None: no limit.
+        label: Text of the progress bar.
+        special: Whether the tokenizer adds its special tokens.
     """
     from rich.progress import Progress
 
@@ -111,7 +113,7 @@ def tokenize(
                 max_length=max_length,
                 return_attention_mask=False,
                 add_special_tokens=special,
-                verbose=False,  # of texts longer than the model's context the caller tells
+                verbose=False,  # the caller reports texts longer than the model's context
             )
             lengths.extend(len(row) for row in encoded["input_ids"])
             ids.append(
@@ -141,33 +143,33 @@ def cached_tokens(
     cache_dir: Path,
     special: bool = True,
 ) -> Tokens:
-    """Return the tokens of ``examples`` from the cache, or tokenize and cache them.
+    """Return the tokens of the examples from the cache, or tokenize and cache them.
 
-    The key covers the texts, the tokenizer, ``max_length``, ``special`` and the file format, not the labels.
+    The cache key covers the texts, the tokenizer, `max_length`, `special` and the file format, but
+    not the labels.
 
     Args:
         examples: N examples.
         tokenizer: A Hugging Face tokenizer.
-        identity: Its ``tokenizer_identity``.
-        max_length: Most tokens of an example, or None.
+        identity: Its `tokenizer_identity`.
+        max_length: Maximum number of tokens of an example, or None.
         label: Task and split, for the file name and the progress bar.
         cache_dir: Folder of the cache files.
-        special: Whether the tokenizer puts its special tokens around.
+        special: Whether the tokenizer adds its special tokens.
     """
-    key = f"{CACHE_FORMAT}|{examples.text_digest}|{identity}|{max_length}{'' if special else '|plain'}"
+    marker = "" if special else "|plain"
+    key = f"{CACHE_FORMAT}|{examples.text_digest}|{identity}|{max_length}{marker}"
     path = cache_dir / f"{label}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
     if path.exists():
         try:
             return _load(path, len(examples))
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            log.warning("The token cache %s is damaged (%s); it is built again.", path, error)
+            log.warning("The token cache %s is damaged (%s); rebuilding it.", path, error)
     tokens = tokenize(examples, tokenizer, max_length=max_length, label=label, special=special)
     try:
         write_atomically(path, save(tokens.arrays(), metadata={"checksum": tokens.checksum()}))
     except OSError as error:
-        log.warning(
-            "The token cache %s could not be written (%s); the run goes on without it.", path, error
-        )
+        log.warning("Could not write the token cache %s (%s); continuing without it.", path, error)
     return tokens
 
 

@@ -1,4 +1,4 @@
-"""Tab-separated files without quoting, read strictly: a bad row is named by file and line."""
+"""A strict reader of tab-separated files without quoting; its errors name file and line."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ ParseLabel = Callable[[str], int | float]
 
 
 def class_label(labels: Sequence[str]) -> ParseLabel:
-    """Return a function from a label name to its id, which raises ValueError with what was expected."""
+    """Return a function from a label name to its id, which raises a ValueError for unknown names."""
     ids = {name: index for index, name in enumerate(labels)}
 
     def parse(text: str) -> int:
@@ -24,7 +24,7 @@ def class_label(labels: Sequence[str]) -> ParseLabel:
 
 
 def score_label(low: float, high: float) -> ParseLabel:
-    """Return a function from text to a score in ``[low, high]``, which raises ValueError with what was expected."""
+    """Return a function from text to a score in [low, high], which raises a ValueError for other text."""
 
     def parse(text: str) -> float:
         try:
@@ -41,9 +41,9 @@ def score_label(low: float, high: float) -> ParseLabel:
 def _position(column: str | int, header: list[str] | None, width: int, path: Path) -> int:
     if isinstance(column, str):
         if header is None or column not in header:
-            found = "no header" if header is None else f"the columns {header}"
+            actual = "no header" if header is None else f"the columns {header}"
             raise ValueError(
-                f"{path}, line 1: has {found}, expected a column {column!r} (task.text, task.label)."
+                f"{path}, line 1: has {actual}, expected a column {column!r} (task.text, task.label)."
             )
         return header.index(column)
     if not 0 <= column < width:
@@ -65,16 +65,17 @@ def read_tsv(
     """Read the examples of a file.
 
     Args:
-        path: The file, UTF-8 with or without a byte order mark, lines ended by LF or CRLF.
+        path: The file: UTF-8 with or without a byte order mark, with line ends LF or CRLF.
         text: Columns of the text fields, by header name or by position from 0.
         label: Column of the label, or None for an unlabeled file.
         header: Whether the first line names the columns.
-        parse_label: Turns the label's text into an id or a score.
-        incomplete_rows: ``error``, or ``skip``: rows with a wrong number of columns or an empty text are left out of
-            labeled files, with a warning that counts them, and kept with what they have in unlabeled ones.
+        parse_label: Function from the label's text to an id or a score.
+        incomplete_rows: `error` or `skip`, for rows with a wrong number of columns or an empty text.
+            With `skip`, labeled files lose them with a warning, and unlabeled files keep them with
+            "" for missing text, because every row needs a prediction.
 
     Raises:
-        ValueError: A row is malformed, a column is absent, or there are no rows.
+        ValueError: A row is malformed, a column is missing, or there are no rows.
     """
     texts: list[tuple[str, ...]] = []
     labels: list[int | float] = []
@@ -103,11 +104,9 @@ def read_tsv(
             if target is not None:
                 labels.append(_label(cells[target], parse_label, path, number))
     if skipped:
-        log.warning(
-            "%s: %d incomplete rows are left out (task.incomplete_rows=skip).", path, skipped
-        )
+        log.warning("%s: skipping %d incomplete rows (task.incomplete_rows=skip).", path, skipped)
     if not texts:
-        raise ValueError(f"{path} holds no rows; give a complete file under task.path.")
+        raise ValueError(f"{path} has no rows; put a complete file under task.path.")
     return Examples(texts, None if target is None else labels)
 
 

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from rlora.adapters import checkpoint
 from rlora.data.batch import Batch, to_device
-from rlora.data.disjoint_parts import PRIOR, REST, one_of_each
+from rlora.data.disjoint_parts import PRIOR, REST, one_row_per_group
 from rlora.evaluation import prior_run
 from rlora.regularizers.base import PriorFacts
 from rlora.regularizers.certificate import (
@@ -133,7 +133,7 @@ class Certification:
         rows = np.arange(self.task.num_train_examples)
         gibbs = self.gibbs_risk("certified rows", rows)
         # rows of one group (phrases of a sentence) are dependent; one of each is closer to i.i.d.
-        group_rows = one_of_each(self.task.train_groups(), self.module.seed)
+        group_rows = one_row_per_group(self.task.train_groups(), self.module.seed)
         group_gibbs = gibbs
         if len(group_rows) != len(rows):
             group_gibbs = self.gibbs_risk("one row of each group", group_rows)

@@ -1,4 +1,4 @@
-"""Texts written by a trained model after a task's prompts: in batches, kept as they come, gone on with after a kill."""
+"""Text generation after a task's prompts: in batches, streamed to disk, and resumable."""
 
 import contextlib
 import hashlib
@@ -19,115 +19,103 @@ from torch import Tensor
 
 from rlora.adapters import AdapterSet
 from rlora.io.atomic import write_atomically
-from rlora.tasks.base import Decoding, Pen, TextScores, Writer
+from rlora.tasks.base import GenerationConfig, GenerationTask, TextScores
 from rlora.training.module import FineTuning
 
 log = logging.getLogger(__name__)
 
 
 class Generator:
-    """Writes texts with a model.
+    """Generates texts with an adapted model.
 
     Args:
-        adapters: What `inject` gave for the backbone; merged meanwhile, where that is possible.
-        task: How texts are written, what ends one, and what tokens say.
-        device: Where to compute.
-        precision: The trainer's, for the dtype of the forward passes.
-        console: Shows progress.
+        adapters: Return value of `inject`; merged during the generation, where that is possible.
+        task: Gives the settings and decodes token ids.
+        device: Device of the computation.
+        precision: Precision plugin of the trainer, for the dtype of the forward passes.
+        console: Console of the progress bar.
     """
 
     def __init__(
         self,
         adapters: AdapterSet,
-        task: Pen,
+        task: GenerationTask,
         *,
         device: torch.device,
         precision: Precision,
         console: Console,
     ) -> None:
         self.adapters, self.task = adapters, task
-        self.device, self.precision, self.console = device, precision, console
-        self.options: Decoding = task.settings
+        self.device, self.precision = device, precision
+        self.console = console
+        self.config: GenerationConfig = task.generation
 
-    def write(
+    def generate(
         self, split: str, prompts: Sequence[Sequence[int]], file: Path, earlier: Path | None = None
     ) -> list[str]:
-        """Return a text per prompt, in order, and keep each in `file` (JSON lines) as soon as its batch is done.
+        """Return one text per prompt, in order, and append each batch to `file` (JSON lines).
 
-        Texts that the file holds of the same weights, prompts and options are not written again.
+        Texts that the file has of the same weights, prompts and settings are not generated again.
 
         Args:
-            split: What the prompts are called, for the progress.
-            prompts: Tokens of each.
-            file: Where the texts are kept.
-            earlier: Another file of the kind, whose texts are taken where `file` has none.
+            split: Name of the prompts, for the progress bar.
+            prompts: Token ids of each prompt.
+            file: File of the texts.
+            earlier: File of an earlier run, used where `file` has no texts.
         """
         key = self._key(prompts)
-        texts = _kept(file, key, len(prompts)) or (
-            _kept(earlier, key, len(prompts)) if earlier else {}
-        )
+        texts = _read_texts(file, key, len(prompts))
+        if not texts and earlier is not None:
+            texts = _read_texts(earlier, key, len(prompts))
         missing = [row for row in range(len(prompts)) if row not in texts]
         if len(missing) < len(prompts):
-            log.info(
-                "%s: %d of %d texts are there already",
-                split,
-                len(prompts) - len(missing),
-                len(prompts),
-            )
+            log.info("%s: reusing %d of %d texts", split, len(texts), len(prompts))
         if missing:
-            missing.sort(
-                key=lambda row: -len(prompts[row])
-            )  # longest first: too little memory shows at once
-            with _Kept(file, key, texts) as kept, self.ready(), self._progress() as bar:
-                job = bar.add_task(f"writing {split}", total=len(prompts), completed=len(texts))
-                for start in range(0, len(missing), self.options.batch_size):
-                    rows = missing[start : start + self.options.batch_size]
-                    written = self.batch([prompts[row] for row in rows])
-                    kept.add(dict(zip(rows, written, strict=True)))
+            # Longest first: a batch that exceeds the memory fails at once.
+            missing.sort(key=lambda row: -len(prompts[row]))
+            with _TextFile(file, key, texts) as stream, self.ready(), self._progress() as bar:
+                job = bar.add_task(f"generating {split}", total=len(prompts), completed=len(texts))
+                for start in range(0, len(missing), self.config.batch_size):
+                    rows = missing[start : start + self.config.batch_size]
+                    generated = self.generate_batch([prompts[row] for row in rows])
+                    stream.add(dict(zip(rows, generated, strict=True)))
                     bar.advance(job, len(rows))
         return [texts[row] for row in range(len(prompts))]
 
     @torch.no_grad()
-    def batch(self, prompts: Sequence[Sequence[int]]) -> list[str]:
-        """Return a text per prompt, all at once, within `ready`."""
+    def generate_batch(self, prompts: Sequence[Sequence[int]]) -> list[str]:
+        """Return one text per prompt of a single batch; call it within `ready`."""
         pad = self.adapters.model.config.pad_token_id  # type: ignore[union-attr]
         width = max(map(len, prompts))
-        ids = torch.tensor(
-            [[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=self.device
-        )
-        seen = torch.tensor(
-            [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device
-        )
+        # Padding on the left, so that every text starts right after its prompt.
+        ids = [[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+        mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+        options: dict[str, Any] = {}
+        if self.config.beams > 1:  # transformers warns of a length penalty without beams
+            options["length_penalty"] = self.config.length_penalty
         with self.precision.forward_context():
-            found: Tensor = self.adapters.model.generate(  # type: ignore[operator]
-                input_ids=ids,
-                attention_mask=seen,
+            sequences: Tensor = self.adapters.model.generate(  # type: ignore[operator]
+                input_ids=torch.tensor(ids, device=self.device),
+                attention_mask=torch.tensor(mask, device=self.device),
                 do_sample=False,
                 use_cache=True,
-                num_beams=self.options.beams,
-                max_new_tokens=self.options.max_new_tokens,
-                no_repeat_ngram_size=self.options.no_repeat_ngram_size,
-                eos_token_id=self.task.end_token,
+                num_beams=self.config.beams,
+                max_new_tokens=self.config.max_new_tokens,
+                no_repeat_ngram_size=self.config.no_repeat_ngram_size,
+                eos_token_id=self.config.end_token,
                 pad_token_id=pad,
-                **(
-                    {"length_penalty": self.options.length_penalty}
-                    if self.options.beams > 1
-                    else {}
-                ),
+                **options,
             )
-        return [self.task.text_of(row) for row in found[:, width:].tolist()]
+        return [self.task.decode_text(row) for row in sequences[:, width:].tolist()]
 
     @contextlib.contextmanager
     def ready(self) -> Iterator[None]:
-        """The model on its device in evaluation mode, merged where that is possible."""
+        """Keep the model on its device, in evaluation mode and, where possible, merged."""
         model = self.adapters.model.to(self.device)
         training = model.training
         model.eval()
-        merged = (
-            self.adapters.merged()
-            if self.adapters.mergeable() is None
-            else contextlib.nullcontext()
-        )
+        mergeable = self.adapters.mergeable() is None
+        merged = self.adapters.merged() if mergeable else contextlib.nullcontext()
         try:
             with merged:
                 yield
@@ -138,12 +126,9 @@ class Generator:
         return Progress(console=self.console, transient=True)
 
     def _key(self, prompts: Sequence[Sequence[int]]) -> str:
-        """Digest of all that decides the texts."""
-        digest = hashlib.sha256(
-            json.dumps(
-                [asdict(self.options), self.task.end_token, list(map(list, prompts))]
-            ).encode()
-        )
+        """Return the SHA-256 (hex) of everything that determines the texts."""
+        settings = [asdict(self.config), list(map(list, prompts))]
+        digest = hashlib.sha256(json.dumps(settings).encode())
         trained = {**self.adapters.adapter_parameters(), **self.adapters.head_parameters()}
         for name, parameter in sorted(trained.items()):
             digest.update(name.encode())
@@ -152,15 +137,17 @@ class Generator:
         return digest.hexdigest()
 
 
-class _Kept:
-    """A file of texts that grows by whole lines; its first line says of what."""
+class _TextFile:
+    """A file of texts that grows by complete lines; the first line holds the key."""
 
     def __init__(self, file: Path, key: str, texts: dict[int, str]) -> None:
-        self.file, self.key, self.texts = file, key, texts
+        self.file, self.key = file, key
+        self.texts = texts
 
-    def __enter__(self) -> "_Kept":
-        begun = _line({"key": self.key}) + _lines(self.texts)
-        write_atomically(self.file, begun.encode())  # a kill may have left half a line
+    def __enter__(self) -> "_TextFile":
+        # Rewrites the whole file, because a killed process may have left half a line.
+        content = _line({"key": self.key}) + _lines(self.texts)
+        write_atomically(self.file, content.encode())
         self._stream = self.file.open("a", encoding="utf-8")
         return self
 
@@ -182,46 +169,44 @@ def _line(content: dict[str, Any]) -> str:
     return json.dumps(content, ensure_ascii=False) + "\n"
 
 
-def _kept(file: Path, key: str, rows: int) -> dict[int, str]:
-    """The texts of a file that was begun with the same key; half a line at its end does not count."""
+def _read_texts(file: Path, key: str, rows: int) -> dict[int, str]:
+    """Return the texts of a file with this key, by row; half a line at the end does not count."""
     if not file.is_file():
         return {}
     texts: dict[int, str] = {}
     for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").split("\n")):
         try:
-            found = json.loads(line)
+            content = json.loads(line)
         except ValueError:
             break
-        if number == 0 and found.get("key") != key:
-            log.info(
-                "%s holds texts of another model, or of other options: they are written anew", file
-            )
+        if number == 0 and content.get("key") != key:
+            log.info("%s has texts of another model or other settings; generating anew", file)
             return {}
-        if number and 0 <= found["row"] < rows:
-            texts[found["row"]] = found["text"]
+        if number and 0 <= content["row"] < rows:
+            texts[content["row"]] = content["text"]
     return texts
 
 
-def write_and_score(
+def generate_and_score(
     module: FineTuning,
     trainer: L.Trainer,
     folder: Path,
     console: Console,
     earlier: Path | None = None,
 ) -> TextScores:
-    """Write all texts that the module's task asks for, in the official formats too, and score them.
+    """Generate the texts of all prompts of the module's task, write them, and return their scores.
 
-    With several processes each writes its share; all of them score all of it.
+    With several processes each generates its share, and each scores all texts.
 
     Args:
         module: The model, its adapters and its task.
-        trainer: Its device, precision and processes.
-        folder: Where the texts are written.
-        console: Shows progress.
-        earlier: Such a folder of a run that was ended, to go on with.
+        trainer: Gives device, precision and processes.
+        folder: Folder of the texts.
+        console: Console of the progress bar.
+        earlier: Folder of the texts of an interrupted run, to resume from.
     """
     task = module.task
-    assert isinstance(task, Writer)
+    assert isinstance(task, GenerationTask)
     generator = Generator(
         module.adapter_set,
         task,
@@ -234,19 +219,20 @@ def write_and_score(
     for split, prompts in task.prompts().items():
         name = split if world == 1 else f"{split}-{rank}"
         file = f"{name}.jsonl"
-        mine = generator.write(
+        share = generator.generate(
             split, prompts[rank::world], folder / file, earlier / file if earlier else None
         )
-        shares = _gathered(mine, world)
+        shares = _gather(share, world)
         texts[split] = [shares[row % world][row // world] for row in range(len(prompts))]
-        if trainer.is_global_zero:
-            task.write_texts(folder, split, texts[split])
-    return task.score_texts(texts)
+    if trainer.is_global_zero:
+        task.write(texts, folder)
+    return task.score(texts)
 
 
-def _gathered(mine: list[str], world: int) -> list[list[str]]:
+def _gather(share: list[str], world: int) -> list[list[str]]:
+    """Return the shares of all processes, by rank."""
     if world == 1:
-        return [mine]
+        return [share]
     shares: list[Any] = [None] * world
-    torch.distributed.all_gather_object(shares, mine)
+    torch.distributed.all_gather_object(shares, share)
     return shares

@@ -1,4 +1,4 @@
-"""Answers of a trained model to rows: labels with probabilities, scores, or texts."""
+"""Predictions of a trained model for rows: labels with probabilities, scores, or generated texts."""
 
 import contextlib
 from collections.abc import Sequence
@@ -11,29 +11,28 @@ from torch import Tensor
 
 from rlora.adapters import AdapterSet
 from rlora.data.batch import Batch, to_device
-from rlora.data.collate import EncodedSplit, Padding
+from rlora.data.collate import EncodedSplit, PaddingCollator
 from rlora.data.examples import Examples
 from rlora.data.tokenize import tokenize
 from rlora.evaluation.generate import Generator
 from rlora.models.backbone import Backbone
 from rlora.regularizers.base import Regularizer, Step
-from rlora.tasks.base import Task
-from rlora.tasks.generation import GenerationTask
+from rlora.tasks.base import GenerationTask, Task
 from rlora.tasks.text_classification import TextClassification
 
 Answer = dict[str, Any]
 
 
 class Predictor:
-    """A trained run that answers.
+    """A trained run that answers rows.
 
     Args:
-        backbone: The model and its tokenizer.
-        adapters: What `inject` gave for it, with the trained values.
-        task: Its task; no data of it is read.
-        device: Where to compute.
-        posterior: The regularizer of the run, where that holds a posterior.
-        draws: Draws of the posterior, where there is one.
+        backbone: The model and its processor.
+        adapters: Return value of `inject` for the backbone, with the trained values.
+        task: Task of the run; none of its data is read.
+        device: Device of the computation.
+        posterior: Regularizer of the run, if it is a posterior.
+        draws: Number of samples of the posterior; 0: its mean.
     """
 
     def __init__(
@@ -46,80 +45,80 @@ class Predictor:
         posterior: Regularizer | None = None,
         draws: int = 0,
     ) -> None:
-        self.backbone, self.adapters, self.task = backbone, adapters, task
-        self.device, self.posterior = device, posterior
-        backbone.model.to(device).eval()
+        self.backbone, self.adapters = backbone, adapters
+        self.task, self.device = task, device
+        self.posterior = posterior
         self.draws = 0 if posterior is None else draws
+        backbone.model.to(device).eval()
+        if isinstance(task, GenerationTask):
+            task.processor = backbone.processor
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """What a row consists of."""
+        """Names of the inputs of a row."""
         return self.task.fields
 
     def answer(self, rows: Sequence[tuple[str, ...]]) -> list[Answer]:
-        """Answer some rows at once."""
-        if isinstance(self.task, GenerationTask):
-            return self._texts(rows)
-        return self._labels(rows)
+        """Answer a batch of rows.
 
-    def _texts(self, rows: Sequence[tuple[str, ...]]) -> list[Answer]:
-        task = self.task
-        assert isinstance(task, GenerationTask)
-        pen = task.pen(self.backbone.processor)
+        Raises:
+            ValueError: A row is malformed.
+        """
+        if isinstance(self.task, GenerationTask):
+            return self._generate(self.task, rows)
+        return self._classify(rows)
+
+    def _generate(self, task: GenerationTask, rows: Sequence[tuple[str, ...]]) -> list[Answer]:
         generator = Generator(
             self.adapters,
-            pen,
+            task,
             device=self.device,
             precision=Precision(),
             console=Console(quiet=True),
         )
-        prompts = [
-            pen.before(task.prompt_for(row[0], f"row {number}"))
-            for number, row in enumerate(rows, start=1)
-        ]
+        (prompts,) = task.prompts([source for (source,) in rows]).values()
         with generator.ready():
-            return [{"text": text} for text in generator.batch(prompts)]
+            return [{"text": text} for text in generator.generate_batch(prompts)]
 
-    def _labels(self, rows: Sequence[tuple[str, ...]]) -> list[Answer]:
+    def _classify(self, rows: Sequence[tuple[str, ...]]) -> list[Answer]:
         task, tokenizer = self.task, self.backbone.processor
         assert isinstance(task, TextClassification)
         tokens = tokenize(Examples(list(rows)), tokenizer, max_length=task.max_length, label="rows")
         split = EncodedSplit(tokens, None)
-        batch = Padding.of(tokenizer)([split[row] for row in range(len(rows))])
+        batch = PaddingCollator.of(tokenizer)([split[row] for row in range(len(rows))])
         batch = to_device(batch, self.device)
-        drawn = torch.stack(
-            [self._scores(batch, draw) for draw in range(self.draws)] or [self._scores(batch, None)]
-        )
-        return _answers(task, drawn)
+        draws: list[int | None] = [*range(self.draws)] or [None]
+        return _answers(task, torch.stack([self._scores(batch, draw) for draw in draws]))
 
     @torch.no_grad()
     def _scores(self, batch: Batch, draw: int | None) -> Tensor:
-        """Probabilities (B, C), or scores (B, 1); of a draw of the posterior, or of its mean."""
-        posterior = self.posterior
-        around = (
-            contextlib.nullcontext()
-            if draw is None or posterior is None
-            else posterior.perturbed(Step(seed=draw, examples=len(batch["index"])))
-        )
-        with around:
+        """Return probabilities (B, C) or scores (B, 1), of a posterior sample or of its mean."""
+        perturbed: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if draw is not None and self.posterior is not None:
+            perturbed = self.posterior.perturbed(Step(seed=draw, examples=len(batch["index"])))
+        with perturbed:
             logits: Tensor = self.backbone.model(**batch["inputs"]).logits.float().cpu()
         return logits if self.task.head()["kind"] == "regression" else logits.softmax(-1)
 
 
-def _answers(task: TextClassification, drawn: Tensor) -> list[Answer]:
-    """Means over draws (D, B, C), and where there are several their standard deviation."""
-    means, spreads = drawn.mean(0).tolist(), drawn.std(0).tolist() if len(drawn) > 1 else None
+def _answers(task: TextClassification, scores: Tensor) -> list[Answer]:
+    """Return means over D draws (D, B, C) and, for D > 1, standard deviations as `spread`."""
+    means = scores.mean(0).tolist()
+    spreads = scores.std(0).tolist() if len(scores) > 1 else None
     answers: list[Answer] = []
     for row, values in enumerate(means):
+        spread = spreads[row] if spreads else None
         if task.labels is None:
-            answers.append(
-                {"prediction": values[0]} | ({"spread": spreads[row][0]} if spreads else {})
-            )
-            continue
-        names = list(task.labels)
-        answer: Answer = {"prediction": names[max(range(len(names)), key=values.__getitem__)]}
-        answer["probabilities"] = dict(zip(names, values, strict=True))
-        answers.append(
-            answer | ({"spread": dict(zip(names, spreads[row], strict=True))} if spreads else {})
-        )
+            answer: Answer = {"prediction": values[0]}
+            if spread:
+                answer["spread"] = spread[0]
+        else:
+            names = list(task.labels)
+            answer = {
+                "prediction": names[values.index(max(values))],
+                "probabilities": dict(zip(names, values, strict=True)),
+            }
+            if spread:
+                answer["spread"] = dict(zip(names, spread, strict=True))
+        answers.append(answer)
     return answers

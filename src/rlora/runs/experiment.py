@@ -33,7 +33,7 @@ from rlora.runs import resume, weights
 from rlora.runs.assemble import Moment, Parts, assemble
 from rlora.runs.console import print_summary, quieten
 from rlora.runs.plan import RunPlan, resolve
-from rlora.tasks.base import TextScores, Writer
+from rlora.tasks.base import GenerationTask, TextScores
 from rlora.training.allocator import keep_freed_memory
 from rlora.training.module import write_predictions
 from rlora.training.trainer import GROUPS
@@ -194,10 +194,12 @@ def _test(parts: Parts, directory: Path) -> TextScores:
         # a generation task: this also starts the other processes, where there are several
         trainer.validate(module, verbose=False)
         scores = _logged_scores(parts, "validation")
-    if not isinstance(parts.task, Writer):
+    if not isinstance(parts.task, GenerationTask):
         return TextScores(scores)
     earlier = saved.folder / "texts" if saved else None
-    texts = generate.write_and_score(module, trainer, directory / "texts", parts.console, earlier)
+    texts = generate.generate_and_score(
+        module, trainer, directory / "texts", parts.console, earlier
+    )
     for name, reason in texts.missing.items():
         log.warning("%s is not computed: %s", name, reason)
     return TextScores(scores | texts.values, texts.missing)

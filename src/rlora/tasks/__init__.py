@@ -1,1 +1,1 @@
-"""Tasks: what a run learns, and how it is scored."""
+"""Tasks: what a run learns and how it is scored."""

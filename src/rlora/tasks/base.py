@@ -1,4 +1,4 @@
-"""The task protocol: data, head, loss, decoding and scores of one problem, independent of any model or trainer."""
+"""The task protocol: data, head, loss, decoding and scores of one problem, independent of model and trainer."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -16,18 +16,19 @@ from rlora.data.batch import Batch
 
 
 @dataclass(frozen=True)
-class Decoding:
-    """How texts are generated: beam search, or greedily with one beam.
+class GenerationConfig:
+    """Settings of text generation: beam search, which with one beam is greedy.
 
     Attributes:
-        batch_size: Prompts at once.
-        beams: Hypotheses kept of each.
-        length_penalty: A hypothesis of log probability s and t tokens is ranked by s / t^length_penalty.
-        no_repeat_ngram_size: No n-gram of this length occurs twice in a text; 0: any may.
-        max_new_tokens: Most tokens of a text.
+        batch_size: Prompts per batch.
+        beams: Hypotheses per prompt.
+        length_penalty: A hypothesis with log probability s and t tokens ranks by s / t^length_penalty.
+        no_repeat_ngram_size: No n-gram of this length occurs twice in a text; 0 allows all.
+        max_new_tokens: Maximum number of generated tokens.
+        end_token: Id of the token that ends a text; None: the one that ends the training texts.
 
     Raises:
-        ValueError: a setting is out of range.
+        ValueError: A setting is out of range.
     """
 
     batch_size: int = 16
@@ -35,24 +36,26 @@ class Decoding:
     length_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
     max_new_tokens: int = 64
+    end_token: int | None = None
 
     def __post_init__(self) -> None:
         for key in ("batch_size", "beams", "max_new_tokens"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"task.decoding.{key}={getattr(self, key)} must be at least 1.")
+            if (value := getattr(self, key)) < 1:
+                raise ValueError(f"task.decoding.{key}={value} is invalid: expected at least 1.")
         if self.no_repeat_ngram_size < 0:
             raise ValueError(
-                f"task.decoding.no_repeat_ngram_size={self.no_repeat_ngram_size} must not be negative."
+                f"task.decoding.no_repeat_ngram_size={self.no_repeat_ngram_size} is invalid: "
+                "expected 0 or a positive integer."
             )
 
 
 @dataclass(frozen=True)
 class TextScores:
-    """What generated texts score.
+    """Scores of generated texts.
 
     Attributes:
-        values: Scores by name.
-        missing: Why others could not be computed, by name.
+        values: Scores by name, such as `test/BLEU`.
+        missing: For each score that could not be computed, its name and the reason.
     """
 
     values: dict[str, float]
@@ -63,13 +66,13 @@ class Task(ABC):
     """One problem to learn.
 
     Attributes:
-        name: The task's name; equals the stem of its YAML file.
-        monitor: The metric, without its stage, by which checkpoints are chosen.
-        mode: ``"max"`` or ``"min"``: the direction in which ``monitor`` improves.
-        reported: The metric of the test split that stands for the run in a report, or None for ``monitor``.
-        trained_modules: Last path components of the backbone's submodules that are trained in full (the head).
-        has_bounded_loss: Whether there is a ``bounded_loss``, and errors to count.
-        fields: Names of what a row to predict consists of.
+        name: Task name; equals the stem of its YAML file.
+        monitor: Metric that selects checkpoints, without its stage.
+        mode: `max` or `min`: the direction in which `monitor` improves.
+        reported: Metric of the test split that reports show, or None for `monitor`.
+        trained_modules: Last path components of the backbone modules that train in full (the head).
+        has_bounded_loss: Whether the task has a `bounded_loss` and a 0-1 error.
+        fields: Names of the inputs of one row to predict.
     """
 
     name: str
@@ -82,116 +85,129 @@ class Task(ABC):
 
     @abstractmethod
     def head(self) -> dict[str, Any]:
-        """Return what the backbone needs to build its head: ``kind`` and ``num_labels``."""
+        """Return the arguments with which the backbone builds its head: `kind` and `num_labels`."""
 
     @abstractmethod
     def setup(self, processor: Any, *, seed: int, cache_dir: Path) -> None:
         """Read, split and preprocess the data; a second call with the same arguments does nothing.
 
         Args:
-            processor: The backbone's processor, for text a Hugging Face tokenizer.
-            seed: The run's seed, which orders the training batches and changes no split.
-            cache_dir: Folder in which the preprocessed data is kept between runs.
+            processor: The backbone's processor; for text, a Hugging Face tokenizer.
+            seed: Seed of the run. It orders the training batches and changes no split.
+            cache_dir: Folder that keeps preprocessed data between runs.
         """
 
     @property
     @abstractmethod
     def num_train_examples(self) -> int:
-        """Number of training examples, known after ``setup``."""
+        """Number of training examples; available after `setup`."""
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the inputs and labels of all splits in use, known after ``setup``."""
+        """SHA-256 (hex) of the inputs and labels of all splits in use; available after `setup`."""
 
     @abstractmethod
     def train_loader(self, *, rank: int = 0, world_size: int = 1) -> DataLoader[Any]:
-        """Return the loader of the training batches; its ``batch_sampler`` has ``set_epoch(epoch)``."""
+        """Return the loader of the training batches; its `batch_sampler` has `set_epoch(epoch)`."""
 
     @abstractmethod
     def validation_loaders(
         self, *, rank: int = 0, world_size: int = 1
     ) -> dict[str, DataLoader[Any]]:
-        """Return the loaders on which choices are made, by name."""
+        """Return the loaders of the splits that select checkpoints, by name."""
 
     @abstractmethod
     def test_loaders(self, *, rank: int = 0, world_size: int = 1) -> dict[str, DataLoader[Any]]:
-        """Return the loaders on which the result is reported, by name."""
+        """Return the loaders of the splits that give the reported scores, by name."""
 
     def predict_loaders(self, *, rank: int = 0, world_size: int = 1) -> dict[str, DataLoader[Any]]:
-        """Return the loaders of unlabeled official test splits, by name; empty where the task has none."""
+        """Return the loaders of the unlabeled official test splits, by name; by default none."""
         return {}
 
     def certification_loader(
         self, rows: NDArray[np.int64], batch_size: int | None
     ) -> DataLoader[Any]:
-        """Return the loader of these training rows, each once, in batches of this size or, for None, any."""
-        raise NotImplementedError(f"{self.name} cannot be certified")
+        """Return a loader that gives each of these training rows once.
+
+        Args:
+            rows: Rows of the training split (M,).
+            batch_size: Rows per batch; None: the task chooses.
+        """
+        raise NotImplementedError(f"{self.name} does not support certificates")
 
     def train_groups(self) -> list[NDArray[np.int64]]:
-        """Return the groups of each training row: rows that share or contain one another's inputs share a group."""
-        raise NotImplementedError(f"{self.name} cannot be certified")
+        """Return the group ids of each training row; rows with shared or contained inputs share a group."""
+        raise NotImplementedError(f"{self.name} does not support certificates")
 
     def train_rows_in_validation(self) -> int:
-        """Return how many training rows have all their inputs in common with a validation row."""
-        raise NotImplementedError(f"{self.name} cannot be certified")
+        """Return the number of training rows whose inputs all equal those of a validation row."""
+        raise NotImplementedError(f"{self.name} does not support certificates")
 
     @abstractmethod
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the mean loss of a batch, a float32 scalar."""
 
     def bounded_loss(self, outputs: Any, batch: Batch) -> Tensor:
-        """Return a mean loss in [0, 1] of a batch, a differentiable float32 scalar, where ``has_bounded_loss``."""
+        """Return a mean loss in [0, 1] of a batch, a differentiable float32 scalar.
+
+        It exists where `has_bounded_loss` is true.
+        """
         raise NotImplementedError(f"{self.name} has no loss in [0, 1]")
 
     @abstractmethod
     def decode(self, outputs: Any) -> Tensor:
-        """Return one prediction per example (B,): class ids int64, or scores float32."""
+        """Return one prediction per example (B,): class ids (int64) or scores (float32)."""
 
     @abstractmethod
     def new_metrics(self) -> MetricCollection:
-        """Return a fresh collection of the task's metrics, without a prefix."""
+        """Return a new collection of the task's metrics, without a prefix."""
 
     @abstractmethod
     def write_predictions(
         self, directory: Path, loader_name: str, predictions: Sequence[float | int]
     ) -> Path:
-        """Write a split's predictions, in the split's order, and return the file."""
+        """Write the predictions of a split, in its order, and return the file."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Return plain JSON facts for the run record: sizes, split convention, source, metric names."""
+        """Return JSON facts for the run record: sizes, split convention, source and metric names."""
 
 
-class Pen(ABC):
-    """How texts are written."""
+class GenerationTask(Task):
+    """A task whose test scores come from texts that the model generates after prompts.
+
+    Attributes:
+        processor: The backbone's processor. `setup` sets it; where no data is needed, set it directly.
+    """
+
+    processor: Any = None
 
     @property
     @abstractmethod
-    def settings(self) -> Decoding:
-        """How they are generated."""
-
-    @property
-    @abstractmethod
-    def end_token(self) -> int:
-        """The token that ends a text."""
+    def generation(self) -> GenerationConfig:
+        """Settings of the generation, with the end token; available once `processor` is set."""
 
     @abstractmethod
-    def text_of(self, tokens: Sequence[int]) -> str:
-        """Return what generated tokens say, up to the end token."""
+    def prompts(self, sources: Sequence[str] | None = None) -> dict[str, list[list[int]]]:
+        """Return the token ids of the prompts, by split.
 
+        Args:
+            sources: Inputs that are in no file, written as in the files; they make up the split
+                `input`. None: the prompts of the test files, available after `setup`.
 
-class Writer(Pen):
-    """What a task is besides whose test is the texts that a model writes."""
-
-    @abstractmethod
-    def prompts(self) -> dict[str, list[list[int]]]:
-        """Return the tokens after which texts are to be written, by split, known after ``setup``."""
-
-    @abstractmethod
-    def score_texts(self, texts: Mapping[str, Sequence[str]]) -> TextScores:
-        """Score one text per prompt of every split; names as ``test/BLEU``."""
+        Raises:
+            ValueError: An input is malformed.
+        """
 
     @abstractmethod
-    def write_texts(self, directory: Path, split: str, texts: Sequence[str]) -> list[Path]:
-        """Write a split's texts, and what they are compared with, in the official formats; return the files."""
+    def decode_text(self, ids: Sequence[int]) -> str:
+        """Return the text of generated token ids, up to the end token."""
+
+    @abstractmethod
+    def score(self, texts: Mapping[str, Sequence[str]]) -> TextScores:
+        """Score one text per prompt of every split."""
+
+    @abstractmethod
+    def write(self, texts: Mapping[str, Sequence[str]], directory: Path) -> list[Path]:
+        """Write the texts and their references in the official formats; return the files."""

@@ -1,7 +1,8 @@
 """Data-to-text generation: E2E NLG, DART and WebNLG, read from their official files.
 
-Sources: Novikova et al., "The E2E Dataset", SIGDIAL 2017; Nan et al., "DART", NAACL 2021; Gardent et al., "The WebNLG
-Challenge", INLG 2017. Linearizations: microsoft/LoRA@c4593f0 examples/NLG/src/format_converting_*.py, and its data.
+Sources: Novikova et al., "The E2E Dataset", SIGDIAL 2017; Nan et al., "DART", NAACL 2021; Gardent
+et al., "The WebNLG Challenge", INLG 2017. Linearizations: microsoft/LoRA@c4593f0
+examples/NLG/src/format_converting_*.py, and its data.
 """
 
 import csv
@@ -9,14 +10,14 @@ import json
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rlora.data.locations import data_folder
 from rlora.metrics import nlg
 from rlora.tasks.base import TextScores
-from rlora.tasks.generation import GenerationTask, Prompt
+from rlora.tasks.generation import Prompt, PromptedGeneration
 from rlora.tasks.language_modeling import Pair
 from rlora.tasks.submissions import write_outputs, write_references
 
@@ -26,87 +27,91 @@ _E2E_NAMES = {"eatType": "Type", "priceRange": "price", "familyFriendly": "famil
 
 @dataclass(frozen=True)
 class Entry:
-    """Something to be said, and ways of saying it.
+    """Structured data with reference texts.
 
     Attributes:
-        source: As the official files write it.
-        prompt: As the model reads it.
-        texts: One or more.
-        place: File and line, or file and entry.
+        source: The data as the official files write it.
+        prompt: The data as the model reads it.
+        texts: One or more reference texts.
+        location: File and line, or file and entry.
     """
 
     source: str
     prompt: str
     texts: tuple[str, ...]
-    place: str
+    location: str
 
 
 @dataclass(kw_only=True, eq=False)
-class DataToText(GenerationTask):
-    """Texts from structured data, scored as the E2E challenge does; each distinct source is written for once.
+class DataToText(PromptedGeneration):
+    """Text from structured data, scored as in the E2E challenge, with one text per distinct source.
 
     Attributes:
         files: File names by split: train, validation, test.
+        folder: Name of the files' folder below `$RLORA_DATA`.
+        origin: Where to download the files, for messages.
     """
 
     files: Mapping[str, str]
     folder: str
     origin: str
     reported: str | None = "BLEU"
-    parted: bool = True
+    end_after_prompt: bool = True
 
     @abstractmethod
     def entries(self, file: Path) -> list[Entry]:
         """Read a file.
 
         Raises:
-            ValueError: it is malformed; told by file and line.
+            ValueError: The file is malformed; the message names file and line.
         """
 
     def read(self) -> dict[str, list[Pair]]:
         """Return every text of train and validation with its prompt."""
-        found = {
-            name: self.entries(self._folder() / self.files[name])
-            for name in ("train", "validation")
-        }
         return {
-            name: [
-                Pair(entry.prompt, text, entry.place) for entry in entries for text in entry.texts
+            split: [
+                Pair(entry.prompt, text, entry.location)
+                for entry in self.entries(self._folder() / self.files[split])
+                for text in entry.texts
             ]
-            for name, entries in found.items()
+            for split in ("train", "validation")
         }
 
-    def prompt_for(self, source: str, place: str) -> str:
+    def prompt_text(self, source: str, location: str) -> str:
         """Return a source as the model reads it; triples are written that way already."""
         return source
 
     def read_prompts(self) -> dict[str, list[Prompt]]:
-        """Return each distinct source of the test file with all of its texts."""
-        grouped: dict[str, Prompt] = {}
+        """Return each distinct source of the test file with all its texts."""
+        prompts: dict[str, Prompt] = {}
         for entry in self.entries(self._folder() / self.files["test"]):
-            known = grouped.get(entry.source, Prompt(entry.prompt, entry.source, (), entry.place))
-            grouped[entry.source] = Prompt(
-                known.prompt, known.source, (*known.references, *entry.texts), known.place
+            prompt = prompts.setdefault(
+                entry.source, Prompt(entry.prompt, entry.source, (), entry.location)
             )
-        return {"test": list(grouped.values())}
+            references = (*prompt.references, *entry.texts)
+            prompts[entry.source] = replace(prompt, references=references)
+        return {"test": list(prompts.values())}
 
-    def score_texts(self, texts: Mapping[str, Sequence[str]]) -> TextScores:
-        """Return BLEU, NIST, METEOR, ROUGE_L and CIDEr, see `rlora.metrics.nlg`."""
-        scores = nlg.score(texts["test"], [prompt.references for prompt in self.asked["test"]])
-        missing = {f"test/{name}": why for name, why in scores.missing.items()}
+    def score(self, texts: Mapping[str, Sequence[str]]) -> TextScores:
+        """Return BLEU, NIST, METEOR, ROUGE_L and CIDEr; see `rlora.metrics.nlg`."""
+        references = [prompt.references for prompt in self.test_prompts["test"]]
+        scores = nlg.score(texts["test"], references)
+        missing = {f"test/{name}": reason for name, reason in scores.missing.items()}
         return TextScores({f"test/{name}": value for name, value in scores.values.items()}, missing)
 
-    def write_texts(self, directory: Path, split: str, texts: Sequence[str]) -> list[Path]:
-        """Write ``<split>.tsv`` (MR, output) and ``<split>-references.txt``, which the official scorer takes."""
-        asked = self.asked[split]
-        outputs = write_outputs(directory / f"{split}.tsv", [p.source for p in asked], texts)
-        return [
-            outputs,
-            write_references(directory / f"{split}-references.txt", [p.references for p in asked]),
-        ]
+    def write(self, texts: Mapping[str, Sequence[str]], directory: Path) -> list[Path]:
+        """Write `<split>.tsv` (MR, output) and `<split>-references.txt` for the official scorer."""
+        files = []
+        for split, outputs in texts.items():
+            prompts = self.test_prompts[split]
+            sources = [prompt.source for prompt in prompts]
+            references = [prompt.references for prompt in prompts]
+            files.append(write_outputs(directory / f"{split}.tsv", sources, outputs))
+            files.append(write_references(directory / f"{split}-references.txt", references))
+        return files
 
     def source(self) -> dict[str, str]:
-        """Return the folder."""
+        """Return the folder of the files."""
         return {"source": "directory", "location": str(self._folder())}
 
     def _folder(self) -> Path:
@@ -114,40 +119,41 @@ class DataToText(GenerationTask):
 
 
 class E2E(DataToText):
-    """E2E NLG: restaurants; official CSV files with the columns mr and ref."""
+    """E2E NLG: restaurants; official CSV files with the columns `mr` and `ref`."""
 
     def entries(self, file: Path) -> list[Entry]:
-        """One entry a row."""
-        found = []
+        """Return one entry per row."""
+        entries = []
         with file.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream)
             header = [name.lower() for name in next(reader, [])]
             if header != ["mr", "ref"]:
-                raise ValueError(f"{file}, line 1: the columns are {header}, not mr and ref")
+                raise ValueError(f"{file}, line 1: the columns are {header}, expected mr and ref")
             for row in reader:
-                place = f"{file}, line {reader.line_num}"
+                location = f"{file}, line {reader.line_num}"
                 if len(row) != 2:
-                    raise ValueError(f"{place}: {len(row)} columns, not mr and ref")
-                found.append(
-                    Entry(row[0], linearized(row[0], place), (_said(row[1], place),), place)
-                )
-        return found
+                    raise ValueError(f"{location}: {len(row)} columns, expected mr and ref")
+                source, text = row
+                texts = (_clean_text(text, location),)
+                entries.append(Entry(source, linearize(source, location), texts, location))
+        return entries
 
-    def prompt_for(self, source: str, place: str) -> str:
-        """Linearize a meaning representation."""
-        return linearized(source, place)
+    def prompt_text(self, source: str, location: str) -> str:
+        """Return the linearized meaning representation."""
+        return linearize(source, location)
 
 
-def linearized(mr: str, place: str) -> str:
+def linearize(meaning: str, location: str) -> str:
     """Return a meaning representation as "name : The Vaults | Type : pub | price : cheap".
 
     Raises:
-        ValueError: it has no slots, or something stands between them.
+        ValueError: It has no slots, or other text between them.
     """
-    slots = _SLOT.findall(mr)
-    if not slots or _SLOT.sub("", mr).replace(",", "").strip():
+    slots = _SLOT.findall(meaning)
+    if not slots or _SLOT.sub("", meaning).replace(",", "").strip():
         raise ValueError(
-            f"{place}: the meaning representation {mr!r} is not a list of slots such as name[The Vaults]"
+            f"{location}: the meaning representation {meaning!r} is not a list of slots such as "
+            "name[The Vaults]"
         )
     return " | ".join(
         f"{_E2E_NAMES.get(name.strip(), name.strip())} : {value}" for name, value in slots
@@ -155,71 +161,72 @@ def linearized(mr: str, place: str) -> str:
 
 
 class DART(DataToText):
-    """DART: triples; official JSON files, a list of objects with ``tripleset`` and ``annotations``."""
+    """DART: triples; official JSON files, a list of objects with `tripleset` and `annotations`."""
 
     def entries(self, file: Path) -> list[Entry]:
-        """One entry an object."""
-        found = []
-        for number, item in enumerate(_json(file, list), start=1):
-            place = f"{file}, entry {number}"
-            triples = [(s, p.lower(), o) for s, p, o in _field(item, "tripleset", place)]
+        """Return one entry per object."""
+        entries = []
+        for number, item in enumerate(_read_json(file, list), start=1):
+            location = f"{file}, entry {number}"
+            triples = [(s, p.lower(), o) for s, p, o in _field(item, "tripleset", location)]
             texts = tuple(
-                _said(_field(a, "text", place), place) for a in _field(item, "annotations", place)
+                _clean_text(_field(annotation, "text", location), location)
+                for annotation in _field(item, "annotations", location)
             )
-            found.append(_of_triples(triples, texts, place))
-        return found
+            entries.append(_triple_entry(triples, texts, location))
+        return entries
 
 
 class WebNLG(DataToText):
-    """WebNLG 2017: triples; official JSON files with ``entries``, of which the texts commented "good" count."""
+    """WebNLG 2017: triples; official JSON files with `entries`, of which texts commented "good" count."""
 
     def entries(self, file: Path) -> list[Entry]:
-        """One entry an entry."""
-        found = []
-        for number, outer in enumerate(_field(_json(file, dict), "entries", str(file)), start=1):
-            place = f"{file}, entry {number}"
-            item: Any = next(iter(outer.values()), {})
+        """Return one entry per entry of the file that has a good text."""
+        entries = []
+        items = _field(_read_json(file, dict), "entries", str(file))
+        for number, numbered in enumerate(items, start=1):
+            location = f"{file}, entry {number}"
+            item: Any = next(iter(numbered.values()), {})
             triples = [
                 (triple["subject"], triple["property"], triple["object"])
-                for triple in _field(item, "modifiedtripleset", place)
+                for triple in _field(item, "modifiedtripleset", location)
             ]
-            spoken = [
-                one
-                for one in _field(item, "lexicalisations", place)
-                if one.get("comment") == "good"
-            ]
-            found.append(
-                _of_triples(triples, tuple(_said(one["lex"], place) for one in spoken), place)
+            texts = tuple(
+                _clean_text(text["lex"], location)
+                for text in _field(item, "lexicalisations", location)
+                if text.get("comment") == "good"
             )
-        return [entry for entry in found if entry.texts]
+            entries.append(_triple_entry(triples, texts, location))
+        return [entry for entry in entries if entry.texts]
 
 
-def _of_triples(
-    triples: Sequence[tuple[str, str, str]], texts: tuple[str, ...], place: str
+def _triple_entry(
+    triples: Sequence[tuple[str, str, str]], texts: tuple[str, ...], location: str
 ) -> Entry:
     if not triples:
-        raise ValueError(f"{place}: it has no triples")
-    prompt = " | ".join(f"{subject} : {relation} : {thing}" for subject, relation, thing in triples)
-    return Entry(prompt, prompt, texts, place)
+        raise ValueError(f"{location}: it has no triples")
+    prompt = " | ".join(f"{subject} : {relation} : {value}" for subject, relation, value in triples)
+    return Entry(prompt, prompt, texts, location)
 
 
-def _said(text: str, place: str) -> str:
+def _clean_text(text: str, location: str) -> str:
+    """Return the text with single blanks."""
     if not text.strip():
-        raise ValueError(f"{place}: its text is empty")
+        raise ValueError(f"{location}: its text is empty")
     return " ".join(text.split())
 
 
-def _json(file: Path, kind: type) -> Any:
+def _read_json(file: Path, expected: type) -> Any:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(found, kind):
-        raise ValueError(f"{file} holds a {type(found).__name__}, not a {kind.__name__}")
-    return found
+    if not isinstance(content, expected):
+        raise ValueError(f"{file} holds a {type(content).__name__}, not a {expected.__name__}")
+    return content
 
 
-def _field(item: Any, name: str, place: str) -> Any:
+def _field(item: Any, name: str, location: str) -> Any:
     if not isinstance(item, dict) or name not in item:
-        raise ValueError(f"{place}: it has no {name!r}")
+        raise ValueError(f"{location}: it has no {name!r}")
     return item[name]

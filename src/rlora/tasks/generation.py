@@ -1,168 +1,141 @@
-"""Tasks whose test is what a model writes after prompts."""
+"""Language modeling tasks whose test scores come from generated texts."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from rlora.data.examples import Examples, fingerprint
-from rlora.data.packing import Layout
-from rlora.tasks.base import Decoding, Pen, Writer
+from rlora.data.packing import end_token
+from rlora.data.split_plan import SplitResult
+from rlora.tasks.base import GenerationConfig, GenerationTask
 from rlora.tasks.language_modeling import LanguageModeling
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a text is to be written for.
+    """A prompt of a test file, with what its text is compared with.
 
     Attributes:
-        prompt: What the model reads.
-        source: What it stands for in files of outputs: a meaning representation, a question.
-        references: What the text is compared with.
-        place: File and line, for messages.
+        text: Text that the model reads.
+        source: Its input as the files write it: a meaning representation or a question.
+        references: Reference texts.
+        location: File and line, for messages.
     """
 
-    prompt: str
+    text: str
     source: str
     references: tuple[str, ...]
-    place: str
-
-
-@dataclass(frozen=True)
-class TokenPen(Pen):
-    """A task's way of writing, with a tokenizer.
-
-    Attributes:
-        decoding: How texts are generated.
-        tokenizer: The backbone's.
-        layout: What stands around prompt and text.
-    """
-
-    decoding: Decoding
-    tokenizer: Any
-    layout: Layout
-
-    @property
-    def settings(self) -> Decoding:
-        """How texts are generated."""
-        return self.decoding
-
-    @property
-    def end_token(self) -> int:
-        """The token that ends a text."""
-        return self.layout.end
-
-    def before(self, prompt: str) -> list[int]:
-        """Return the tokens before a text."""
-        return self.layout.before(
-            self.tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
-        )
-
-    def text_of(self, tokens: Sequence[int]) -> str:
-        """Return what tokens say, up to the end token, without white space around."""
-        kept = list(tokens)
-        kept = kept[: kept.index(self.end_token)] if self.end_token in kept else kept
-        text: str = self.tokenizer.decode(kept, skip_special_tokens=True)
-        return text.strip()
+    location: str
 
 
 @dataclass(kw_only=True, eq=False)
-class GenerationTask(LanguageModeling, Writer):
-    """Language modeling after prompts, tested by texts that are generated after other prompts.
+class PromptedGeneration(LanguageModeling, GenerationTask):
+    """Language modeling after prompts, tested by texts that the model generates after other prompts.
 
     Attributes:
-        decoding: How texts are generated, see `Decoding`.
+        decoding: Settings of the generation, see `GenerationConfig`.
+        test_prompts: Prompts of the test files by split; available after `setup`.
     """
 
-    decoding: Mapping[str, Any] | Decoding
+    decoding: Mapping[str, Any] | GenerationConfig
     fields = ("input",)
-    _asked: dict[str, list[Prompt]] = field(default_factory=dict, init=False, repr=False)
+    test_prompts: dict[str, list[Prompt]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.decoding, Decoding):
-            self.decoding = Decoding(**self.decoding)
+        if not isinstance(self.decoding, GenerationConfig):
+            self.decoding = GenerationConfig(**self.decoding)
+
+    # Hooks of a task family.
 
     @abstractmethod
     def read_prompts(self) -> dict[str, list[Prompt]]:
-        """Return what is to be written, by splits whose names start with ``test``.
+        """Return the prompts of the test files by split; names start with `test`.
 
         Raises:
-            ValueError: the data is missing, or a row is malformed; told by file and line.
+            ValueError: The data is missing or a row is malformed; the message names file and line.
         """
 
-    def setup(self, processor: Any, *, seed: int, cache_dir: Path) -> None:
-        """Read, split and tokenize; see the protocol.
+    @abstractmethod
+    def prompt_text(self, source: str, location: str) -> str:
+        """Return the prompt of an input that is in no file, written like `Prompt.source`.
 
         Raises:
-            ValueError: the data is missing or malformed, or a prompt is too long.
+            ValueError: The input is malformed; the message starts with the location.
         """
-        before = self._ready
-        super().setup(processor, seed=seed, cache_dir=cache_dir)
-        if self._ready is not before:
-            self._asked = self.read_prompts()
-            self._check_context()
+
+    # The protocol.
 
     @property
-    def asked(self) -> dict[str, list[Prompt]]:
-        """What is to be written, by split, known after ``setup``."""
-        return self._asked
+    def generation(self) -> GenerationConfig:
+        """Settings of the generation, with the end token."""
+        assert isinstance(self.decoding, GenerationConfig)
+        if self.decoding.end_token is not None:
+            return self.decoding
+        return replace(self.decoding, end_token=end_token(self.processor))
+
+    def prompts(self, sources: Sequence[str] | None = None) -> dict[str, list[list[int]]]:
+        """Return the token ids of the prompts, by split; see `GenerationTask.prompts`."""
+        if sources is not None:
+            rows = enumerate(sources, start=1)
+            return {"input": self._encode([self.prompt_text(row, f"row {n}") for n, row in rows])}
+        return {
+            split: self._encode([prompt.text for prompt in prompts])
+            for split, prompts in self.test_prompts.items()
+        }
+
+    def decode_text(self, ids: Sequence[int]) -> str:
+        """Return the text of generated ids, up to the end token and without outer white space."""
+        kept, end = list(ids), self.generation.end_token
+        if end in kept:
+            kept = kept[: kept.index(end)]
+        text: str = self.processor.decode(kept, skip_special_tokens=True)
+        return text.strip()
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the prompts, texts and references of all splits."""
-        asked = {
-            k: Examples([(p.prompt, *p.references) for p in found])
-            for k, found in self.asked.items()
+        prompts = {
+            split: Examples([(prompt.text, *prompt.references) for prompt in prompts])
+            for split, prompts in self.test_prompts.items()
         }
-        return fingerprint({**asked, "learned": Examples([(self.ready.fingerprint,)])})
-
-    @property
-    def settings(self) -> Decoding:
-        """How texts are generated."""
-        assert isinstance(self.decoding, Decoding)
-        return self.decoding
-
-    @abstractmethod
-    def prompt_for(self, source: str, place: str) -> str:
-        """Return the prompt of something that is in no file, written as in `Prompt.source`.
-
-        Raises:
-            ValueError: it is malformed; begins with `place`.
-        """
-
-    def pen(self, tokenizer: Any) -> "TokenPen":
-        """How this task writes with a tokenizer; no data of it is needed."""
-        return TokenPen(self.settings, tokenizer, Layout.of(tokenizer, parted=self.parted))
-
-    @property
-    def end_token(self) -> int:
-        """The token that ends a text."""
-        return self.ready.layout.end
-
-    def prompts(self) -> dict[str, list[list[int]]]:
-        """Return the tokens before each text, by split."""
-        pen = self.pen(self.ready.tokenizer)
-        return {name: [pen.before(p.prompt) for p in found] for name, found in self.asked.items()}
-
-    def text_of(self, tokens: Sequence[int]) -> str:
-        """Return what generated tokens say, up to the end token, without white space around."""
-        return self.pen(self.ready.tokenizer).text_of(tokens)
+        return fingerprint({**prompts, "learned": Examples([(self.prepared.fingerprint,)])})
 
     def describe(self) -> dict[str, Any]:
         """Return sizes, conventions and sources for the run record."""
         facts = super().describe()
-        facts["rows"] |= {name: len(found) for name, found in self.asked.items()}
-        return {**facts, "decoding": vars(self.settings)}
+        facts["rows"] |= {split: len(prompts) for split, prompts in self.test_prompts.items()}
+        return {**facts, "decoding": asdict(self.generation)}
+
+    def read_splits(self, processor: Any) -> SplitResult:
+        """Read the splits and the prompts of the test files.
+
+        Raises:
+            ValueError: The data is missing or malformed, or a prompt is too long.
+        """
+        result = super().read_splits(processor)
+        self.processor = processor
+        self.test_prompts = self.read_prompts()
+        self._check_context()
+        return result
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids that precede each generated text."""
+        tokenizer, form = self.processor, self._format(self.processor)
+        return [
+            form.before_text(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+            for text in texts
+        ]
 
     def _check_context(self) -> None:
-        """Refuse prompts after which the model's context has no room for a text."""
-        new, most = self.settings.max_new_tokens, self.ready.tokenizer.model_max_length
-        for name, prompts in self.prompts().items():
-            for tokens, asked in zip(prompts, self.asked[name], strict=True):
-                if len(tokens) + new > most:
+        """Raise where the model's context has no room for a text after its prompt."""
+        new, limit = self.generation.max_new_tokens, self.processor.model_max_length
+        for split, encoded in self.prompts().items():
+            for prompt, ids in zip(self.test_prompts[split], encoded, strict=True):
+                if len(ids) + new > limit:
                     raise ValueError(
-                        f"{asked.place}: its prompt has {len(tokens)} tokens, which with task.decoding.max_new_tokens="
-                        f"{new} is more than the {most} of the model; lower the latter."
+                        f"{prompt.location}: its prompt has {len(ids)} tokens, which with "
+                        f"task.decoding.max_new_tokens={new} is more than the {limit} of the "
+                        "model; lower task.decoding.max_new_tokens."
                     )

@@ -1,6 +1,7 @@
-"""The GLUE benchmark: nine tasks, each one a YAML file that says how its files are laid out.
+"""The GLUE benchmark: nine tasks, each one YAML file that describes its files.
 
-Source: Wang et al., "GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Language Understanding", ICLR 2019.
+Source: Wang et al., "GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Language
+Understanding", ICLR 2019.
 """
 
 import logging
@@ -20,24 +21,25 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True, eq=False)
 class GLUE(TextClassification):
-    """A GLUE task read from the official files or from the hub.
+    """A GLUE task, read from the official files or from the Hugging Face hub.
 
-    The data is looked for under ``path`` (the GLUE root or the task's own folder), then under
-    ``$RLORA_DATA/glue/<folder>``, then on the Hugging Face hub.
+    The search order is `path` (the GLUE root or the task's own folder), then
+    `$RLORA_DATA/glue/<folder>`, then the hub.
 
     Attributes:
         folder: Name of the task's folder in the official release.
         subset: Name of its subset on the hub.
         text: Columns of the text fields in the files, by header name or by position from 0.
-        label: Column of the label, likewise.
+        label: Column of the label, by header name or by position from 0.
         header: Whether the labeled files have a header.
-        hub_text: Columns of the text fields on the hub; None if they are called as in the files.
-        train: ``file`` and ``hub`` split of the training set.
-        dev: The same of each labeled development set, by the name of its test loader.
-        unlabeled: The same of each unlabeled test set, and its ``submission`` file, by the name of its loader.
-        unlabeled_text: Columns of the text fields in the unlabeled files; None if as in the labeled ones.
-        groups: Those of the text columns that keep rows together when validation is split from train.
-        incomplete_rows: ``error`` or ``skip``.
+        hub_text: Columns of the text fields on the hub; None: the names in the files.
+        train: `file` and `hub` split of the training set.
+        dev: `file` and `hub` split of each labeled development set, by the name of its test loader.
+        unlabeled: `file`, `hub` split and `submission` file of each unlabeled test set, by the name
+            of its loader.
+        unlabeled_text: Columns of the text fields in the unlabeled files; None: as in the labeled ones.
+        groups: Text columns that group rows when validation is split from train; None: all of them.
+        incomplete_rows: `error` or `skip`.
 
     Raises:
         ValueError: A setting contradicts another.
@@ -57,18 +59,19 @@ class GLUE(TextClassification):
     incomplete_rows: str = "error"
 
     def __post_init__(self) -> None:
-        if stray := [column for column in self.groups or () if column not in self.text]:
+        if unknown := [column for column in self.groups or () if column not in self.text]:
             raise ValueError(
-                f"task.groups names {stray}, which are not in task.text={list(self.text)}."
+                f"task.groups names {unknown}, which are not in task.text={list(self.text)}."
             )
         super().__post_init__()
         if (self.labels is None) == (self.score_range is None):
             raise ValueError(
-                f"{self.name} needs either task.labels or task.score_range, and not both."
+                f"{self.name} needs either task.labels or task.score_range; set one of them."
             )
         if self.incomplete_rows not in ("error", "skip"):
             raise ValueError(
-                f"task.incomplete_rows={self.incomplete_rows} is unknown; set task.incomplete_rows to error or skip."
+                f"task.incomplete_rows={self.incomplete_rows} is unknown; "
+                "set task.incomplete_rows to error or skip."
             )
         if "test" not in self.dev:
             raise ValueError(
@@ -77,16 +80,14 @@ class GLUE(TextClassification):
 
     @property
     def fields(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The text columns by their names, which files without a header take from the hub."""
+        """Names of the text columns; files without a header take them from the hub."""
         return tuple(map(str, self.text if self.header else self.hub_text or self.text))
 
     def group_fields(self) -> Sequence[int] | None:
-        """Return the positions of ``groups`` among the text fields."""
-        return (
-            None
-            if self.groups is None
-            else [list(self.text).index(column) for column in self.groups]
-        )
+        """Return the positions of `groups` among the text fields."""
+        if self.groups is None:
+            return None
+        return [list(self.text).index(column) for column in self.groups]
 
     def file_name(self, loader_name: str) -> str:
         """Return the submission's file name for an unlabeled test set."""
@@ -100,33 +101,28 @@ class GLUE(TextClassification):
         return {"source": "directory", "location": str(directory)}
 
     def read(self) -> dict[str, Examples]:
-        """Return the official training set as ``train`` and the development sets under their test names."""
+        """Return the official training set as `train` and the development sets under their test names."""
         directory = self._directory()
-        parts = {"train": self.train, **self.dev}
-        return {
-            name: self._read_part(directory, part, labeled=True) for name, part in parts.items()
-        }
+        sets = {"train": self.train, **self.dev}
+        return {name: self._read_set(directory, one, labeled=True) for name, one in sets.items()}
 
     def read_unlabeled(self) -> dict[str, Examples]:
-        """Return the unlabeled test sets; of a directory those whose file is there."""
+        """Return the unlabeled test sets; in a directory, those whose file exists."""
         directory = self._directory()
-        found = {
-            name: part
-            for name, part in self.unlabeled.items()
-            if directory is None or (directory / part["file"]).is_file()
-        }
         return {
-            name: self._read_part(directory, part, labeled=False) for name, part in found.items()
+            name: self._read_set(directory, one, labeled=False)
+            for name, one in self.unlabeled.items()
+            if directory is None or (directory / one["file"]).is_file()
         }
 
-    def _read_part(
-        self, directory: Path | None, part: Mapping[str, str], *, labeled: bool
+    def _read_set(
+        self, directory: Path | None, files: Mapping[str, str], *, labeled: bool
     ) -> Examples:
         if directory is None:
             columns = [str(column) for column in self.hub_text or self.text]
             return read_hub(
                 self.subset,
-                part["hub"],
+                files["hub"],
                 text=columns,
                 labeled=labeled,
                 incomplete_rows=self.incomplete_rows,
@@ -137,7 +133,7 @@ class GLUE(TextClassification):
             low, high = self.score_range or (0.0, 0.0)
             parse_label = score_label(low, high)
         return read_tsv(
-            directory / part["file"],
+            directory / files["file"],
             text=self.text if labeled else self.unlabeled_text or self.text,
             label=self.label if labeled else None,
             # The unlabeled files have a header even where, as in CoLA, the labeled ones have none.
@@ -147,19 +143,19 @@ class GLUE(TextClassification):
         )
 
     def _missing(self, directory: Path) -> str | None:
-        """Return the first needed file that ``directory`` lacks."""
-        needed = [self.train["file"], *(part["file"] for part in self.dev.values())]
-        return next((name for name in needed if not (directory / name).is_file()), None)
+        """Return the first labeled file that the directory lacks."""
+        files = [self.train["file"], *(one["file"] for one in self.dev.values())]
+        return next((name for name in files if not (directory / name).is_file()), None)
 
     def _directory(self) -> Path | None:
-        """Return the folder that holds the files, or None for the hub."""
+        """Return the folder of the files, or None for the hub."""
         if self.path is not None:
             root = Path(self.path).expanduser()
             directory = root / self.folder if (root / self.folder).is_dir() else root
             if missing := self._missing(directory):
                 raise ValueError(
-                    f"task.path={self.path} has no {directory / missing}; give the GLUE root that holds "
-                    f"{self.folder}/, or that folder itself, with all its files."
+                    f"task.path={self.path} has no {directory / missing}; set task.path to the "
+                    f"GLUE root with the folder {self.folder}, or to that folder."
                 )
             return directory
         if root_name := os.environ.get(DATA_VARIABLE):
@@ -167,5 +163,5 @@ class GLUE(TextClassification):
             missing = self._missing(directory)
             if missing is None:
                 return directory
-            log.info("There is no %s; %s is taken from the hub.", directory / missing, self.name)
+            log.info("%s does not exist; reading %s from the hub.", directory / missing, self.name)
         return None

@@ -1,7 +1,8 @@
-"""The polarity of a word: the VADER sentiment lexicon, which travels as a Python package.
+"""The polarity of a word: the VADER sentiment lexicon, which a Python package contains.
 
-Source: Hutto and Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text",
-ICWSM 2014; the file vader_lexicon.txt of the package vaderSentiment: word, mean, deviation and the ten ratings.
+Source: Hutto and Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social
+Media Text", ICWSM 2014. The file is vader_lexicon.txt of the package vaderSentiment; its columns
+are word, mean, standard deviation and the ten ratings.
 """
 
 import importlib.metadata
@@ -17,21 +18,22 @@ from rlora.tasks.text_classification import TextClassification
 
 PACKAGE = "vaderSentiment"
 FILE = "vader_lexicon.txt"
-SHORTEST_WORD = 3  # letters; below stand mostly emoticons such as "xd"
+SHORTEST_WORD = 3  # letters; most shorter entries are emoticons such as "xd"
 
 
 def lexicon_file(path: str | Path | None = None) -> Path:
-    """Return the lexicon's file: ``path``, a folder that holds it, or the installed package's own.
+    """Return the lexicon's file: at `path`, in the folder `path`, or in the installed package.
 
     Raises:
         ValueError: There is no such file.
     """
     if path is None:
-        # Found without importing the package, which would load its sentiment analyzer.
+        # Importing the package would load its sentiment analyzer.
         spec = importlib.util.find_spec(PACKAGE)
         if spec is None or spec.origin is None:
             raise ValueError(
-                f"The package {PACKAGE} is not installed; run `pip install {PACKAGE}` or set task.path."
+                f"The package {PACKAGE} is not installed; run `pip install {PACKAGE}` or set "
+                "task.path."
             )
         file = Path(spec.origin).parent / FILE
     else:
@@ -39,7 +41,7 @@ def lexicon_file(path: str | Path | None = None) -> Path:
         file = file / FILE if file.is_dir() else file
     if not file.is_file():
         raise ValueError(
-            f"The lexicon {file} does not exist; set task.path to {FILE} or to a folder that holds it."
+            f"The lexicon {file} does not exist; set task.path to {FILE} or to its folder."
         )
     return file
 
@@ -51,43 +53,47 @@ def _ratings(line: str, file: Path, number: int) -> tuple[str, list[float]]:
         return cells[0], [float(rating) for rating in ratings]
     except (IndexError, TypeError, ValueError):
         raise ValueError(
-            f"{file}, line {number}: {len(cells)} columns, expected word, mean, deviation and a list of ratings."
+            f"{file}, line {number}: {len(cells)} columns, expected word, mean, deviation and a "
+            "list of ratings."
         ) from None
 
 
 def read_lexicon(file: Path) -> Examples:
     """Read the words with a polarity, label 1 for positive, in file order.
 
-    Kept are entries of letters only with at least three; spellings that differ by case only count once, their raters
-    together. A word whose ratings sum to zero has no polarity and is left out.
+    A word has at least three letters and nothing but letters. Spellings that differ only in case
+    count once, with the ratings of all. A word whose ratings sum to zero has no polarity and is
+    skipped.
 
     Raises:
-        ValueError: A line is malformed, or no word is left.
+        ValueError: A line is malformed, or no word remains.
     """
     ratings: dict[str, list[float]] = {}
     with file.open(encoding="utf-8", errors="replace", newline="\n") as lines:
         for number, line in enumerate(lines, start=1):
-            word, given = _ratings(line, file, number)
+            word, values = _ratings(line, file, number)
             if word.isalpha() and len(word) >= SHORTEST_WORD:
-                ratings.setdefault(word.lower(), []).extend(given)
-    # The sum has the sign of the mean; of whole ratings it is exact.
-    polar = [(word, sum(given)) for word, given in ratings.items() if sum(given) != 0]
+                ratings.setdefault(word.lower(), []).extend(values)
+    # The sum has the sign of the mean and, for integer ratings, no rounding error.
+    polar = [(word, sum(values)) for word, values in ratings.items() if sum(values) != 0]
     if not polar:
         raise ValueError(
-            f"{file} holds no word with a polarity; set task.path to {FILE} of {PACKAGE}."
+            f"{file} has no word with a polarity; set task.path to {FILE} of {PACKAGE}."
         )
     return Examples([(word,) for word, _ in polar], [int(total > 0) for _, total in polar])
 
 
 @dataclass(kw_only=True, eq=False)
 class Lexicon(TextClassification):
-    """Is a word positive or negative? A seeded split gives train, and halves of the rest validation and test.
+    """Classification of words as positive or negative, by their ratings.
+
+    A seeded split selects the training words; validation and test are halves of the others.
 
     Attributes:
-        train_size: Words in train.
+        train_size: Number of training words.
 
     Raises:
-        ValueError: A setting of official development sets is used, or ``train_size`` leaves nothing for the others.
+        ValueError: A setting of official development sets is used, or `train_size` is too small.
     """
 
     labels: Sequence[str] | None = ("negative", "positive")
@@ -96,17 +102,17 @@ class Lexicon(TextClassification):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.train_size < 1:
-            raise ValueError(f"task.train_size={self.train_size} must be at least 1.")
+            raise ValueError(f"task.train_size={self.train_size} is invalid: expected at least 1.")
         defaults = {"validation": "train", "validation_fraction": 0.05, "validation_max": 2000}
         for key, default in defaults.items():
             if getattr(self, key) != default:
                 raise ValueError(
-                    f"task.{key}={getattr(self, key)} has no effect on {self.name}, which has no official development "
-                    f"set; remove task.{key} and use task.train_size."
+                    f"task.{key}={getattr(self, key)} has no effect on {self.name}, which has no "
+                    f"official development set; remove task.{key} and use task.train_size."
                 )
 
     def source(self) -> dict[str, str]:
-        """Return the package with its version, or the file given by ``path``."""
+        """Return the package with its version, or the file at `path`."""
         if self.path is None:
             return {
                 "source": "package",
@@ -115,16 +121,16 @@ class Lexicon(TextClassification):
         return {"source": "directory", "location": str(lexicon_file(self.path))}
 
     def read(self) -> dict[str, Examples]:
-        """Return ``train``, ``validation`` and ``test``, which depend on ``split_seed`` and ``train_size`` only.
+        """Return `train`, `validation` and `test`, which depend on `split_seed` and `train_size` only.
 
         Raises:
-            ValueError: ``train_size`` leaves fewer than two words for validation and test.
+            ValueError: `train_size` leaves fewer than two words for validation and test.
         """
         words = read_lexicon(lexicon_file(self.path))
         if self.train_size > len(words) - 2:
             raise ValueError(
-                f"task.train_size={self.train_size} of {len(words)} words leaves too few for validation and test; "
-                f"set task.train_size to at most {len(words) - 2}."
+                f"task.train_size={self.train_size} of {len(words)} words leaves too few for "
+                f"validation and test; set task.train_size to at most {len(words) - 2}."
             )
         order = generator(self.split_seed).permutation(len(words))
         middle = self.train_size + (len(words) - self.train_size) // 2

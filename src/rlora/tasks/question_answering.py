@@ -1,30 +1,32 @@
-"""Questions answered in words, of which the answer is picked out: math and commonsense reasoning.
+"""Questions with free-text answers, from which the final answer is extracted: math and commonsense.
 
-Protocol: AGI-Edgerunners/LLM-Adapters@8166572 (Hu et al., EMNLP 2023), finetune.py and evaluate.py. Prompts: files in
-`rlora/tasks/prompts`: "alpaca" is that of tatsu-lab/stanford_alpaca, "llm_adapters" the same with the white space of
-that repository's finetune.py, lines 323-343.
+Protocol: AGI-Edgerunners/LLM-Adapters@8166572 (Hu et al., EMNLP 2023), finetune.py and evaluate.py.
+Prompts: files in `rlora/tasks/prompts`. "alpaca" is the one of tatsu-lab/stanford_alpaca;
+"llm_adapters" has the white space of that repository's finetune.py, lines 323-343.
 """
 
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rlora.data.locations import data_folder
+from rlora.data.split_plan import SplitResult
 from rlora.data.splits import normalize
 from rlora.io.atomic import write_atomically
 from rlora.metrics import answers
 from rlora.tasks.base import TextScores
-from rlora.tasks.generation import GenerationTask, Prompt
+from rlora.tasks.generation import Prompt, PromptedGeneration
 from rlora.tasks.language_modeling import Pair
 
 log = logging.getLogger(__name__)
 
 PROMPTS = Path(__file__).parent / "prompts"
-_CALCULATION = re.compile(r"<<[^>]*>>")  # GSM8K's notes for a calculator
+_CALCULATION = re.compile(r"<<[^>]*>>")  # GSM8K's calculator annotations
 
 
 @dataclass(frozen=True)
@@ -33,29 +35,32 @@ class Question:
 
     Attributes:
         instruction: The question.
-        input: What it refers to, or "".
-        output: How it is answered in words.
-        answer: The answer itself.
-        place: File and row.
+        input: Text that the question refers to, or "".
+        output: The answer in full, with its reasoning.
+        answer: The final answer.
+        location: File and row.
     """
 
     instruction: str
     input: str
     output: str
     answer: str
-    place: str
+    location: str
 
 
 @dataclass(kw_only=True, eq=False)
-class Questions(GenerationTask):
-    """Instruction tuning on questions, scored by the accuracy of the answers.
+class QuestionAnswering(PromptedGeneration):
+    """Instruction tuning on questions, scored by the accuracy of the final answers.
 
     Attributes:
-        train: Training files: GSM8K's JSON lines, or JSON lists of instruction, input, output and answer.
-        tests: Test sets by name: ``file`` and ``answer``, which is "number", "letter" or a list of choices.
+        train: Training files: GSM8K's JSON lines, or JSON lists of instruction, input, output, answer.
+        tests: Test sets by name: `file`, and `answer`: "number", "letter" or a list of choices.
         template: Name of a prompt in `rlora/tasks/prompts`.
-        folder: Name of the files' folder below ``$RLORA_DATA``.
-        origin: Where they come from, for messages.
+        folder: Name of the files' folder below `$RLORA_DATA`.
+        origin: Where to download the files, for messages.
+
+    Raises:
+        ValueError: A setting is unknown.
     """
 
     train: Sequence[str]
@@ -68,88 +73,97 @@ class Questions(GenerationTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        known = sorted(
-            file.stem for file in PROMPTS.glob("*.txt") if not file.stem.endswith("_input")
-        )
-        if self.template not in known:
+        stems = sorted(file.stem for file in PROMPTS.glob("*.txt"))
+        templates = [stem for stem in stems if not stem.endswith("_input")]
+        if self.template not in templates:
             raise ValueError(
-                f"task.template={self.template} is unknown; set task.template to one of {known}."
+                f"task.template={self.template} is unknown; set task.template to one of {templates}."
             )
         for name, test in self.tests.items():
             if not isinstance(test["answer"], list) and test["answer"] not in ("number", "letter"):
                 raise ValueError(
-                    f"task.tests.{name}.answer={test['answer']} is unknown; set it to number, letter or a list."
+                    f"task.tests.{name}.answer={test['answer']} is unknown; set it to number, "
+                    "letter or a list of choices."
                 )
 
     def read(self) -> dict[str, list[Pair]]:
-        """Return every training question with its answer in words."""
-        found = [
-            question for name in self.train for question in read_questions(self._folder() / name)
-        ]
-        if unanswered := [question.place for question in found if not question.output.strip()]:
-            raise ValueError(f"{unanswered[0]}: its output is empty ({len(unanswered)} such rows)")
-        return {"train": [Pair(self._prompt(q), q.output.strip(), q.place) for q in found]}
+        """Return every training question with its full answer."""
+        folder = self._folder()
+        questions = [question for name in self.train for question in read_questions(folder / name)]
+        if empty := [question.location for question in questions if not question.output.strip()]:
+            raise ValueError(f"{empty[0]}: its output is empty ({len(empty)} such rows)")
+        return {"train": [Pair(self._prompt(q), q.output.strip(), q.location) for q in questions]}
 
     def read_prompts(self) -> dict[str, list[Prompt]]:
         """Return the questions of every test set."""
         return {
             self._split(name): [
-                Prompt(self._prompt(q), q.instruction, (q.answer,), q.place)
+                Prompt(self._prompt(q), q.instruction, (q.answer,), q.location)
                 for q in read_questions(self._folder() / test["file"])
             ]
             for name, test in self.tests.items()
         }
 
-    def prompt_for(self, source: str, place: str) -> str:
+    def prompt_text(self, source: str, location: str) -> str:
         """Return a question in its prompt."""
-        return self._prompt(Question(source, "", "", "", place))
+        return self._prompt(Question(source, "", "", "", location))
 
-    def setup(self, processor: Any, *, seed: int, cache_dir: Path) -> None:
-        """Read, split and tokenize; tell of test questions that are trained on, case and white space apart."""
-        super().setup(processor, seed=seed, cache_dir=cache_dir)
-        trained = {normalize(pair.prompt) for pair in self.read()["train"]}
-        counts = {
-            name: sum(normalize(p.prompt) in trained for p in asked)
-            for name, asked in self.asked.items()
-        }
-        self._leaked = {name: count for name, count in counts.items() if count}
-        for name, count in self._leaked.items():
-            log.warning(
-                "%d of the %d questions of %s are trained on: its score does not tell how well new ones are answered",
-                count,
-                len(self.asked[name]),
-                name,
-            )
+    def read_splits(self, processor: Any) -> SplitResult:
+        """Read the splits, and count the test questions that are in the training files.
 
-    def score_texts(self, texts: Mapping[str, Sequence[str]]) -> TextScores:
-        """Return the accuracy on each test set and, of several, ``test/accuracy``, their mean."""
+        Two questions are the same if they differ only in case and white space.
+        """
+        result = super().read_splits(processor)
+        trained = {normalize(prompt) for prompt in self._locations}
+        self._leaked = {}
+        for split, prompts in self.test_prompts.items():
+            if count := sum(normalize(prompt.text) in trained for prompt in prompts):
+                self._leaked[split] = count
+                log.warning(
+                    "%d of the %d questions of %s are in the training data: its score does not "
+                    "measure how well the model answers new questions",
+                    count,
+                    len(prompts),
+                    split,
+                )
+        return result
+
+    def score(self, texts: Mapping[str, Sequence[str]]) -> TextScores:
+        """Return the accuracy per test set and, of several sets, their mean `test/accuracy`."""
         scores = {}
-        for split, written in texts.items():
-            right = [correct for _, correct in self._judged(split, written)]
-            scores[f"{split}/accuracy"] = sum(right) / len(right)
+        for split, outputs in texts.items():
+            correct = [is_correct for _, is_correct in self._judge(split, outputs)]
+            scores[f"{split}/accuracy"] = sum(correct) / len(correct)
         if "test/accuracy" not in scores:
             scores["test/accuracy"] = sum(scores.values()) / len(scores)
         return TextScores(scores)
 
-    def write_texts(self, directory: Path, split: str, texts: Sequence[str]) -> list[Path]:
-        """Write ``<split>.json`` as LLM-Adapters' evaluator does: instruction, answer, output_pred, pred, flag."""
-        rows = [
-            {
-                "instruction": p.source,
-                "answer": p.references[0],
-                "output_pred": text,
-                "pred": found,
-                "flag": correct,
-            }
-            for p, text, (found, correct) in zip(
-                self.asked[split], texts, self._judged(split, texts), strict=True
-            )
-        ]
-        content = json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
-        return [write_atomically(directory / f"{split}.json", content.encode())]
+    def write(self, texts: Mapping[str, Sequence[str]], directory: Path) -> list[Path]:
+        """Write `<split>.json` in the format of LLM-Adapters' evaluator.
+
+        Its keys are instruction, answer, output_pred, pred and flag.
+        """
+        files = []
+        for split, outputs in texts.items():
+            judged = self._judge(split, outputs)
+            rows = [
+                {
+                    "instruction": prompt.source,
+                    "answer": prompt.references[0],
+                    "output_pred": output,
+                    "pred": answer,
+                    "flag": is_correct,
+                }
+                for prompt, output, (answer, is_correct) in zip(
+                    self.test_prompts[split], outputs, judged, strict=True
+                )
+            ]
+            content = json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
+            files.append(write_atomically(directory / f"{split}.json", content.encode()))
+        return files
 
     def source(self) -> dict[str, str]:
-        """Return the folder."""
+        """Return the folder of the files."""
         return {"source": "directory", "location": str(self._folder())}
 
     def describe(self) -> dict[str, Any]:
@@ -160,64 +174,62 @@ class Questions(GenerationTask):
             "trained_test_questions": self._leaked,
         }
 
-    def _judged(
-        self, split: str, texts: Sequence[str]
-    ) -> Iterator[tuple[float | str | None, bool]]:
-        """What each text answers, and whether that is right."""
-        kind = next(
+    def _judge(self, split: str, outputs: Sequence[str]) -> list[tuple[float | str | None, bool]]:
+        """Return the final answer of each output, and whether it is correct."""
+        form = next(
             test["answer"] for name, test in self.tests.items() if self._split(name) == split
         )
-        find: Callable[[str], float | str | None]
-        if isinstance(kind, list):
-            find = lambda text: answers.choice(text, kind)  # noqa: E731
+        extract: Callable[[str], float | str | None]
+        if isinstance(form, list):
+            extract = partial(answers.choice, choices=form)
         else:
-            find = answers.number if kind == "number" else answers.letter
-        for prompt, text in zip(self.asked[split], texts, strict=True):
-            found, sought = find(text), prompt.references[0]
-            yield found, answers.is_right(found, float(sought) if kind == "number" else sought)
+            extract = answers.number if form == "number" else answers.letter
+        judged = []
+        for prompt, output in zip(self.test_prompts[split], outputs, strict=True):
+            answer, reference = extract(output), prompt.references[0]
+            expected = float(reference) if form == "number" else reference
+            judged.append((answer, answers.is_right(answer, expected)))
+        return judged
 
     def _split(self, name: str) -> str:
         return "test" if len(self.tests) == 1 else f"test_{name}"
 
     def _prompt(self, question: Question) -> str:
         name = f"{self.template}_input" if question.input else self.template
-        text = (PROMPTS / f"{name}.txt").read_text(encoding="utf-8")
-        return text.replace("{instruction}", question.instruction).replace(
-            "{input}", question.input
-        )
+        template = (PROMPTS / f"{name}.txt").read_text(encoding="utf-8")
+        prompt = template.replace("{instruction}", question.instruction)
+        return prompt.replace("{input}", question.input)
 
     def _folder(self) -> Path:
-        needed = [*self.train, *(test["file"] for test in self.tests.values())]
-        return data_folder(self.path, self.folder, needed, self.origin)
+        files = [*self.train, *(test["file"] for test in self.tests.values())]
+        return data_folder(self.path, self.folder, files, self.origin)
 
 
 def read_questions(file: Path) -> list[Question]:
-    """Read GSM8K's JSON lines (question, answer) or a JSON list of instruction, input, output and answer.
+    """Read GSM8K's JSON lines (question, answer) or a JSON list of instruction, input, output, answer.
 
     Raises:
-        ValueError: the file is neither, or a row lacks a field; told by file and row.
+        ValueError: The file is neither, or a row lacks a field; the message names file and row.
     """
     try:
         content = file.read_text(encoding="utf-8")
-        rows = (
-            [json.loads(line) for line in content.splitlines()]
-            if file.suffix == ".jsonl"
-            else json.loads(content)
-        )
+        one_per_line = file.suffix == ".jsonl"
+        lines = content.splitlines() if one_per_line else [content]
+        values = [json.loads(line) for line in lines]
     except ValueError as error:
         raise ValueError(f"{file} is not valid JSON: {error}") from error
+    rows = values if one_per_line else values[0]
     return [_question(row, f"{file}, row {number}") for number, row in enumerate(rows, start=1)]
 
 
-def _question(row: Any, place: str) -> Question:
+def _question(row: Any, location: str) -> Question:
     if isinstance(row, dict) and {"question", "answer"} <= row.keys():
         solution = _CALCULATION.sub("", row["answer"])
-        final = solution.rpartition("####")[2].replace(",", "").strip()
-        return Question(row["question"], "", solution, final, place)
+        answer = solution.rpartition("####")[2].replace(",", "").strip()
+        return Question(row["question"], "", solution, answer, location)
     if isinstance(row, dict) and {"instruction", "output", "answer"} <= row.keys():
-        return Question(
-            row["instruction"], row.get("input", ""), row["output"], str(row["answer"]), place
-        )
+        answer = str(row["answer"])
+        return Question(row["instruction"], row.get("input", ""), row["output"], answer, location)
     raise ValueError(
-        f"{place}: it has neither question and answer, nor instruction, output and answer"
+        f"{location}: expected the keys question and answer, or instruction, output and answer"
     )

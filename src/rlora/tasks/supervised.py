@@ -1,4 +1,4 @@
-"""Classification and regression, whatever the inputs are: head, losses, decoding and metrics."""
+"""Classification and regression on any inputs: head, losses, decoding and metrics."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,19 +12,19 @@ from torchmetrics import Metric, MetricCollection
 from rlora.data.batch import Batch
 from rlora.tasks.base import Task
 
-LOG_FLOOR = math.log(1e-5)  # of a probability, where the loss is to be bounded
+LOG_FLOOR = math.log(1e-5)  # smallest log-probability in the bounded loss
 
 
 @dataclass(kw_only=True, eq=False)
-class LabeledTask(Task):
-    """One label, or one score where ``labels`` is None, for each example.
+class SupervisedTask(Task):
+    """One label per example, or one score where `labels` is None.
 
     Attributes:
         name: Task name.
-        metrics: Metrics by name, updated with ``decode``'s predictions and the labels.
-        monitor: The metric by which checkpoints are chosen.
-        mode: ``max`` or ``min``.
-        labels: Label names in id order, or None for regression.
+        metrics: Metrics by name, updated with the predictions of `decode` and the labels.
+        monitor: Metric that selects checkpoints.
+        mode: `max` or `min`.
+        labels: Label names in id order; None for regression.
         score_range: Smallest and largest score of a regression task.
 
     Raises:
@@ -43,12 +43,13 @@ class LabeledTask(Task):
             raise ValueError(f"task.mode={self.mode} is unknown; set task.mode to max or min.")
         if self.monitor not in self.metrics:
             raise ValueError(
-                f"task.monitor={self.monitor} is no metric of {self.name}; use {sorted(self.metrics)}."
+                f"task.monitor={self.monitor} is no metric of {self.name}; "
+                f"use {sorted(self.metrics)}."
             )
 
     @property
     def num_labels(self) -> int:
-        """Number of classes, 1 for regression."""
+        """Number of classes; 1 for regression."""
         return 1 if self.labels is None else len(self.labels)
 
     def head(self) -> dict[str, Any]:
@@ -59,11 +60,11 @@ class LabeledTask(Task):
         }
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
-        """Return the mean cross entropy, or the mean squared error of regression, in float32.
+        """Return the mean cross entropy, or for regression the mean squared error, in float32.
 
         Args:
-            outputs: Has ``logits`` (B, num_labels).
-            batch: Has ``labels`` (B,).
+            outputs: Has `logits` (B, num_labels).
+            batch: Has `labels` (B,).
 
         Raises:
             ValueError: The logits have another width, or a label is out of range.
@@ -71,15 +72,16 @@ class LabeledTask(Task):
         logits, labels = outputs.logits.float(), batch["labels"]
         if logits.shape[-1] != self.num_labels:
             raise ValueError(
-                f"The model gives {logits.shape[-1]} logits but task {self.name} has {self.num_labels} labels; "
-                "load the model with the head that the task asks for."
+                f"The model returns {logits.shape[-1]} logits but task {self.name} has "
+                f"{self.num_labels} labels; build the model with the head of the task."
             )
         if self.labels is None:
             return functional.mse_loss(logits.squeeze(-1), labels.float())
-        # On an accelerator the look at the values would stop the pipeline at every step; ``setup`` has checked them.
+        # On an accelerator reading the values would synchronize every step; `setup` has checked them.
         if labels.device.type == "cpu" and bool(((labels < 0) | (labels >= self.num_labels)).any()):
             raise ValueError(
-                f"A label of the batch is outside 0..{self.num_labels - 1}; correct task.labels or the data."
+                f"A label of the batch is outside 0..{self.num_labels - 1}; "
+                "correct task.labels or the data."
             )
         return functional.cross_entropy(logits, labels)
 
@@ -89,10 +91,14 @@ class LabeledTask(Task):
         return self.labels is not None
 
     def bounded_loss(self, outputs: Any, batch: Batch) -> Tensor:
-        """Return the mean of -ln max(p_y, p) / ln(1 / p) at p = 1e-5 (Perez-Ortiz et al., JMLR 2021, section 5)."""
+        """Return the mean of -ln max(p_y, p) / ln(1 / p) at p = 1e-5.
+
+        Source: Perez-Ortiz et al., JMLR 2021, section 5.
+        """
         if not self.has_bounded_loss:
             return super().bounded_loss(outputs, batch)
-        chosen = outputs.logits.float().log_softmax(-1).gather(-1, batch["labels"][:, None])[:, 0]
+        log_probabilities = outputs.logits.float().log_softmax(-1)
+        chosen = log_probabilities.gather(-1, batch["labels"][:, None])[:, 0]
         return (chosen.clamp_min(LOG_FLOOR) / LOG_FLOOR).mean()
 
     def decode(self, outputs: Any) -> Tensor:
@@ -101,5 +107,5 @@ class LabeledTask(Task):
         return logits.squeeze(-1).float() if self.labels is None else logits.argmax(dim=-1)
 
     def new_metrics(self) -> MetricCollection:
-        """Return fresh copies of the task's metrics."""
+        """Return new copies of the task's metrics."""
         return MetricCollection({name: metric.clone() for name, metric in self.metrics.items()})

@@ -10,28 +10,28 @@ from rlora.tasks.language_modeling import LanguageModeling, Pair
 
 
 @dataclass(kw_only=True, eq=False)
-class Column(LanguageModeling):
-    """The texts of a column, each one example.
+class TextColumn(LanguageModeling):
+    """The texts of a column, one example per row.
 
     Attributes:
         files: File names by split: train, validation, test.
-        column: The column's name.
-        folder: Name of the files' folder below ``$RLORA_DATA``.
-        origin: Where they come from, for messages.
+        column: Name of the column.
+        folder: Name of the files' folder below `$RLORA_DATA`.
+        origin: Where to download the files, for messages.
     """
 
     files: Mapping[str, str]
     column: str
     folder: str
     origin: str
-    parted: bool = True
+    end_after_prompt: bool = True
 
     def read(self) -> dict[str, list[Pair]]:
         """Return the texts of every file."""
         return {split: self._texts(self._folder() / name) for split, name in self.files.items()}
 
     def source(self) -> dict[str, str]:
-        """Return the folder."""
+        """Return the folder of the files."""
         return {"source": "directory", "location": str(self._folder())}
 
     def _folder(self) -> Path:
@@ -40,18 +40,15 @@ class Column(LanguageModeling):
     def _texts(self, file: Path) -> list[Pair]:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream)
-            if self.column not in (reader.fieldnames or ()):
+            columns = reader.fieldnames or ()
+            if self.column not in columns:
                 raise ValueError(
-                    f"{file} has no column {self.column!r}, but {', '.join(reader.fieldnames or ())}"
+                    f"{file} has no column {self.column!r}; its columns are {', '.join(columns)}"
                 )
-            pairs = [
-                Pair(
-                    "",
-                    " ".join((row[self.column] or "").split()),
-                    f"{file}, line {reader.line_num}",
-                )
-                for row in reader
-            ]
-        if empty := [pair.place for pair in pairs if not pair.text]:
+            pairs = []
+            for row in reader:
+                text = " ".join((row[self.column] or "").split())
+                pairs.append(Pair("", text, f"{file}, line {reader.line_num}"))
+        if empty := [pair.location for pair in pairs if not pair.text]:
             raise ValueError(f"{empty[0]}: its {self.column} is empty")
         return pairs
