@@ -1,9 +1,11 @@
 """The figures as files: PDF for papers and PNG for the screen, drawn by matplotlib."""
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlora.io.atomic import write_atomically
 from rlora.reports.figures import series
 from rlora.reports.figures.size_plot import size_figure
 from rlora.reports.figures.style import GRAY, new_figure, row_colors
@@ -23,13 +25,12 @@ Draw = Callable[["Axes", series.Rows, Mapping[str, str]], None]
 
 def write(drawn: Mapping[str, "Figure"], folder: Path) -> list[Path]:
     """Write figures, by name, to a folder and return the files."""
-    folder.mkdir(parents=True, exist_ok=True)
     files = []
     for name, figure in drawn.items():
         for suffix in FORMATS:
-            file = folder / f"{name}.{suffix}"
-            figure.savefig(file, dpi=200, bbox_inches="tight")
-            files.append(file)
+            content = io.BytesIO()
+            figure.savefig(content, format=suffix, dpi=200, bbox_inches="tight")
+            files.append(write_atomically(folder / f"{name}.{suffix}", content.getvalue()))
     return files
 
 
