@@ -1,4 +1,4 @@
-"""python -m rlora.export: it writes a run in every format, or fails with one sentence and no file."""
+"""python -m rlora.export: writes a run in every format, or fails with one sentence and no file."""
 
 import functools
 import json

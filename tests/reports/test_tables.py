@@ -36,6 +36,31 @@ def test_every_cell_has_its_n_if_the_numbers_of_runs_differ(study_folder, tmp_pa
     assert "Incomplete: adapter=head, task=rte: 2 of 3 runs." in text
 
 
+def test_single_runs_are_scores_without_a_spread(study_folder, tmp_path):
+    main([str(study_folder), "--where", "seed=1", "--markdown", str(tmp_path / "table.md")])
+    lines = lines_of(tmp_path / "table.md")
+    assert "| lora | 73,728 | **80.0** | 60.0 | 70.0 | 1.50 |" in lines
+    assert "Score in percent; n = 1 seed; accuracy." in lines
+
+
+def test_runs_that_share_a_seed_are_counted_as_runs(study_folder, tmp_path):
+    arguments = ["--columns", "model", "--pairs", "task,seed"]
+    main([str(study_folder), *arguments, "--markdown", str(tmp_path / "table.md")])
+    assert "Mean ± sd in percent; n = 6 runs (task, seed); accuracy." in lines_of(
+        tmp_path / "table.md"
+    )
+
+
+def test_a_wide_table_is_compact_in_a_narrow_terminal(study_folder, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "50")
+    main([str(study_folder)])
+    lines = capsys.readouterr().out.splitlines()
+    assert any("81.0±1.0" in line for line in lines)
+    monkeypatch.setenv("COLUMNS", "100")
+    main([str(study_folder)])
+    assert "81.0 ± 1.0" in capsys.readouterr().out
+
+
 def test_intervals_follow_means_on_request(study_folder, tmp_path):
     arguments = [
         str(study_folder),

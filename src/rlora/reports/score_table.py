@@ -104,6 +104,7 @@ def _notes(table: PivotTable, *, has_mean: bool, has_ranks: bool) -> list[str]:
 def _spread_note(table: PivotTable) -> str:
     """Return what a cell shows, and its unit."""
     spread = "± sd" if table.spec.spread == "sd" else f"[{interval_name(table)} 95 % interval]"
+    shown = "score" if _sizes(table) == {1} else f"mean {spread}"
     formats = {
         str(score.settings["metric"]): cell.format
         for cell in table.cells.values()
@@ -113,7 +114,7 @@ def _spread_note(table: PivotTable) -> str:
     unit = "" if len(others) == len(formats) else " in percent"
     if others and unit:
         unit += f", except {' and '.join(others)}"
-    return f"mean {spread}{unit}"
+    return f"{shown}{unit}"
 
 
 def _size_note(table: PivotTable) -> str:
