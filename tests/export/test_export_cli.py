@@ -109,7 +109,7 @@ def test_truncation_prints_what_is_kept_and_what_is_lost(runs, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere", "--out", "{out}"], "nowhere is neither a run folder"),
+        (["nowhere", "--out", "{out}"], "nowhere is invalid: expected a run folder"),
         (["{run}", "--out", "{run}"], "exists already"),
         (
             ["{run}", "--format", "merged", "--rank", "2", "--out", "{out}"],
