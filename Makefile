@@ -20,11 +20,11 @@ CHECK_PYTHON := import sys; v = sys.version_info[:2]; \
 	sys.exit(None if (3, 11) <= v < (3, 14) else "error: rlora needs Python >=3.11,<3.14, but %s is %d.%d; %s" % (sys.argv[1], *v, sys.argv[2]))
 
 .DEFAULT_GOAL := help
-.PHONY: help install train bench test lint format clean
+.PHONY: help install train bench test lint format docs docs-serve clean
 
 help:  ## Show this list
 	@echo 'usage: make TARGET [ARGS="..."] [PYTHON=$(PYTHON)] [VENV=$(VENV)]'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 install: $(STAMP)  ## Create the environment in VENV with the pinned versions
 
@@ -58,6 +58,12 @@ format: install  ## Apply the formatter and the safe fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: install  ## Build the documentation strictly into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+docs-serve: install  ## Show the documentation on localhost while it is edited
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
+
 clean:  ## Remove caches and build products; VENV and outputs/ stay
-	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -path ./.git -prune -o -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +
