@@ -81,7 +81,7 @@ def test_the_regularizer_trains_a_run(root, module, tiny_job, tmp_path):
     config["regularizer"] = yaml.safe_load(text)
     run(OmegaConf.create(config), job)
     assert read_record(tmp_path / "run").config["regularizer"]["strength"] == 1.0
-    with pytest.raises(ValueError, match="regularizer.strength"):
+    with pytest.raises(ValueError, match=r"regularizer\.strength"):
         build(yaml.safe_load(text) | {"strength": -1})
 
 
