@@ -16,7 +16,8 @@ from rlora.data.examples import Examples
 from rlora.data.tokenize import tokenize
 from rlora.evaluation.generate import Generator
 from rlora.models.backbone import Backbone
-from rlora.regularizers.base import Regularizer, Step
+from rlora.regularizers.noise import sample_per_step
+from rlora.regularizers.posterior import GaussianPosterior
 from rlora.tasks.base import GenerationTask, Task
 from rlora.tasks.text_classification import TextClassification
 
@@ -31,8 +32,8 @@ class Predictor:
         adapters: Return value of `inject` for the backbone, with the trained values.
         task: Task of the run; none of its data is read.
         device: Device of the computation.
-        posterior: Regularizer of the run, if it is a posterior.
-        draws: Number of samples of the posterior; 0: its mean.
+        posterior: Posterior over the trainable parameters, if the run learned one.
+        draws: Number of posterior samples to average over; 0: the posterior mean.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Predictor:
         task: Task,
         device: torch.device,
         *,
-        posterior: Regularizer | None = None,
+        posterior: GaussianPosterior | None = None,
         draws: int = 0,
     ) -> None:
         self.backbone, self.adapters = backbone, adapters
@@ -93,10 +94,12 @@ class Predictor:
     @torch.no_grad()
     def _scores(self, batch: Batch, draw: int | None) -> Tensor:
         """Return probabilities (B, C) or scores (B, 1), of a posterior sample or of its mean."""
-        perturbed: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        parameters: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if draw is not None and self.posterior is not None:
-            perturbed = self.posterior.perturbed(Step(seed=draw, examples=len(batch["index"])))
-        with perturbed:
+            # one sample for all rows, whatever noise the training used: the answer to a row must
+            # not depend on the batch around it
+            parameters = sample_per_step(self.posterior, seed=draw)
+        with parameters:
             logits: Tensor = self.backbone.model(**batch["inputs"]).logits.float().cpu()
         return logits if self.task.head()["kind"] == "regression" else logits.softmax(-1)
 

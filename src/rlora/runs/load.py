@@ -9,6 +9,7 @@ from rlora.config.build import build
 from rlora.models.backbone import Backbone
 from rlora.records.record import RECORD_FILE, RunRecord, read_record
 from rlora.regularizers.base import Regularizer
+from rlora.regularizers.posterior import GaussianPosterior
 from rlora.runs import resume
 
 
@@ -22,7 +23,7 @@ class TrainedRun:
         adapters: What was trained, loaded.
         kind: The task's head: "classification", "regression" or "text".
         record: The run's record; None where only its adapter folder was given, or it did not finish.
-        posterior: Its regularizer, where that holds a posterior over what was trained.
+        posterior: Posterior over the trainable parameters, if the run learned one.
     """
 
     config: dict[str, Any]
@@ -30,7 +31,7 @@ class TrainedRun:
     adapters: AdapterSet
     kind: str
     record: RunRecord | None
-    posterior: Regularizer | None
+    posterior: GaussianPosterior | None
 
 
 def load_run(run: Path) -> TrainedRun:
@@ -62,5 +63,5 @@ def load_run(run: Path) -> TrainedRun:
         adapters,
         task.head()["kind"],
         read_record(file) if file.is_file() else None,
-        regularizer if regularizer.is_posterior else None,
+        regularizer.posterior if regularizer.is_posterior else None,
     )
