@@ -1,7 +1,6 @@
-"""How fast, how small and how frugal the adapters are: `python -m benchmarks` measures and writes the results."""
+"""Speed, memory and file sizes of the adapters: `python -m benchmarks` writes docs/results/speed."""
 
 import os
 
-os.environ.setdefault(
-    "KINETO_LOG_LEVEL", "99"
-)  # before torch is imported: its profiler would talk over the progress
+# Before torch is imported: its profiler would write log lines between those of the progress.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")

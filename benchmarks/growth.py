@@ -1,4 +1,4 @@
-"""Part "growth": how the cost of one adapted layer grows with tokens, rank, number of bases and width."""
+"""Part "growth": the cost of one adapted layer by tokens, rank, number of bases and width."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -16,12 +16,12 @@ from rlora.adapters import Method, inject
 from rlora.adapters.dispatch import ComputePath, force_path
 
 FROZEN = "frozen"
-TRANSFORMED = "rlora (transformed)"  # whatever the rank
+TRANSFORMED = "rlora (transformed)"  # its cost does not depend on the rank
 LAYER = ("layers.0",)
 
 
 class OneLayer(nn.Module):
-    """A square linear layer where `inject` looks for layers."""
+    """A square linear layer under a name that `inject` can target."""
 
     def __init__(self, width: int, device: torch.device) -> None:
         super().__init__()
@@ -29,16 +29,17 @@ class OneLayer(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(T, width) to (T, width)."""
+        """Map (T, width) to (T, width)."""
         y: Tensor = self.layers[0](x)
         return y
 
 
 def measure(settings: GrowthSettings, device: torch.device, say: Say) -> dict[str, Any]:
-    """Vary one size at a time.
+    """Time one layer while one size varies at a time.
 
     Returns:
-        By sweep: {"fixed": the other sizes, "points": {value: {"frozen" and methods: times and ratios}}}.
+        By sweep: {"fixed": the other sizes, "points": {value: {"frozen" and each method: times and
+        ratios}}}.
     """
     width, tokens, ranks = settings.width, settings.tokens, settings.ranks
     sweeps: dict[str, dict[int, tuple[int, int, Mapping[str, Method]]]] = {
@@ -107,11 +108,10 @@ def _prepared(
 
     def step() -> None:
         forget_gradients(trained)
-        fresh = (
-            x.detach().requires_grad_()
-        )  # a new tensor: an adapter may remember what it made of the last input
+        # A new tensor, because an adapter may cache what it has computed for the last input.
+        new_x = x.detach().requires_grad_()
         with force_path(path) if path else nullcontext():
-            layer(fresh).backward(gradient)
+            layer(new_x).backward(gradient)
 
     def prepare() -> Action:
         return step

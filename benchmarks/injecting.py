@@ -1,4 +1,4 @@
-"""Part "inject": how long it takes to put an adapter into a model, its random structure drawn anew."""
+"""Part "inject": time to inject an adapter, with its frozen matrices regenerated."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from benchmarks.variants import LIMIT, Variant, adapted_modules, variants
 
 
 def measure(settings: InjectSettings, device: torch.device, say: Say) -> dict[str, Any]:
-    """Time putting each adapter into a bare backbone: {name: times, ratios to LoRA's}."""
+    """Time the injection of each adapter: {name: times, ratios to LoRA's}."""
     base = random_model(settings.encoder.config(), kind="classification", device=device)
     modules = adapted_modules(base, ("q", "v"))
     compared = [variant for variant in variants(settings.ranks) if variant.name != LIMIT]
     candidates = {variant.name: _prepared(base, variant, modules) for variant in compared}
-    candidates["peft lora"]()()  # what PEFT imports on its first use is not timed
+    candidates["peft lora"]()()  # warm-up: PEFT imports modules at its first use
     return compare(take_turns(candidates, settings.rounds, device, say=say), "lora")
 
 

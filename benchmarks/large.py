@@ -1,4 +1,7 @@
-"""Part "large": training steps of true shapes in bfloat16, one adapter after the other, since few fit together."""
+"""Part "large": training steps of published shapes in bfloat16.
+
+The adapters run one after the other, not in turns: few models fit into memory together.
+"""
 
 import gc
 from typing import Any
@@ -24,21 +27,30 @@ def measure(settings: LargeSettings, device: torch.device, say: Say) -> dict[str
     """Measure every model with every adapter.
 
     Returns:
-        By model: {"tokens": a step's, "variants": {name: times, ratios, tokens a second, bytes, or its "error"}}.
+        By model: {"tokens": tokens per step, "variants": {name: times, ratios, tokens per second and
+        bytes, or its "error"}}.
     """
     result = {}
     for model in settings.models:
-        found = {
-            variant.name: _tried(settings, model, variant, device, within(say, model.name))
+        measured = {
+            variant.name: _measured_or_error(
+                settings, model, variant, device, within(say, model.name)
+            )
             for variant in variants(settings.ranks)
         }
-        result[model.name] = {"tokens": model.batch * model.length, "variants": with_ratios(found)}
+        result[model.name] = {
+            "tokens": model.batch * model.length,
+            "variants": with_ratios(measured),
+        }
     return result
 
 
-def with_ratios(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Add medians, ratios to the limit and throughput to what ran; ratios only where the limit ran, too."""
-    ran = {name: facts["rounds_s"] for name, facts in found.items() if "rounds_s" in facts}
+def with_ratios(measured: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Add medians, ratios to the limit and throughput to the variants that did not fail.
+
+    There are no ratios if the limit failed.
+    """
+    ran = {name: facts["rounds_s"] for name, facts in measured.items() if "rounds_s" in facts}
     reference = LIMIT if LIMIT in ran else next(iter(ran), None)
     times = compare(ran, reference) if reference else {}
     if reference != LIMIT:
@@ -46,22 +58,21 @@ def with_ratios(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
             name: {k: v for k, v in facts.items() if "ratio" not in k}
             for name, facts in times.items()
         }
-    merged = {name: facts | times.get(name, {}) for name, facts in found.items()}
+    merged = {name: facts | times.get(name, {}) for name, facts in measured.items()}
     for facts in merged.values():
         if "median_s" in facts:
             facts["tokens_per_s"] = facts["tokens"] / facts["median_s"]
     return merged
 
 
-def _tried(
+def _measured_or_error(
     settings: LargeSettings, model: LargeModel, variant: Variant, device: torch.device, say: Say
 ) -> dict[str, Any]:
     say(variant.name)
     try:
         return _one(settings, model, variant, device)
-    except (
-        Exception
-    ) as error:  # one that does not fit must not take the others with it; it is reported
+    except Exception as error:
+        # A variant that does not fit into memory must not stop the others. The error is reported.
         text = str(error).strip().splitlines()
         say(f"{variant.name} failed: {type(error).__name__}")
         return {"error": f"{type(error).__name__}: {text[0] if text else ''}"}

@@ -1,4 +1,4 @@
-"""Where and with what a part was measured, without naming the host."""
+"""Hardware and software that a part was measured with. The name of the host is left out."""
 
 import os
 import platform
@@ -9,24 +9,23 @@ from typing import Any
 
 import torch
 
+from rlora.training import allocator
+
 PACKAGES = ("rlora", "torch", "transformers", "peft", "numpy", "safetensors")
-UNSTABLE = frozenset(
-    {"load_average", "git_commit", "git_dirty"}
-)  # may differ between parts of one measurement
+# May differ between the parts of one measurement.
+UNSTABLE = frozenset({"load_average", "git_commit", "git_dirty"})
 
 
 def keep_freed_memory() -> bool:
-    """Let the process keep memory it has freed, where this version of rlora can; say whether it does."""
-    try:
-        from rlora.training import allocator
-    except ImportError:
-        return False
+    """Let the process keep freed memory, and return whether it does."""
     return allocator.keep_freed_memory() is not False
 
 
 def environment(device: torch.device, keeps_memory: bool) -> dict[str, Any]:
-    """Describe device, threads, versions and the allocator's setting."""
+    """Return device, threads, versions and the setting of the allocator."""
     commit, dirty = _git_state()
+    versions = {name: _version(name) for name in PACKAGES}
+    versions = {name: installed for name, installed in versions.items() if installed}
     facts = {
         "device": device_name(device),
         "cpu": _cpu_model(),
@@ -36,7 +35,7 @@ def environment(device: torch.device, keeps_memory: bool) -> dict[str, Any]:
         "memory_gib": round(_memory_bytes() / 2**30, 1),
         "system": " ".join(part for part in (platform.system(), *platform.libc_ver()) if part),
         "python": platform.python_version(),
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "versions": versions,
         "keep_freed_memory": keeps_memory,
         "git_commit": commit,
         "git_dirty": dirty,
@@ -52,7 +51,7 @@ def environment(device: torch.device, keeps_memory: bool) -> dict[str, Any]:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or the CPU's."""
+    """Return the name of the GPU or CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_model()
 
 
@@ -77,10 +76,10 @@ def _version(package: str) -> str | None:
 
 
 def _git_state() -> tuple[str | None, bool | None]:
-    def git(*words: str) -> str:
+    def git(*arguments: str) -> str:
         folder = Path(__file__).parent
         return subprocess.run(
-            ["git", *words], cwd=folder, capture_output=True, text=True, check=True
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
         ).stdout.strip()
 
     try:

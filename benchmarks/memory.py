@@ -1,4 +1,4 @@
-"""What a training step holds in memory, counted in bytes rather than sampled."""
+"""Memory of a training step, counted in bytes instead of sampled."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,25 +7,27 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+BACKWARD_MARK = "benchmarks/backward"  # event in the profile where forward ends
+
 
 def saved_for_backward(forward: Callable[[], Tensor], model: nn.Module) -> int:
-    """Bytes that autograd keeps from forward to backward, beside the model's parameters and buffers.
+    """Return the bytes that autograd saves from forward to backward.
 
-    Every storage counts once, however many operations or views keep it. Tensors that code hides from autograd's hooks
-    (by hooks of its own, or on a context) are not seen here; `footprint` sees them.
+    The model's parameters and buffers do not count. Every storage counts once, however many
+    operations or views save it. Tensors that code hides from autograd's hooks, with other hooks or
+    on a context, are not counted here but in `footprint`.
     """
-    own = {
+    weights = {
         tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())
     }
     sizes: dict[int, int] = {}
-    alive: list[Tensor] = []  # a freed storage's address could come again
+    alive: list[Tensor] = []  # keeps the addresses of storages from being reused
 
     def pack(tensor: Tensor) -> Tensor:
-        tensor = (
-            tensor.detach()
-        )  # one with a graph would hold the graph that holds it: none of it were ever freed
+        # A tensor with a graph would hold the graph that holds it, and neither would be freed.
+        tensor = tensor.detach()
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
+        if storage.data_ptr() not in weights:
             alive.append(tensor)
             sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
@@ -36,18 +38,19 @@ def saved_for_backward(forward: Callable[[], Tensor], model: nn.Module) -> int:
 
 
 def footprint(forward: Callable[[], Tensor], device: torch.device) -> dict[str, int]:
-    """Run one step and count what it allocates beyond what was there before.
+    """Run one step and count the bytes that it allocates.
 
-    On a GPU the allocator's own statistics are read; on a CPU, which has none, every allocation and release that the
-    profiler records is added up (scratch space that libraries take past torch's allocator is not seen).
+    On a GPU the statistics of the allocator are read. On a CPU there are none, so all allocations
+    and releases that the profiler records are added up. Scratch memory that libraries allocate
+    outside torch is not included.
 
     Args:
-        forward: Gives the loss.
-        device: Where it runs.
+        forward: Returns the loss.
+        device: Device of the model.
 
     Returns:
-        "held": bytes in use when forward has returned, "peak": most bytes in use at any time of the step; on a GPU
-        also "resident", the bytes in use before it.
+        "held": bytes in use after forward, "peak": maximum of the bytes in use during the step,
+        both beyond those before it; on a GPU also "resident", the bytes in use before it.
     """
     return _on_gpu(forward, device) if device.type == "cuda" else _on_cpu(forward)
 
@@ -76,9 +79,6 @@ def _on_cpu(forward: Callable[[], Tensor]) -> dict[str, int]:
         with torch.profiler.record_function(BACKWARD_MARK):
             loss.backward()
     return _summed(profile.profiler.kineto_results.events())
-
-
-BACKWARD_MARK = "benchmarks/backward"
 
 
 def _summed(events: list[Any]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Models with random weights, made from their transformers configs, and batches of random tokens for them."""
+"""Models with random weights built from transformers configs, and batches of random tokens."""
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-FIRST_WORD = 5  # smaller ids may be special tokens
+FIRST_TOKEN = 5  # smaller ids may be special tokens
 
 
 def random_model(
@@ -20,14 +20,14 @@ def random_model(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> nn.Module:
-    """Make a model on the device and in the dtype it is to have, so that it is never anywhere twice.
+    """Build a model directly on its device and in its dtype, so that memory never holds two copies.
 
     Args:
-        config: Fields of its transformers config, `model_type` among them.
+        config: Fields of its transformers config, including `model_type`.
         kind: "classification" or "language".
-        device: Where its weights are drawn.
-        dtype: Of the weights.
-        seed: Of the weights.
+        device: Device of the weights.
+        dtype: Dtype of the weights.
+        seed: Seed of the weights.
     """
     fields = dict(config)
     settings = transformers.AutoConfig.for_model(fields.pop("model_type"), **fields)
@@ -44,7 +44,7 @@ def random_model(
 
 
 def same_weights(model: nn.Module) -> nn.Module:
-    """Copy a model's modules but not its parameters and buffers: at once, and without memory."""
+    """Copy a model's modules and share its parameters and buffers, which takes no memory."""
     return copy.deepcopy(
         model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     )
@@ -53,10 +53,10 @@ def same_weights(model: nn.Module) -> nn.Module:
 def random_batch(
     model: nn.Module, kind: str, batch: int, length: int, device: torch.device
 ) -> dict[str, Tensor]:
-    """Tokens and labels of a training step."""
+    """Return the tokens and labels of a training step."""
     generator = torch.Generator().manual_seed(0)
     config: Any = model.config
-    tokens = torch.randint(FIRST_WORD, config.vocab_size, (batch, length), generator=generator).to(
+    tokens = torch.randint(FIRST_TOKEN, config.vocab_size, (batch, length), generator=generator).to(
         device
     )
     if kind == "language":
@@ -67,7 +67,7 @@ def random_batch(
 def loss_of(
     model: nn.Module, batch: Mapping[str, Tensor], autocast: torch.dtype | None = None
 ) -> Callable[[], Tensor]:
-    """A function that runs forward and gives the loss, with gradients of the last step forgotten first."""
+    """Return a function that clears the gradients, runs forward and returns the loss."""
     device = next(model.parameters()).device
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -81,13 +81,13 @@ def loss_of(
 
 
 def forget_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Free the gradients of the last step."""
+    """Free the gradients of the previous step."""
     for parameter in parameters:
         parameter.grad = None
 
 
 def step_of(forward: Callable[[], Tensor]) -> Callable[[], None]:
-    """A training step without an optimizer: forward and backward."""
+    """Return a training step without an optimizer: forward and backward."""
 
     def step() -> None:
         forward().backward()
@@ -96,5 +96,5 @@ def step_of(forward: Callable[[], Tensor]) -> Callable[[], None]:
 
 
 def count_trained(model: nn.Module) -> int:
-    """How many numbers train."""
+    """Return the number of trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -1,4 +1,4 @@
-"""What is measured, as data: `full` is the published setting, `quick` a small one that shows the code works."""
+"""The settings of every part: `Settings` for published numbers, `quick` to check the code."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Ranks:
-    """Sizes of the adapters: r of each, and NOLA's k."""
+    """Rank r of each adapter, and k, the number of NOLA's bases."""
 
     lora: int = 8
     rlora: int = 8
@@ -23,7 +23,7 @@ TARGETS: dict[str, str | tuple[str, ...]] = {"q, v": ("q", "v"), "all linears": 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A RoBERTa with random weights and the width of RoBERTa base."""
+    """A RoBERTa with random weights, by default of RoBERTa base's width."""
 
     layers: int
     hidden: int = 768
@@ -33,7 +33,7 @@ class Encoder:
     positions: int = 514
 
     def config(self) -> dict[str, Any]:
-        """The fields of its transformers config."""
+        """Return the fields of its transformers config."""
         return {
             "model_type": "roberta",
             "vocab_size": self.vocabulary,
@@ -61,7 +61,7 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class FileSettings:
-    """Adapters of the shape of RoBERTa base on q and v; the vocabulary, which no adapter touches, is small."""
+    """Adapters of RoBERTa base on q and v. The vocabulary is small: no adapter changes it."""
 
     encoder: Encoder = Encoder(layers=12)
     ranks: Ranks = Ranks()
@@ -70,7 +70,7 @@ class FileSettings:
 
 @dataclass(frozen=True)
 class GrowthSettings:
-    """One adapted layer of `width` x `width` and `tokens` tokens, one of the sizes varied at a time."""
+    """One adapted layer of `width` x `width` and `tokens` tokens; one size varies at a time."""
 
     width: int = 768
     tokens: int = 1024
@@ -85,7 +85,7 @@ class GrowthSettings:
 
 @dataclass(frozen=True)
 class HadamardSettings:
-    """Transforms of length n on so many rows that rows * n = 2^`log2_numbers`."""
+    """Transforms of rows of n numbers, with rows * n = 2^`log2_numbers`."""
 
     orders: tuple[int, ...] = tuple(2**i for i in range(6, 15))
     log2_numbers: int = 21
@@ -96,7 +96,7 @@ class HadamardSettings:
 
 @dataclass(frozen=True)
 class InjectSettings:
-    """Putting each adapter into the shape of RoBERTa base on q and v, its random structure drawn anew."""
+    """Injecting each adapter into RoBERTa base on q and v, with its frozen matrices regenerated."""
 
     encoder: Encoder = Encoder(layers=12)
     ranks: Ranks = Ranks()
@@ -105,7 +105,7 @@ class InjectSettings:
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """A report of so many made-up runs."""
+    """A report of `runs` synthetic runs."""
 
     runs: int = 5000
     rounds: int = 3
@@ -113,16 +113,16 @@ class ReportSettings:
 
 @dataclass(frozen=True)
 class LargeModel:
-    """A true shape with random weights.
+    """The shape of a published model, with random weights.
 
     Args:
-        name: How the results call it.
+        name: Name in the results.
         kind: "classification" or "language".
         config: Fields of its transformers config.
         targets: Name suffixes or roles of the adapted layers.
-        trained: Beginnings of the names of the parameters that train beside every adapter.
-        batch: Sequences a step.
-        length: Tokens a sequence.
+        trained: Name prefixes of the parameters that train with every adapter.
+        batch: Sequences per step.
+        length: Tokens per sequence.
         checkpointing: Recompute activations in backward.
     """
 
@@ -155,7 +155,7 @@ GPT2_MEDIUM = LargeModel(
         "n_head": 16,
         "n_positions": 1024,
     },
-    ("c_attn",),  # as one layer, since PEFT does not split it into q, k and v
+    ("c_attn",),  # as one layer: PEFT does not split it into q, k and v
     ("transformer.h.0.ln_1.bias",),
     batch=16,
 )
@@ -180,7 +180,7 @@ LLAMA_7B = LargeModel(
 
 @dataclass(frozen=True)
 class LargeSettings:
-    """Training steps of true shapes: weights in bfloat16, adapters in float32, under autocast to bfloat16."""
+    """Training steps of published shapes: bfloat16 weights, float32 adapters, bfloat16 autocast."""
 
     models: tuple[LargeModel, ...] = (ROBERTA_LARGE, GPT2_MEDIUM, LLAMA_7B)
     ranks: Ranks = Ranks()
@@ -190,7 +190,10 @@ class LargeSettings:
 
 @dataclass(frozen=True)
 class DecodingSettings:
-    """A GPT-2 of the size of model=gpt2_mini with random weights, which never end a text early; LoRA merged."""
+    """A GPT-2 of the size of model=gpt2_mini with LoRA merged.
+
+    Its random weights never end a text early.
+    """
 
     config: Mapping[str, Any] = field(
         default_factory=lambda: {
@@ -205,14 +208,14 @@ class DecodingSettings:
     batch: int = 16
     beams: int = 10
     new_tokens: int = 64
-    every: int = 200  # of the rows that are written one at a time, so many stand for one
+    every: int = 200  # every so many rows, one is generated alone and stands for the others
     rounds: int = 2  # two minutes each
-    made_up: bool = False  # data, even if the real is at hand
+    synthetic: bool = False  # use synthetic data even if RLORA_DATA has the real data
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of all parts, by the part's name."""
+    """The settings of all parts by the name of the part."""
 
     steps: StepSettings = StepSettings()
     files: FileSettings = FileSettings()
@@ -225,7 +228,7 @@ class Settings:
 
 
 def quick() -> Settings:
-    """Tiny shapes and two rounds: the numbers mean nothing."""
+    """Return tiny shapes and one or two rounds: the code runs, but the numbers mean nothing."""
     encoder = Encoder(layers=1, hidden=32, heads=2, intermediate=48, vocabulary=60, positions=40)
     shared: dict[str, Any] = {"ranks": QUICK_RANKS, "rounds": 2}
     return Settings(
@@ -238,13 +241,13 @@ def quick() -> Settings:
             (64, 128, 256), log2_numbers=12, largest_dense=128, rounds=2, at_least=1e-4
         ),
         inject=InjectSettings(encoder, **shared),
-        reports=ReportSettings(runs=100, rounds=2),
+        reports=ReportSettings(runs=100, rounds=1),
         decoding=DecodingSettings(
             {**DecodingSettings().config, "n_embd": 32, "n_layer": 1},
             new_tokens=4,
             every=3,
             rounds=2,
-            made_up=True,
+            synthetic=True,
         ),
         large=LargeSettings(tuple(_shrunken()), warm_up=1, **shared),
     )

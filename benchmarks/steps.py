@@ -1,4 +1,4 @@
-"""Part "steps": what a training step costs with each adapter, against the same model without any."""
+"""Part "steps": time and memory of a training step with each adapter and without one."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -17,18 +17,17 @@ from benchmarks.timing import Prepare, Say, compare, take_turns
 from benchmarks.variants import LIMIT, Variant, adapted_modules, parameters_beginning_with, variants
 
 PRODUCT = "large product"
-TRAINED = (
-    "classifier.",
-    "roberta.embeddings.LayerNorm.bias",
-)  # the latter, so that gradients reach the bottom
+# The bias makes gradients flow to the bottom of the model, whichever layers are adapted.
+TRAINED = ("classifier.", "roberta.embeddings.LayerNorm.bias")
 
 
 def measure(settings: StepSettings, device: torch.device, say: Say) -> dict[str, Any]:
     """Time steps and count memory.
 
     Returns:
-        By selection of targets: {"layers": adapted layers, "flops_per_s": of a large product that took its turn,
-        "variants": {name: times, ratios, bytes, counts, "flops", and "floor", the ratio these allow}}.
+        By selection of targets: {"layers": number of adapted layers, "flops_per_s": rate of a large
+        product that took its turn, "variants": {name: times, ratios, bytes, counts, "flops" and
+        "floor", the ratio that these FLOPs allow}}.
     """
     return {
         label: _one_selection(settings, selection, device, within(say, label))
@@ -48,7 +47,7 @@ def _one_selection(
         batch = random_batch(model, "classification", settings.batch, settings.length, device)
         forward = loss_of(model, batch)
         saved = saved_for_backward(forward, model)
-        used = footprint(forward, device)  # warms up, too
+        used = footprint(forward, device)  # also the warm-up
         facts[variant.name] = {
             "trained": count_trained(model),
             "saved_bytes": saved,
@@ -69,8 +68,8 @@ def _one_selection(
     rate = flops / statistics.median(seconds.pop(PRODUCT))
     times = compare(seconds, LIMIT)
     limit = times[LIMIT]["median_s"]
-    for found in facts.values():
-        found["floor"] = floor(found["flops"], facts[LIMIT]["flops"], limit, rate)
+    for counts in facts.values():
+        counts["floor"] = floor(counts["flops"], facts[LIMIT]["flops"], limit, rate)
     return {
         "layers": layers,
         "flops_per_s": rate,

@@ -1,4 +1,4 @@
-"""Fair timing: everything that is compared takes turns, and the first place goes round."""
+"""Fair timing: the candidates of a comparison take turns, and the first place rotates."""
 
 import gc
 import math
@@ -10,18 +10,18 @@ from typing import Any
 import torch
 
 Action = Callable[[], object]
-Prepare = Callable[[], Action]  # what it does is not timed, what it returns is
+Prepare = Callable[[], Action]  # the preparation is not timed, the returned action is
 Say = Callable[[str], None]
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has done all it was given."""
+    """Wait for a GPU to finish its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def seconds_of(action: Action, device: torch.device, repeats: int = 1) -> float:
-    """Seconds an action takes, the mean of `repeats` runs in a row."""
+    """Return the seconds of an action, the mean of `repeats` runs in a row."""
     synchronize(device)
     start = time.perf_counter()
     for _ in range(repeats):
@@ -31,7 +31,7 @@ def seconds_of(action: Action, device: torch.device, repeats: int = 1) -> float:
 
 
 def rotated(names: Sequence[str], turn: int) -> list[str]:
-    """The names in order, beginning `turn` places later."""
+    """Return the names in cyclic order, starting at position `turn`."""
     start = turn % len(names)
     return [*names[start:], *names[:start]]
 
@@ -44,14 +44,15 @@ def take_turns(
     at_least: float = 0.0,
     say: Say | None = None,
 ) -> dict[str, list[float]]:
-    """Time every candidate once a round.
+    """Time every candidate once per round.
 
     Args:
-        candidates: What is timed, by name, warmed up already unless `at_least` is given.
-        rounds: How many rounds.
-        device: Where it runs.
-        at_least: Seconds one timing should last; a quicker action, which must be repeatable, is repeated that long.
-        say: Is told which round begins.
+        candidates: Candidates by name, warmed up already unless `at_least` is given.
+        rounds: Number of rounds.
+        device: Device of the candidates.
+        at_least: Minimum seconds of one timing. A faster action is repeated, so it must be
+            repeatable.
+        say: Called with the number of each round that starts.
 
     Returns:
         Seconds of each round by name.
@@ -77,14 +78,15 @@ def _repeats(prepare: Prepare, device: torch.device, at_least: float) -> int:
 
 
 def compare(times: Mapping[str, Sequence[float]], reference: str) -> dict[str, dict[str, Any]]:
-    """Medians, and their ratios to one of them.
+    """Compute medians and their ratios to the reference.
 
     Args:
-        times: Seconds by name, one for each round.
-        reference: The name the others are divided by.
+        times: Seconds of each round by name.
+        reference: Name of the denominator.
 
     Returns:
-        By name: "median_s", "ratio" (of the medians), "median_of_ratios" (of each round's own) and "rounds_s".
+        By name: "median_s", "ratio" (of the medians), "median_of_ratios" (of the rounds) and
+        "rounds_s".
     """
     base = times[reference]
     return {

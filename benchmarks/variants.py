@@ -1,4 +1,4 @@
-"""The adapters that are compared: ours, PEFT's, and NOLA computed as its authors' code does."""
+"""The compared adapters: those of rlora, those of PEFT, and NOLA as its authors' code does it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from rlora.adapters.vera import VeRA
 LIMIT = "limit"
 REDRAW = "nola (redraw)"
 KEPT = "randlora (kept)"
-PEFT = "peft "  # what the names of PEFT's begin with
+PEFT = "peft "  # prefix of the names of PEFT's adapters
 ALPHA = 16.0
 
 
@@ -31,9 +31,9 @@ class Variant:
     """One way to make a model train few parameters.
 
     Args:
-        name: How the results call it.
-        put_in: Puts it into a model, in place, given the names of the adapted modules and of the parameters that
-            train beside it; returns the model to call.
+        name: Name in the results.
+        put_in: Injects it into a model in place, given the names of the adapted modules and of the
+            other trainable parameters. Returns the model to call.
     """
 
     name: str
@@ -41,14 +41,14 @@ class Variant:
 
 
 def adapted_modules(model: nn.Module, selection: str | Sequence[str]) -> list[str]:
-    """Full names of the layers that a selection of targets means."""
+    """Return the full names of the layers that a selection of targets matches."""
     return list(
         dict.fromkeys(target.module for target in find_targets(model, selection, roles_of(model)))
     )
 
 
 def our_methods(ranks: Ranks, modules: Sequence[str]) -> dict[str, Method]:
-    """Our methods by name."""
+    """Return the methods of rlora by name."""
     return {
         "lora": LoRA(rank=ranks.lora, alpha=ALPHA, targets=modules),
         "rlora": RLoRA(rank=ranks.rlora, alpha=ALPHA, targets=modules),
@@ -65,7 +65,13 @@ def _randlora(ranks: Ranks, modules: Sequence[str]) -> RandLoRA:
 def peft_configs(
     ranks: Ranks, modules: Sequence[str], *, projection: bool = True
 ) -> dict[str, Any]:
-    """PEFT's configs of the same adapters by name; `projection` says whether files hold the random matrices."""
+    """Return PEFT's configs of the same adapters by name.
+
+    Args:
+        ranks: Ranks of the adapters.
+        modules: Names of the adapted modules.
+        projection: Whether their files contain the random matrices.
+    """
     import peft
 
     names = list(modules)
@@ -84,18 +90,21 @@ def peft_configs(
 
 
 def variants(ranks: Ranks) -> list[Variant]:
-    """Everything that is compared, the limit first: a model of which only what every variant trains does train."""
-    found = [Variant(LIMIT, _ours(lambda modules: Head()))]
-    found += [
+    """Return all variants, the limit first.
+
+    The limit trains only the parameters that every variant trains: the head and one bias.
+    """
+    result = [Variant(LIMIT, _ours(lambda modules: Head()))]
+    result += [
         Variant(name, _ours(partial(_our_method, name, ranks))) for name in our_methods(ranks, ())
     ]
-    found += [
+    result += [
         Variant(KEPT, _ours(lambda modules: replace(_randlora(ranks, modules), keep_delta=True)))
     ]
-    found += [
+    result += [
         Variant(name, _peft(partial(_peft_config, name, ranks))) for name in peft_configs(ranks, ())
     ]
-    return [*found, Variant(REDRAW, _redraw(ranks))]
+    return [*result, Variant(REDRAW, _redraw(ranks))]
 
 
 def _our_method(name: str, ranks: Ranks, modules: Sequence[str]) -> Method:
@@ -107,12 +116,18 @@ def _peft_config(name: str, ranks: Ranks, modules: Sequence[str]) -> Any:
 
 
 def parameters_beginning_with(model: nn.Module, prefixes: Sequence[str]) -> list[str]:
-    """Names of the parameters that begin with one of the prefixes, each of which must fit some."""
+    """Return the names of the parameters with one of the prefixes.
+
+    Raises:
+        ValueError: A prefix matches no parameter.
+    """
     names = [name for name, _ in model.named_parameters()]
     if unknown := [
         prefix for prefix in prefixes if not any(name.startswith(prefix) for name in names)
     ]:
-        raise ValueError(f"the model has no parameters whose names begin with {', '.join(unknown)}")
+        raise ValueError(
+            f"prefixes={', '.join(unknown)} is invalid: expected prefixes of parameter names"
+        )
     return [name for name in names if name.startswith(tuple(prefixes))]
 
 
@@ -157,7 +172,10 @@ def _owners(model: nn.Module, names: Sequence[str]) -> list[tuple[nn.Module, str
 
 
 def _train(owners: Sequence[tuple[nn.Module, str]]) -> None:
-    """Let parameters train, in float32 together with their module's others: as `inject` does with a head."""
+    """Make parameters trainable, with all parameters of their module in float32.
+
+    `inject` does the same with a head.
+    """
     for module, name in owners:
         for parameter in module.parameters(recurse=False):
             parameter.data = parameter.data.to(torch.float32)

@@ -14,7 +14,7 @@ import torch
 
 import benchmarks.__main__ as cli
 from benchmarks.report import markdown
-from benchmarks.results import differing_facts, new_document, to_continue, write_document
+from benchmarks.results import differing_facts, new_document, document_to_update, write_document
 from benchmarks.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -200,17 +200,17 @@ def test_wrong_words_are_refused(words, capsys):
 def test_devices_and_settings_are_not_mixed(tmp_path):
     path = tmp_path / "cpu.json"
     here = {"device": "one chip", "threads": 2}
-    assert to_continue(path, "cpu", False, here) == new_document("cpu", False)
+    assert document_to_update(path, "cpu", False, here) == new_document("cpu", False)
     section = {"environment": here}
     write_document(new_document("cpu", False) | {"sections": {"steps": section}}, path)
-    assert to_continue(path, "cpu", False, here)["sections"] == {"steps": section}
+    assert document_to_update(path, "cpu", False, here)["sections"] == {"steps": section}
     with pytest.raises(ValueError, match="full measurements of cpu"):
-        to_continue(path, "cpu", True, here)
+        document_to_update(path, "cpu", True, here)
     with pytest.raises(ValueError, match="measured on one chip, this is another"):
-        to_continue(path, "cpu", False, {"device": "another"})
+        document_to_update(path, "cpu", False, {"device": "another"})
     path.write_text("{")
     with pytest.raises(ValueError, match="cannot be read"):
-        to_continue(path, "cpu", False, here)
+        document_to_update(path, "cpu", False, here)
 
 
 def test_the_same_command_without_only_begins_anew(in_process, tmp_path, monkeypatch):
