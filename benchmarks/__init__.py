@@ -1,4 +1,4 @@
-"""Speed, memory and file sizes of the adapters: `python -m benchmarks` writes docs/results/speed."""
+"""Speed, memory and file sizes of the adapters. `python -m benchmarks` measures and writes them."""
 
 import os
 

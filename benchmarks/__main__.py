@@ -167,7 +167,7 @@ def _failures(result: Any) -> bool:
 
 
 def write_page(document: results.Document, path: Path) -> None:
-    """Write the page and the plot beside the JSON file."""
+    """Write the page and the plot next to the JSON file."""
     write_atomically(path.with_suffix(".md"), markdown(document, path.stem).encode())
     write_atomically(path.with_suffix(".png"), png(document, device_of(document)))
 

@@ -1,4 +1,4 @@
-"""How much matrix multiplication a step does, and how fast large matrices are multiplied here: what time must cost."""
+"""FLOPs of the matrix products in a step, and the time that they take at least."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,8 +12,9 @@ from benchmarks.timing import Action
 
 
 def flops_of(forward: Callable[[], Tensor]) -> int:
-    """Floating-point operations of the matrix products in one step, forward and backward."""
-    in_place = {torch.ops.aten.addmm_: _product_flops}  # it knows only those that make a new tensor
+    """Return the FLOPs of the matrix products in one step, forward and backward."""
+    # By default the counter only knows the out-of-place addmm.
+    in_place = {torch.ops.aten.addmm_: _product_flops}
     counter = FlopCounterMode(display=False, custom_mapping=in_place)
     with counter:
         forward().backward()
@@ -27,13 +28,13 @@ def _product_flops(
 
 
 def large_product(tokens: int, width: int, wider: int, device: torch.device) -> tuple[Action, int]:
-    """A product as the backbone's largest ones, and its floating-point operations.
+    """Return a product as large as the largest of the backbone, and its FLOPs.
 
     Args:
         tokens: Rows of x (tokens, width).
         width: Columns of x.
         wider: Rows of the weight (wider, width).
-        device: Where it runs.
+        device: Device of the product.
     """
     generator = torch.Generator().manual_seed(0)
     x, weight = (
@@ -43,5 +44,5 @@ def large_product(tokens: int, width: int, wider: int, device: torch.device) -> 
 
 
 def floor(flops: float, limit_flops: float, limit_seconds: float, flops_per_s: float) -> float:
-    """The least ratio to the limit that additional products allow: 1 + (F - F_limit) / (rate t_limit)."""
+    """Return the smallest possible ratio to the limit: 1 + (F - F_limit) / (rate t_limit)."""
     return 1 + (flops - limit_flops) / (flops_per_s * limit_seconds)

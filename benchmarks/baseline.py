@@ -1,6 +1,6 @@
 """Option `--baseline`: training steps of this checkout and of another one, in turns.
 
-Each checkout runs in a process of its own with its own `benchmarks` and `rlora`. Only one of them
+Each checkout runs in a separate process with its own `benchmarks` and `rlora`. Only one of them
 computes at a time, and the first place alternates, so both see the same state of the machine.
 """
 

@@ -1,4 +1,8 @@
-"""Part "decoding": E2E's test set written in batches, each meaning representation once, and one row at a time."""
+"""Part "decoding": E2E's test set generated in batches and one row at a time.
+
+In batches every meaning representation is generated once. One row at a time, repeated ones are
+generated again, as public scripts do it.
+"""
 
 import copy
 import os
@@ -25,21 +29,23 @@ FILES = {"train": "trainset.csv", "validation": "devset.csv", "test": "testset_w
 
 
 def measure(settings: DecodingSettings, device: torch.device, say: Say) -> dict[str, Any]:
-    """Time both ways; "data": real or made up; of the second a sample of rows is timed, and scaled to all of them.
+    """Time both ways. One row at a time, only a sample is timed and scaled to all rows.
 
     Returns:
-        {"data": ..., "rows": all, "prompts": distinct, "sample": rows timed, "equal": texts of the sample that are the
-        same, "ways": {name: times of what was timed, "seconds" for the whole set, "tokens_per_s"}}.
+        {"data": real or synthetic, "rows": number of rows, "prompts": distinct ones, "sample": rows
+        timed, "equal": texts of the sample that both ways agree on, "ways": {name: times,
+        "seconds" for the whole set, "tokens_per_s"}}.
     """
-    with tempfile.TemporaryDirectory() as place:
-        folder, real = _data(Path(place), settings.made_up)
-        adapters, task, rows = _prepared(settings, folder, Path(place))
+    with tempfile.TemporaryDirectory() as path:
+        scratch = Path(path)
+        folder, real = _data(scratch, settings.synthetic)
+        adapters, task, rows = _prepared(settings, folder, scratch)
         prompts = task.prompts()["test"]
         sample = rows[:: settings.every]
-        wide = _writer(adapters, task, device, Path(place))
+        wide = _writer(adapters, task, device, scratch)
         single = copy.copy(task)
         single.decoding = replace(task.generation, batch_size=1)
-        narrow = _writer(adapters, single, device, Path(place))
+        narrow = _writer(adapters, single, device, scratch)
         say(f"{len(prompts)} distinct prompts, and {len(sample)} of {len(rows)} rows one at a time")
         written = wide(prompts)
         equal = sum(
@@ -58,17 +64,22 @@ def measure(settings: DecodingSettings, device: torch.device, say: Say) -> dict[
         facts["seconds"] = facts["median_s"] * scale[name]
         facts["tokens_per_s"] = tokens[name] / facts["median_s"]
     counts = {"rows": len(rows), "prompts": len(prompts), "sample": len(sample), "equal": equal}
-    return {"data": "the real test set" if real else "made up", **counts, "ways": times}
+    return {"data": "the real test set" if real else "synthetic", **counts, "ways": times}
 
 
 def _prepared(
-    settings: DecodingSettings, folder: Path, place: Path
+    settings: DecodingSettings, folder: Path, scratch: Path
 ) -> tuple[AdapterSet, E2E, list[int]]:
-    """A random decoder with LoRA, the task, and of each row of the test set its distinct prompt."""
+    """Return a random decoder with LoRA, the task, and the index of each test row's prompt."""
     backbone = mini_decoder(
-        dict(settings.config), kind="text", num_labels=0, seed=0, corpus=str(folder / FILES["train"]), column="ref",
+        dict(settings.config),
+        kind="text",
+        num_labels=0,
+        seed=0,
+        corpus=str(folder / FILES["train"]),
+        column="ref",
         vocabulary=settings.vocabulary,
-    )  # fmt: skip
+    )
     options = {"beams": settings.beams, "length_penalty": 0.9, "no_repeat_ngram_size": 4}
     decoding = {**options, "batch_size": settings.batch, "max_new_tokens": settings.new_tokens}
     task = E2E(
@@ -80,7 +91,7 @@ def _prepared(
         decoding=decoding,
         train_examples=8,
     )
-    task.setup(backbone.processor, seed=0, cache_dir=place / "cache")
+    task.setup(backbone.processor, seed=0, cache_dir=scratch / "cache")
     adapters = inject(backbone.model, LoRA(targets="all-linear"))
     for parameter in adapters.adapter_parameters().values():
         torch.nn.init.normal_(parameter, std=0.02, generator=torch.Generator().manual_seed(0))
@@ -90,11 +101,11 @@ def _prepared(
 
 
 def _writer(
-    adapters: AdapterSet, task: E2E, device: torch.device, place: Path
+    adapters: AdapterSet, task: E2E, device: torch.device, scratch: Path
 ) -> Callable[[Sequence[Sequence[int]]], list[str]]:
     def write(prompts: Sequence[Sequence[int]]) -> list[str]:
-        file = place / "texts.jsonl"
-        file.unlink(missing_ok=True)  # or it would be gone on with
+        file = scratch / "texts.jsonl"
+        file.unlink(missing_ok=True)  # otherwise the generator would resume from it
         generator = Generator(
             adapters, task, device=device, precision=Precision(), console=Console(quiet=True)
         )
@@ -103,12 +114,15 @@ def _writer(
     return write
 
 
-def _data(place: Path, made_up: bool) -> tuple[Path, bool]:
-    """E2E's folder, and whether it is the real one; made up in its format where that is not at hand, or asked for."""
+def _data(scratch: Path, synthetic: bool) -> tuple[Path, bool]:
+    """Return a folder with E2E's files, and whether they are the real ones.
+
+    Synthetic files of the same format replace them if RLORA_DATA does not have them.
+    """
     real = Path(os.environ.get("RLORA_DATA", "")) / "e2e"
-    if os.environ.get("RLORA_DATA") and real.is_dir() and not made_up:
+    if os.environ.get("RLORA_DATA") and real.is_dir() and not synthetic:
         return real, True
-    folder = place / "e2e"
+    folder = scratch / "e2e"
     folder.mkdir()
     names, foods = ("Aromi", "Bibimbap House", "Cotto", "Eagle"), ("pie", "rice", "pasta")
     mrs = [f"name[{name}], food[{food}]" for name in names for food in foods]

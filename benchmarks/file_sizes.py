@@ -1,4 +1,4 @@
-"""Part "files": how large the adapters' files are, and how long loading takes."""
+"""Part "files": sizes of the adapters' files, and the time to load them."""
 
 import tempfile
 from collections.abc import Callable
@@ -23,18 +23,19 @@ def measure(settings: FileSettings, device: torch.device, say: Say) -> dict[str,
     """Save and load every adapter.
 
     Returns:
-        By adapter: "bytes" of the tensor file, "parameters" it stands for, "attach" (a bare backbone gets the adapter
-        from its file, the random structure regenerated) and "fill" (a model that carries it already is filled).
+        By adapter: "bytes" of the tensor file, "parameters" that train, "attach" (load into a bare
+        backbone, with the frozen matrices regenerated) and "fill" (load into a model that has the
+        adapter already).
     """
     base = random_model(settings.encoder.config(), kind="classification", device=device)
     modules = adapted_modules(base, ("q", "v"))
     sizes: dict[str, dict[str, int]] = {}
     attach: dict[str, Prepare] = {}
     fill: dict[str, Prepare] = {}
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as scratch:
         for name, method in our_methods(settings.ranks, modules).items():
             say(f"saving {name}")
-            sizes[name], attach[name], fill[name] = _ours(base, method, Path(place) / name)
+            sizes[name], attach[name], fill[name] = _ours(base, method, Path(scratch) / name)
         plain = peft_configs(settings.ranks, modules, projection=False)
         whole = peft_configs(settings.ranks, modules)
         configs = plain | {
@@ -42,7 +43,9 @@ def measure(settings: FileSettings, device: torch.device, say: Say) -> dict[str,
         }
         for name, config in configs.items():
             say(f"saving {name}")
-            sizes[name], attach[name], fill[name] = _peft(base, config, Path(place) / name, device)
+            sizes[name], attach[name], fill[name] = _peft(
+                base, config, Path(scratch) / name, device
+            )
         for action in (*attach.values(), *fill.values()):
             action()()  # warm-up
         attached = compare(

@@ -1,4 +1,4 @@
-"""Part "hadamard": the fast transform against the dense product and a plain copy, and how its time grows with n."""
+"""Part "hadamard": the fast transform, the dense product and a copy, by length n."""
 
 import math
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def measure(settings: HadamardSettings, device: torch.device, say: Say) -> dict[str, Any]:
-    """Time the transform at every order.
+    """Time the transform for every n.
 
     Returns:
-        By dtype: {"orders": {n: {"copy", "fwht", "dense": times, nanoseconds a number and, of the latter two,
-        multiply-adds a second}}, "growth": fit}.
+        By dtype: {"orders": {n: {"copy", "fwht", "dense": times, nanoseconds per number and, for
+        the last two, multiply-adds per second}}, "growth": fit}.
     """
     kinds = ["float32", "bfloat16"] if device.type == "cuda" else ["float32"]
     return {kind: _one_dtype(settings, kind, device, say) for kind in kinds}
@@ -53,10 +53,10 @@ def _one_order(
         take_turns(candidates, settings.rounds, device, at_least=settings.at_least), "copy"
     )
     work = {"fwht": numbers * sum(kronecker_sizes(n)), "dense": numbers * n}  # multiply-adds
-    for name, found in times.items():
-        found["ns_per_number"] = 1e9 * found["median_s"] / numbers
+    for name, facts in times.items():
+        facts["ns_per_number"] = 1e9 * facts["median_s"] / numbers
         if name in work:
-            found["multiply_adds_per_s"] = work[name] / found["median_s"]
+            facts["multiply_adds_per_s"] = work[name] / facts["median_s"]
     return times
 
 
@@ -69,10 +69,11 @@ def fit_in_log(orders: Sequence[int], times: Sequence[float]) -> dict[str, float
 
     Args:
         orders: n.
-        times: Nanoseconds for each number transformed.
+        times: Nanoseconds per transformed number.
 
     Returns:
-        "constant" and "slope" in nanoseconds, "r2", and "worst", the largest deviation as a share of the fitted time.
+        "constant" and "slope" in nanoseconds, "r2" and "worst", the largest relative deviation from
+        the fit.
     """
     logs = [math.log2(n) for n in orders]
     center, mean = sum(logs) / len(logs), sum(times) / len(times)
@@ -80,10 +81,10 @@ def fit_in_log(orders: Sequence[int], times: Sequence[float]) -> dict[str, float
     slope = sum((x - center) * (y - mean) for x, y in zip(logs, times, strict=True)) / spread
     fitted = [mean + slope * (x - center) for x in logs]
     total = sum((y - mean) ** 2 for y in times)
-    left = sum((y - f) ** 2 for y, f in zip(times, fitted, strict=True))
+    residual = sum((y - f) ** 2 for y, f in zip(times, fitted, strict=True))
     return {
         "constant": mean - slope * center,
         "slope": slope,
-        "r2": 1.0 - left / total if total else 1.0,
+        "r2": 1.0 - residual / total if total else 1.0,
         "worst": max(abs(y - f) / abs(f) for y, f in zip(times, fitted, strict=True)),
     }

@@ -27,8 +27,8 @@ def measure(settings: LargeSettings, device: torch.device, say: Say) -> dict[str
     """Measure every model with every adapter.
 
     Returns:
-        By model: {"tokens": tokens per step, "variants": {name: times, ratios, tokens per second and
-        bytes, or its "error"}}.
+        By model: {"tokens": tokens per step, "variants": {name: times, ratios, tokens per second
+        and bytes, or its "error"}}.
     """
     result = {}
     for model in settings.models:

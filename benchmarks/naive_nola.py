@@ -1,8 +1,8 @@
-"""NOLA computed as its authors' code does: every layer draws its random bases anew, forward and backward.
+"""NOLA as its authors' code computes it: every layer regenerates its random bases in every pass.
 
-The way is that of github.com/UCDvision/NOLA, commit 03c7027, gpt/src/model_nola.py (GenerateParams, NOLALinear, LoRA);
-this is a re-implementation. It spares the original's zero-filled tensor and its copies of the basis, so that it is if
-anything faster.
+This is a re-implementation of github.com/UCDvision/NOLA, commit 03c7027, gpt/src/model_nola.py
+(GenerateParams, NOLALinear, LoRA). It omits the original's zero-filled tensor and copies of the
+basis, so it is at least as fast.
 """
 
 import math
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 def draw_basis(k: int, size: int, seed: int, device: torch.device) -> Tensor:
-    """Draw k basis vectors of a length, uniform on (-1, 1) / sqrt(k), from a generator of its own: (k, size)."""
+    """Return k basis vectors (k, size), uniform on (-1, 1) / sqrt(k), from a separate generator."""
     generator = torch.Generator(device).manual_seed(seed)
     return (
         torch.empty(k, size, device=device)
@@ -25,22 +25,20 @@ def draw_basis(k: int, size: int, seed: int, device: torch.device) -> Tensor:
 
 
 class Redrawn(torch.autograd.Function):
-    """sum_j c_j V_j of k random vectors V_j that exist only while they are summed."""
+    """sum_j c_j V_j of k random vectors V_j, which exist only during the sum."""
 
     @staticmethod
     def forward(ctx: Any, coefficients: Tensor, size: int, seed: int) -> Tensor:
-        """Draw and sum: coefficients (k,) to (size,)."""
+        """Generate the vectors and map coefficients (k,) to (size,)."""
         ctx.seed = seed
         ctx.save_for_backward(coefficients)
         basis = draw_basis(len(coefficients), size, seed, coefficients.device)
-        with torch.autocast(
-            basis.device.type, enabled=False
-        ):  # the coefficients' sums stay in float32
+        with torch.autocast(basis.device.type, enabled=False):  # sums in float32
             return coefficients @ basis
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        """Draw again: the gradient of c_j is <V_j, gradient>."""
+        """Generate the vectors again: the gradient of c_j is <V_j, gradient>."""
         (coefficients,) = ctx.saved_tensors
         basis = draw_basis(len(coefficients), len(gradient), ctx.seed, coefficients.device)
         with torch.autocast(basis.device.type, enabled=False):
@@ -48,13 +46,13 @@ class Redrawn(torch.autograd.Function):
 
 
 class NaiveNOLALinear(nn.Module):
-    """A frozen layer plus s B A x with A = A0 + mix(a), B = mix(b); a and b are trained.
+    """W x + s B A x with A = A0 + sum_j a_j V_j and B = sum_j b_j V'_j; a and b train.
 
     Args:
         base: nn.Linear, or Hugging Face's Conv1D.
         rank: r.
-        num_bases: k for each factor.
-        seed: Of this layer; A and B take seed and seed + 1.
+        num_bases: k of each factor.
+        seed: Seed of this layer: A uses seed, B uses seed + 1.
         scale: s.
     """
 
@@ -73,13 +71,13 @@ class NaiveNOLALinear(nn.Module):
         self.b = nn.Parameter(torch.zeros(num_bases, device=weight.device))
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """(B, A) of shapes (out, r) and (r, in)."""
+        """Return B (out, r) and A (r, in)."""
         a: Tensor = Redrawn.apply(self.a, self.A0.numel(), self.seed)
         b: Tensor = Redrawn.apply(self.b, self.out_features * self.rank, self.seed + 1)
         return b.view(self.out_features, self.rank), self.A0 + a.view_as(self.A0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) to (..., out)."""
+        """Map (..., in) to (..., out)."""
         b, a = self.factors()
         return self.base(x) + F.linear(F.linear(x, a.to(x.dtype)), b.to(x.dtype)) * self.scale
 
@@ -87,7 +85,7 @@ class NaiveNOLALinear(nn.Module):
 def wrap_layers(
     model: nn.Module, modules: Sequence[str], rank: int, num_bases: int, scale: float
 ) -> None:
-    """Freeze a model and put such a layer around each of the named ones, in place."""
+    """Freeze a model and wrap each of the named layers, in place."""
     model.requires_grad_(False)
     for index, name in enumerate(modules):
         layer = NaiveNOLALinear(model.get_submodule(name), rank, num_bases, 2 * index, scale)

@@ -1,4 +1,4 @@
-"""One figure of the results: steps, memory, growth with tokens, and the transform."""
+"""The figure of the results: steps, memory, growth with tokens, and the transform."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.results import Document
 from benchmarks.variants import LIMIT, PEFT, REDRAW
 
-# Okabe and Ito's palette, told apart with any color vision; markers and hatches tell the same
+# The palette of Okabe and Ito suits every color vision. Markers and hatches repeat the distinction.
 BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, BLACK = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000",
 )  # fmt: skip
@@ -31,7 +31,7 @@ Panel = Callable[[Any, Mapping[str, Any]], None]
 
 
 def png(document: Document, title: str) -> bytes:
-    """Draw the figure; a panel whose part was not measured says so."""
+    """Draw the figure. A panel of a part without results is empty and says so."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -67,40 +67,40 @@ def png(document: Document, title: str) -> bytes:
 def _step_bars(axes: Any, result: Mapping[str, Any]) -> None:
     _bars(axes, result, lambda facts, limit: facts["ratio"])
     axes.axhline(1, color=BLACK, linewidth=1, linestyle="--")
-    axes.set(title="Training step", ylabel="time / time without adapter")
+    axes.set(title="Training step", ylabel="time / time without an adapter")
 
 
 def _memory_bars(axes: Any, result: Mapping[str, Any]) -> None:
     _bars(axes, result, lambda facts, limit: (facts["saved_bytes"] - limit["saved_bytes"]) / 2**20)
     axes.axhline(0, color=BLACK, linewidth=1, linestyle="--")
-    axes.set(title="Saved for backward, beyond that without adapter", ylabel="MiB")
+    axes.set(title="Saved for backward, beyond the model without an adapter", ylabel="MiB")
 
 
 def _bars(axes: Any, result: Mapping[str, Any], height: Callable[[Any, Any], float]) -> None:
-    """A group for each adapter: this package's and the other implementation of it, for each selection of layers."""
+    """Draw a group per adapter, with rlora and the other implementation per selection of layers."""
     others = {"nola": REDRAW} | {name: f"{PEFT}{name}" for name in ADAPTERS if name != "nola"}
-    kinds = [(who, label) for label in result for who in ("rlora", "other")]
-    width = 0.8 / len(kinds)
-    for place, (who, label) in enumerate(kinds):
-        found = result[label]["variants"]
-        names = {name: name if who == "rlora" else others[name] for name in ADAPTERS}
-        at = [i for i, name in enumerate(ADAPTERS) if names[name] in found]
+    series = [(package, label) for label in result for package in ("rlora", "other")]
+    width = 0.8 / len(series)
+    for position, (package, label) in enumerate(series):
+        variants = result[label]["variants"]
+        names = {name: name if package == "rlora" else others[name] for name in ADAPTERS}
+        measured = [i for i, name in enumerate(ADAPTERS) if names[name] in variants]
         heights = [
-            height(found[names[name]], found[LIMIT]) for name in ADAPTERS if names[name] in found
+            height(variants[names[name]], variants[LIMIT])
+            for name in ADAPTERS
+            if names[name] in variants
         ]
         axes.bar(
-            [i + (place - (len(kinds) - 1) / 2) * width for i in at],
+            [i + (position - (len(series) - 1) / 2) * width for i in measured],
             heights,
             width,
-            color=BLUE if who == "rlora" else ORANGE,
+            color=BLUE if package == "rlora" else ORANGE,
             hatch=HATCHES[list(result).index(label) % len(HATCHES)],
             edgecolor="white",
-            label=f"{'PEFT*' if who == 'other' else who}: {label}",
+            label=f"{'PEFT*' if package == 'other' else package}: {label}",
         )
     axes.set_xticks(range(len(ADAPTERS)), list(ADAPTERS.values()))
-    axes.set_xlabel(
-        "* for NOLA: bases drawn anew in every layer, as its official code does", fontsize=8
-    )
+    axes.set_xlabel("* NOLA: bases regenerated in every layer, as in its official code", fontsize=8)
     axes.set_ylim(top=axes.get_ylim()[1] * 1.3)  # room for the legend
     axes.legend(fontsize=8, ncols=2, loc="upper center")
     axes.grid(axis="y", alpha=0.3)
@@ -141,6 +141,6 @@ def _transform_lines(axes: Any, result: Mapping[str, Any]) -> None:
             axes.plot(sizes, times, style, color=color, marker=marker, label=f"{label}, {kind}")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.set(title="Walsh-Hadamard transform", xlabel="n", ylabel="nanoseconds for each number")
+    axes.set(title="Walsh-Hadamard transform", xlabel="n", ylabel="nanoseconds per number")
     axes.legend(fontsize=8)
     axes.grid(which="both", alpha=0.3)

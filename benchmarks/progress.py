@@ -1,4 +1,4 @@
-"""What the console shows while measuring."""
+"""Progress lines on the console."""
 
 import time
 
@@ -8,10 +8,10 @@ from benchmarks.timing import Say
 
 
 class Progress:
-    """Lines of (elapsed time, part, what is being done).
+    """Prints lines with the elapsed time.
 
     Args:
-        console: Where to print.
+        console: Console to print to.
     """
 
     def __init__(self, console: Console) -> None:
@@ -24,10 +24,10 @@ class Progress:
         self.console.print(f"[dim]{minutes:3d}:{seconds:02d}[/dim]  {text}", highlight=False)
 
     def of(self, part: str) -> Say:
-        """A `say` that puts a part's name first."""
+        """Return a `say` that prefixes the name of a part."""
         return lambda text: self.say(f"[bold]{part}[/bold]: {text}")
 
 
-def within(say: Say, place: str) -> Say:
-    """A `say` that puts a place inside the part first."""
-    return lambda text: say(f"{place}, {text}")
+def within(say: Say, prefix: str) -> Say:
+    """Return a `say` that prefixes every text."""
+    return lambda text: say(f"{prefix}, {text}")

@@ -1,4 +1,4 @@
-"""What the page says of each part."""
+"""The text and tables of each part of the page."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from benchmarks.report_tables import mebibytes, ratio, seconds, table
 from benchmarks.variants import LIMIT
 
 Result = Mapping[str, Any]
-WRITTEN = {
+LABELS = {
     "tokens": "tokens T",
     "rank": "rank r",
     "num_bases": "number of bases k",
@@ -17,27 +17,30 @@ WRITTEN = {
 
 
 def steps(result: Result, settings: Result) -> list[str]:
-    """Times and memory of training steps."""
+    """Return times and memory of training steps."""
     encoder, ranks = settings["encoder"], settings["ranks"]
     lines = [
-        f"Forward and backward, without an optimizer, of a RoBERTa of {encoder['layers']} layers and width "
-        f"{encoder['hidden']} on {settings['batch']} x {settings['length']} tokens in float32, with dropout and SDPA; "
-        f"{settings['rounds']} rounds. Ranks: {_ranks(ranks)}.",
-        f"In all of them the head and the bias of the embeddings' LayerNorm train; `{LIMIT}` has nothing else, so it "
-        "is what a step costs however cheap the adapter. `nola (redraw)` draws its bases anew in every layer, forward "
-        "and backward, as NOLA's official code does; `randlora (kept)` is `randlora` with `keep_delta=true`.",
+        f"Forward and backward without an optimizer, of a RoBERTa with {encoder['layers']} layers "
+        f"of width {encoder['hidden']}, on {settings['batch']} x {settings['length']} tokens in "
+        f"float32 with dropout and SDPA; {settings['rounds']} rounds. Ranks: {_ranks(ranks)}.",
+        "The head and the bias of the embeddings' LayerNorm train in all variants. "
+        f"`{LIMIT}` trains nothing else, so it is the limit for an adapter that costs nothing. "
+        "`nola (redraw)` regenerates its bases in every layer, forward and backward, as NOLA's "
+        "official code does. `randlora (kept)` is `randlora` with `keep_delta=true`.",
         "",
-        "*Floor*: the ratio below which the adapter's matrix products do not let it fall, 1 + (F - F of the limit) / "
-        "(rate t of the limit), F counted by torch's FlopCounterMode, at the rate of a large product of T x width by "
-        "width x intermediate that took its turn with the others; what lies above it is memory traffic, thin products "
+        "*Floor*: the smallest ratio that the adapter's matrix products allow, "
+        "1 + (F - F of the limit) / (rate t of the limit). F is counted by torch's "
+        "FlopCounterMode. The rate is that of a large product, T x width by width x intermediate, "
+        "which takes turns with the others. The rest of the time is memory traffic, thin products "
         "and Python.",
         "",
-        "*Saved*: what autograd keeps for backward beside parameters and buffers, each storage once. *Held* and "
-        "*peak*: bytes the allocator has handed out beyond those before the step, after forward and at most. On a CPU "
-        "these are the sums of all allocations and releases that torch's profiler records in one step (reproducible, "
-        "unlike a process's resident size; scratch space outside torch's allocator is not in them).",
+        "*Saved*: bytes that autograd saves for backward besides parameters and buffers, each "
+        "storage once. *Held* and *peak*: bytes allocated since the start of the step, after "
+        "forward and at the maximum. On a CPU these are sums over all allocations and releases "
+        "that torch's profiler records in one step. They are reproducible, unlike the resident "
+        "size of a process, and do not include scratch memory outside torch's allocator.",
     ]
-    for label, found in result.items():
+    for label, selection in result.items():
         rows = [
             (
                 f"`{name}`",
@@ -50,11 +53,11 @@ def steps(result: Result, settings: Result) -> list[str]:
                 mebibytes(v["held_bytes"]),
                 mebibytes(v["peak_bytes"]),
             )
-            for name, v in found["variants"].items()
+            for name, v in selection["variants"].items()
         ]
         head = (
             "adapter",
-            "trained",
+            "trainable",
             "step",
             "/ limit",
             "by rounds",
@@ -63,14 +66,17 @@ def steps(result: Result, settings: Result) -> list[str]:
             "held, MiB",
             "peak, MiB",
         )
-        rate = found["flops_per_s"] / 1e9
-        adapted = f"Adapted: {label} ({found['layers']} layers). A large product ran at {rate:.0f} GFLOP/s."
+        rate = selection["flops_per_s"] / 1e9
+        adapted = (
+            f"Adapted: {label} ({selection['layers']} layers). "
+            f"Rate of a large product: {rate:.0f} GFLOP/s."
+        )
         lines += ["", adapted, "", *table(head, rows)]
     return lines
 
 
 def files(result: Result, settings: Result) -> list[str]:
-    """Sizes and loading times."""
+    """Return sizes and loading times."""
     rows = [
         (
             f"`{name}`",
@@ -84,51 +90,56 @@ def files(result: Result, settings: Result) -> list[str]:
     ]
     encoder = settings["encoder"]
     return [
-        f"q and v of {encoder['layers']} layers of width {encoder['hidden']}; ranks: {_ranks(settings['ranks'])}. "
-        f"Medians of {settings['rounds']}. *Attach*: a bare model gets the adapter from its file, the random structure "
-        "drawn anew. *Fill*: a model that carries the adapter already is filled. *Projection saved*: PEFT's "
-        "`save_projection=True`, its default, keeps the random matrices in the file.",
+        f"q and v of {encoder['layers']} layers of width {encoder['hidden']}; "
+        f"ranks: {_ranks(settings['ranks'])}; medians of {settings['rounds']} rounds. "
+        "*Attach*: load the adapter into a bare model, with its frozen matrices regenerated. "
+        "*Fill*: load into a model that has the adapter already. "
+        "*Projection saved*: PEFT's default, `save_projection=True`, writes the random matrices to "
+        "the file.",
         "",
-        *table(("adapter", "trained", "file, bytes", "/ 4 bytes each", "attach", "fill"), rows),
+        *table(("adapter", "trainable", "file, bytes", "/ 4 bytes each", "attach", "fill"), rows),
     ]
 
 
 def growth(result: Result, settings: Result) -> list[str]:
-    """One table for each size that was varied."""
+    """Return one table per size that varies."""
     lines = [
-        f"Forward and backward of one adapted linear layer in float32, divided by the frozen layer's own; "
-        f"{settings['rounds']} rounds. Ranks where not varied: {_ranks(settings['ranks'])}.",
+        "Forward and backward of one adapted linear layer in float32, divided by the time of the "
+        f"frozen layer; {settings['rounds']} rounds. Ranks that do not vary: "
+        f"{_ranks(settings['ranks'])}.",
     ]
-    for sweep, found in result.items():
-        fixed = ", ".join(f"{WRITTEN[name]} = {size}" for name, size in found["fixed"].items())
-        names = [name for name in next(iter(found["points"].values())) if name != "frozen"]
+    for name_of_sweep, sweep in result.items():
+        fixed = ", ".join(f"{LABELS[name]} = {size}" for name, size in sweep["fixed"].items())
+        names = [name for name in next(iter(sweep["points"].values())) if name != "frozen"]
         rows = [
             (
                 value,
                 seconds(point["frozen"]["median_s"]),
                 *(ratio(point[name]["ratio"]) for name in names),
             )
-            for value, point in found["points"].items()
+            for value, point in sweep["points"].items()
         ]
-        head = (WRITTEN[sweep], "frozen", *(f"`{name}`" for name in names))
-        lines += ["", f"By {WRITTEN[sweep]} ({fixed}):", "", *table(head, rows)]
+        label = LABELS[name_of_sweep]
+        head = (label, "frozen", *(f"`{name}`" for name in names))
+        lines += ["", f"By {label} ({fixed}):", "", *table(head, rows)]
     return lines
 
 
 def hadamard(result: Result, settings: Result) -> list[str]:
-    """One table for each dtype."""
+    """Return one table per dtype."""
     lines = [
-        f"Rows of n numbers, 2^{settings['log2_numbers']} numbers in all, {settings['rounds']} rounds; nanoseconds for "
-        f"each number. The dense product x @ H is taken up to n = {settings['largest_dense']}. *GMA/s*: thousand "
-        "millions of multiply-adds a second, a transform counted as n times the sum of its factors' sizes a row.",
+        f"Nanoseconds per number, for rows of n numbers and 2^{settings['log2_numbers']} numbers "
+        f"in total; {settings['rounds']} rounds. The dense product x @ H is measured up to "
+        f"n = {settings['largest_dense']}. *GMA/s*: 10^9 multiply-adds per second, where a row of "
+        "a transform counts as n times the sum of its factors' sizes.",
     ]
-    for kind, found in result.items():
-        names = list(dict.fromkeys(name for order in found["orders"].values() for name in order))
+    for dtype, facts in result.items():
+        names = list(dict.fromkeys(name for order in facts["orders"].values() for name in order))
         rows = [
             (n, *(_cell(order, name, "ns_per_number", 1) for name in names), *_against_dense(order))
-            for n, order in found["orders"].items()
+            for n, order in facts["orders"].items()
         ]
-        fit = found["growth"]
+        fit = facts["growth"]
         head = (
             "n",
             *(f"`{name}`" for name in names),
@@ -136,67 +147,77 @@ def hadamard(result: Result, settings: Result) -> list[str]:
             "fwht, GMA/s",
             "dense, GMA/s",
         )
-        lines += ["", f"{kind}:", "", *table(head, rows), ""]
+        lines += ["", f"{dtype}:", "", *table(head, rows), ""]
         lines.append(
-            f"Least squares: {fit['constant']:.3g} + {fit['slope']:.3g} log2 n nanoseconds a number (R² = "
-            f"{fit['r2']:.3f}; largest deviation {100 * fit['worst']:.0f} %). Where that line fits, a row takes time "
-            "in proportion to n (constant + slope log2 n)."
+            f"Least-squares fit: {fit['constant']:.3g} + {fit['slope']:.3g} log2 n nanoseconds per "
+            f"number (R² = {fit['r2']:.3f}; largest deviation {100 * fit['worst']:.0f} %). Where "
+            "the fit is good, the time of a row is proportional to n (constant + slope log2 n)."
         )
     return lines
 
 
 def inject(result: Result, settings: Result) -> list[str]:
-    """Times of putting adapters in."""
+    """Return times of injecting adapters."""
     encoder = settings["encoder"]
     rows = [(f"`{name}`", seconds(v["median_s"])) for name, v in result.items()]
     return [
-        f"Into q and v of {encoder['layers']} layers of width {encoder['hidden']}, the random structure drawn anew; "
-        f"ranks: {_ranks(settings['ranks'])}; medians of {settings['rounds']}.",
+        f"Into q and v of {encoder['layers']} layers of width {encoder['hidden']}, with frozen "
+        f"matrices regenerated; ranks: {_ranks(settings['ranks'])}; medians of "
+        f"{settings['rounds']} rounds.",
         "",
         *table(("adapter", "time"), rows),
     ]
 
 
 def reports(result: Result, settings: Result) -> list[str]:
-    """Times of a report's steps."""
+    """Return times of the steps of a report."""
     rows = [(name, seconds(v["median_s"])) for name, v in result["steps"].items()]
-    about = f"{settings['runs']:,} made-up runs, {result['bytes'] / 2**20:.0f} MiB of records in folders of their own"
-    return [f"{about}; medians of {settings['rounds']}.", "", *table(("step", "time"), rows)]
+    about = (
+        f"{settings['runs']:,} synthetic runs, one folder each, {result['bytes'] / 2**20:.0f} MiB "
+        f"of records; medians of {settings['rounds']} rounds."
+    )
+    return [about, "", *table(("step", "time"), rows)]
 
 
 def decoding(result: Result, settings: Result) -> list[str]:
-    """Times of writing E2E's test set."""
+    """Return times of generating the texts of E2E's test set."""
     least = result["ways"][OURS]["seconds"]
     rows = [
         (name, f"{v['seconds']:,.0f} s", ratio(v["seconds"] / least), f"{v['tokens_per_s']:,.0f}")
         for name, v in result["ways"].items()
     ]
     about = (
-        f"E2E's test set ({result['data']}): {result['prompts']} meaning representations in {result['rows']:,} rows; "
-        f"beam {settings['beams']}, {settings['new_tokens']} tokens each, LoRA merged. Batches of {settings['batch']}, "
-        f"against every {settings['every']}th row one at a time, scaled to all rows; {result['equal']} of these "
-        f"{result['sample']} texts equal the batched ones. Medians of {settings['rounds']}."
+        f"E2E's test set ({result['data']}): {result['prompts']} meaning representations in "
+        f"{result['rows']:,} rows, {settings['beams']} beams, {settings['new_tokens']} tokens "
+        f"each, LoRA merged. Batches of {settings['batch']} are compared with every "
+        f"{settings['every']}th row one at a time, scaled to all rows. {result['equal']} of these "
+        f"{result['sample']} texts equal those of the batches. Medians of {settings['rounds']} "
+        "rounds."
     )
     return [about, "", *table(("way", "the whole set", "/ batches", "tokens/s"), rows)]
 
 
 def large(result: Result, settings: Result) -> list[str]:
-    """One table for each model."""
+    """Return one table per model."""
     lines = [
-        "Forward and backward, without an optimizer: weights in bfloat16, adapters in float32, autocast to bfloat16, "
-        f"SDPA; {settings['warm_up']} steps to warm up, {settings['rounds']} timed, one adapter after the other. "
-        f"Ranks: {_ranks(settings['ranks'])}. *Peak*: most memory allocated in a step, the model included on a GPU.",
+        "Forward and backward without an optimizer: weights in bfloat16, adapters in float32, "
+        f"autocast to bfloat16, SDPA; {settings['warm_up']} warm-up steps, {settings['rounds']} "
+        f"timed steps, one adapter after the other. Ranks: {_ranks(settings['ranks'])}. *Peak*: "
+        "maximum of the allocated memory in a step, including the model on a GPU.",
     ]
     for model in settings["models"]:
-        found = result[model["name"]]
-        again = ", activations recomputed in backward" if model["checkpointing"] else ""
-        rows = [(f"`{name}`", *_large_cells(v)) for name, v in found["variants"].items()]
-        about = f"{model['name']}: {model['batch']} x {model['length']} tokens, {', '.join(model['targets'])}{again}."
+        variants = result[model["name"]]["variants"]
+        recomputed = ", activations recomputed in backward" if model["checkpointing"] else ""
+        rows = [(f"`{name}`", *_large_cells(v)) for name, v in variants.items()]
+        about = (
+            f"{model['name']}: {model['batch']} x {model['length']} tokens, "
+            f"{', '.join(model['targets'])}{recomputed}."
+        )
         lines += [
             "",
             about,
             "",
-            *table(("adapter", "trained", "step", "/ limit", "tokens/s", "peak, MiB"), rows),
+            *table(("adapter", "trainable", "step", "/ limit", "tokens/s", "peak, MiB"), rows),
         ]
     return lines
 
@@ -231,8 +252,8 @@ def _ranks(ranks: Result) -> str:
         "vera": "VeRA",
         "randlora": "RandLoRA",
     }
-    told = [f"{names[name]} {ranks[name]}" for name in names]
-    return f"{', '.join(told)}; NOLA's k = {ranks['num_bases']}"
+    labels = [f"{names[name]} {ranks[name]}" for name in names]
+    return f"{', '.join(labels)}; NOLA's k = {ranks['num_bases']}"
 
 
 PARTS: dict[str, tuple[str, Callable[[Result, Result], list[str]]]] = {
@@ -240,8 +261,8 @@ PARTS: dict[str, tuple[str, Callable[[Result, Result], list[str]]]] = {
     "files": ("Files", files),
     "growth": ("Growth", growth),
     "hadamard": ("Walsh-Hadamard transform", hadamard),
-    "inject": ("Putting adapters in", inject),
+    "inject": ("Injecting adapters", inject),
     "reports": ("Reports", reports),
     "decoding": ("Decoding", decoding),
-    "large": ("True shapes", large),
+    "large": ("Published shapes", large),
 }

@@ -1,10 +1,10 @@
-"""Cells and tables of Markdown."""
+"""Markdown tables and their cells."""
 
 from collections.abc import Iterable, Sequence
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of a table."""
+    """Return the lines of a table."""
     return [
         f"| {' | '.join(head)} |",
         f"|{'---|' * len(head)}",
@@ -13,7 +13,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def seconds(value: float) -> str:
-    """Seconds in a fitting unit, three digits."""
+    """Format seconds with three digits in s, ms or µs."""
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if value >= size:
             return f"{value / size:.3g} {unit}"
@@ -21,10 +21,10 @@ def seconds(value: float) -> str:
 
 
 def ratio(value: float) -> str:
-    """A ratio with two decimals."""
+    """Format a ratio with two decimals."""
     return f"{value:.2f}"
 
 
 def mebibytes(value: float) -> str:
-    """Bytes in MiB."""
+    """Format bytes in MiB."""
     return f"{value / 2**20:,.1f}"

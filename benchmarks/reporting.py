@@ -1,4 +1,4 @@
-"""Part "reports": how long it takes to read made-up run records and to make their tables and page."""
+"""Part "reports": time to read synthetic run records and to build their tables and page."""
 
 import json
 import random
@@ -18,20 +18,25 @@ from rlora.reports.load import RunLoader
 from rlora.reports.report import ReportSpec, make_report
 
 TASKS, ADAPTERS = 5, 10
-CONFIG_KEYS = 120  # as many leaves as a real config has
+CONFIG_KEYS = 120  # number of values in a real config
 
 
 def measure(settings: ReportSettings, device: torch.device, say: Say) -> dict[str, Any]:
-    """Time each step: {name: times, ratios to reading the folder}; "bytes": of all records."""
-    with tempfile.TemporaryDirectory() as place:
-        folder, lines = Path(place) / "runs", Path(place) / "records.jsonl"
+    """Time each step of a report.
+
+    Returns:
+        {"steps": {name: times, ratios to reading the folders}, "bytes": size of all records}.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "runs"
+        lines = Path(scratch) / "records.jsonl"
         say(f"writing {settings.runs} records")
-        made = [_record(number) for number in range(settings.runs)]
+        records = [_record(number) for number in range(settings.runs)]
         size = sum(
             write_record(record, folder / str(number)).stat().st_size
-            for number, record in enumerate(made)
+            for number, record in enumerate(records)
         )
-        lines.write_text("".join(json.dumps(asdict(record)) + "\n" for record in made))
+        lines.write_text("".join(json.dumps(asdict(record)) + "\n" for record in records))
         loaded = RunLoader().load([lines])
         report = make_report(loaded, ReportSpec())
 
@@ -67,16 +72,29 @@ def _record(number: int) -> RunRecord:
     ]
     return RunRecord(
         run=Run(
-            f"task{task}", "minilm", f"adapter{adapter}", "none", seed, f"runs/{number}", "2026-01-01", 60.0, [], True,
+            f"task{task}",
+            "minilm",
+            f"adapter{adapter}",
+            "none",
+            seed,
+            f"runs/{number}",
+            "2026-01-01",
+            60.0,
+            [],
+            True,
             config_hash=str(number),
         ),
         parameters=Parameters(1000 * (adapter + 1), 770, 22_713_216, 0.1),
         scores={"validation/accuracy": score, "test/accuracy": score - 0.01},
         monitor="validation/accuracy",
         training=Training(10, 100, 50.0 + draw.random(), 100.0, 2000.0, 9, history),
-        environment=Environment("", "", "cpu", "32-true", 2, 900.0, None, "0" * 40, False, {"rlora": "0"}),
+        environment=Environment(
+            "", "", "cpu", "32-true", 2, 900.0, None, "0" * 40, False, {"rlora": "0"}
+        ),
         data={"rows": {"train": 512, "test": 872}},
         backbone={"source": "", "fingerprint": "0" * 64},
         adapter_file_bytes=40_000,
-        config={f"section{i % 10}": {f"key{j}": j for j in range(CONFIG_KEYS // 10)} for i in range(10)},
-    )  # fmt: skip
+        config={
+            f"section{i % 10}": {f"key{j}": j for j in range(CONFIG_KEYS // 10)} for i in range(10)
+        },
+    )

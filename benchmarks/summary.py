@@ -1,4 +1,4 @@
-"""The table that closes a measurement on the console."""
+"""The summary on the console."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from benchmarks.variants import LIMIT
 def print_summary(
     document: Document, measured: Sequence[str], path: Path, console: Console
 ) -> None:
-    """Print how each part went, and the step times against the limit."""
+    """Print the status of each part, and the step times relative to the limit."""
     parts = Table(title=f"Measured on {document['device']}")
     for column in ("part", "status", "seconds"):
         parts.add_column(column)
@@ -24,9 +24,9 @@ def print_summary(
         status = section.get("error", section["status"])
         parts.add_row(name, status, f"{section['seconds']:.0f}")
     console.print(parts)
-    found = document["sections"].get("steps", {}).get("result")
-    if "steps" in measured and found:
-        console.print(_steps(found))
+    steps = document["sections"].get("steps", {}).get("result")
+    if "steps" in measured and steps:
+        console.print(_steps(steps))
     console.print(f"results: {path}, {path.stem}.md, {path.stem}.png", highlight=False)
 
 

@@ -1,4 +1,4 @@
-"""Makes `benchmarks`, which lies beside the package and is not installed, importable however pytest is called."""
+"""Makes `benchmarks` importable: it is not part of the installed package."""
 
 import sys
 from pathlib import Path

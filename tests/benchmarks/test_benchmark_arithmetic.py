@@ -1,4 +1,4 @@
-"""The benchmarks compute turns, ratios, fits, bytes and naive NOLA's gradients rightly."""
+"""Turns, ratios, fits, bytes and the gradients of naive NOLA in the benchmarks."""
 
 import math
 import weakref
@@ -19,18 +19,18 @@ CPU = torch.device("cpu")
 
 
 def test_ratios():
-    found = compare({"base": [1.0, 2.0, 4.0], "other": [3.0, 3.0, 20.0]}, "base")
-    assert found["base"] == {
+    times = compare({"base": [1.0, 2.0, 4.0], "other": [3.0, 3.0, 20.0]}, "base")
+    assert times["base"] == {
         "median_s": 2.0,
         "ratio": 1.0,
         "median_of_ratios": 1.0,
         "rounds_s": [1.0, 2.0, 4.0],
     }
-    assert found["other"]["ratio"] == 1.5  # 3 / 2
-    assert found["other"]["median_of_ratios"] == 3.0  # of 3, 1.5 and 5
+    assert times["other"]["ratio"] == 1.5  # 3 / 2
+    assert times["other"]["median_of_ratios"] == 3.0  # of 3, 1.5 and 5
 
 
-def test_turns_go_round():
+def test_the_first_place_rotates():
     assert [rotated("abc", turn) for turn in range(4)] == [
         list("abc"),
         list("bca"),
@@ -41,15 +41,15 @@ def test_turns_go_round():
     candidates = {name: lambda name=name: lambda: order.append(name) for name in "abc"}
     times = take_turns(candidates, 2, CPU)
     assert order == list("abcbca")
-    assert {name: len(found) for name, found in times.items()} == {"a": 2, "b": 2, "c": 2}
+    assert {name: len(rounds) for name, rounds in times.items()} == {"a": 2, "b": 2, "c": 2}
 
 
-def test_what_failed_has_no_ratio():
-    found = with_ratios(
+def test_failed_variants_have_no_ratio():
+    variants = with_ratios(
         {"limit": {"error": "no room"}, "lora": {"rounds_s": [2.0, 2.0], "tokens": 10}}
     )
-    assert found["limit"] == {"error": "no room"}
-    assert found["lora"] == {
+    assert variants["limit"] == {"error": "no room"}
+    assert variants["lora"] == {
         "rounds_s": [2.0, 2.0],
         "tokens": 10,
         "median_s": 2.0,
@@ -63,12 +63,12 @@ def test_what_failed_has_no_ratio():
     assert cli._failures({"model": {"variants": {"limit": {"error": "no room"}}}})
 
 
-def test_a_line_in_log_n_is_found():
+def test_the_fit_recovers_a_line_in_log_n():
     fit = fit_in_log([64, 128, 512], [3 + 2 * 6, 3 + 2 * 7, 3 + 2 * 9])
     assert fit == pytest.approx({"constant": 3.0, "slope": 2.0, "r2": 1.0, "worst": 0.0})
 
 
-def test_products_are_counted_forward_and_backward():
+def test_flops_count_forward_and_backward():
     x, w = torch.ones(5, 7, requires_grad=True), torch.ones(3, 7)
     assert flops_of(lambda: torch.nn.functional.linear(x, w).sum()) == 2 * (2 * 5 * 7 * 3)
     total = torch.zeros(5, 3)
@@ -82,24 +82,24 @@ def test_products_are_counted_forward_and_backward():
 
 
 def product(parameter):
-    """A step that keeps two tensors of 400 kB, after 4 MB beside the first of them."""
+    """Run a step that saves two tensors of 400 kB, with a peak of 4 MB besides the first."""
     x = torch.ones(100, 1000)
     torch.ones(10, 100, 1000)
-    y = x * parameter  # keeps x, and the parameter
-    z = y.exp()  # keeps z, which is seen twice: it and its view are one storage
+    y = x * parameter  # saves x and the parameter
+    z = y.exp()  # saves z twice: it and its view share a storage
     del y
     return (z.view(-1) * z.view(-1).detach()).sum()
 
 
-def test_bytes_are_counted_once_and_exactly():
+def test_every_storage_counts_once():
     model = torch.nn.LayerNorm(1000, bias=False)
     assert saved_for_backward(lambda: product(model.weight), model) == 2 * 400_000
-    found = footprint(lambda: product(model.weight), CPU)
-    assert found["held"] == 2 * 400_000 + 4  # and the loss
-    assert found["peak"] == 400_000 + 4_000_000
+    used = footprint(lambda: product(model.weight), CPU)
+    assert used["held"] == 2 * 400_000 + 4  # the loss has 4 bytes
+    assert used["peak"] == 400_000 + 4_000_000
 
 
-def test_counting_bytes_lets_go_of_them():
+def test_counting_bytes_frees_the_graph():
     model = torch.nn.LayerNorm(1000, bias=False)
     seen = []
 
@@ -113,10 +113,10 @@ def test_counting_bytes_lets_go_of_them():
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (3, 5)])
-def test_naive_nola_is_the_explicit_formula(shape, monkeypatch):
-    drawn = []
+def test_naive_nola_matches_the_explicit_formula(shape, monkeypatch):
+    calls = []
     monkeypatch.setattr(
-        naive_nola, "draw_basis", lambda *given: drawn.append(given) or draw_basis(*given)
+        naive_nola, "draw_basis", lambda *args: calls.append(args) or draw_basis(*args)
     )
     torch.manual_seed(0)
     base = torch.nn.Linear(*shape)
@@ -126,10 +126,10 @@ def test_naive_nola_is_the_explicit_formula(shape, monkeypatch):
         layer.b.normal_()
     x = torch.randn(7, shape[0], requires_grad=True)
     y = layer(x)
-    assert len(drawn) == 2
+    assert len(calls) == 2
     target = torch.randn_like(y)
-    found = torch.autograd.grad((y * target).sum(), [x, layer.a, layer.b])
-    assert sorted(drawn[2:]) == sorted(drawn[:2])  # the very same again in backward
+    gradients = torch.autograd.grad((y * target).sum(), [x, layer.a, layer.b])
+    assert sorted(calls[2:]) == sorted(calls[:2])  # backward regenerates the same bases
 
     rights = draw_basis(4, 2 * shape[0], 6, CPU).view(4, 2, shape[0])
     lefts = draw_basis(4, 2 * shape[1], 7, CPU).view(4, shape[1], 2)
@@ -138,5 +138,5 @@ def test_naive_nola_is_the_explicit_formula(shape, monkeypatch):
     explicit = base(x) + 0.5 * x @ (b @ a).T
     torch.testing.assert_close(y, explicit)
     expected = torch.autograd.grad((explicit * target).sum(), [x, layer.a, layer.b])
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradients, expected)
     assert rights.abs().max() <= 1 / math.sqrt(4)
