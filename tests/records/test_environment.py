@@ -3,35 +3,37 @@
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
-from rlora.records.environment import peak_memory_mib
+PEAK = "from rlora.records.environment import peak_memory_mib\n"
+
+
+def output_of(code):
+    """Run Python code in a process of its own, and return what it prints."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def test_peak_memory_counts_freed_memory():
-    before = peak_memory_mib()
-    size = int(before * 2**20) + 64 * 2**20
-    np.ones(size, dtype=np.uint8)
-    assert peak_memory_mib() >= size / 2**20
+    code = """
+before = peak_memory_mib()
+size = int(before * 2**20) + 64 * 2**20
+b"1" * size
+print(peak_memory_mib() >= size / 2**20)
+"""
+    assert output_of(PEAK + code) == "True"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux passes a parent's peak on")
 def test_peak_memory_is_not_that_of_the_parent():
-    code = "import rlora.records.environment as e; print(e.peak_memory_mib())"
-    ballast = np.ones(2 * 2**30, dtype=np.uint8)
-    process = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert 10 < float(process.stdout) < ballast.nbytes / 2**20
+    ballast = b"1" * 2**29
+    assert 10 < float(output_of(PEAK + "print(peak_memory_mib())")) < len(ballast) / 2**20
 
 
 def test_reading_records_imports_neither_torch_nor_lightning():
-    code = (
-        "import sys, rlora.records.environment, rlora.records.record, rlora.records.status, "
-        "rlora.records.study; print([m for m in ('torch', 'lightning') if m in sys.modules])"
-    )
-    process = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert process.stdout.strip() == "[]"
+    code = """
+import sys
+import rlora.records.environment, rlora.records.record, rlora.records.status, rlora.records.study
+print([name for name in ("torch", "lightning") if name in sys.modules])
+"""
+    assert output_of(code) == "[]"
