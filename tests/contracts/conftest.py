@@ -1,5 +1,6 @@
 """What the contract suites share: building an adapted model from the config alone."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 from rlora.adapters import inject
 from rlora.config.build import build
 
+CONF = Path(__file__).parents[2] / "conf"
+REGULARIZERS = sorted(file.stem for file in (CONF / "regularizer").glob("*.yaml"))
 SENTENCES = ["good", "terrible news", "so and so"]
 
 
@@ -68,3 +71,15 @@ def move():
                 parameter.add_(amount * torch.randn(parameter.shape, generator=generator))
 
     return by
+
+
+@pytest.fixture(scope="module", params=REGULARIZERS)
+def regularizer_name(request):
+    """Name of a YAML of conf/regularizer."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def regularizer_options(regularizer_name, compose):
+    """Composed options of this regularizer."""
+    return {**compose("task=lexicon", f"regularizer={regularizer_name}").config["regularizer"]}

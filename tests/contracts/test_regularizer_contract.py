@@ -16,7 +16,6 @@ from rlora.runs.resume import load_regularizer, regularizer_files
 
 CONF = Path(__file__).parents[2] / "conf"
 ADAPTERS = sorted(file.stem for file in (CONF / "adapter").glob("*.yaml"))
-REGULARIZERS = sorted(file.stem for file in (CONF / "regularizer").glob("*.yaml"))
 CHOICES = {"objective": OBJECTIVES, "noise": NOISES}  # covered where a YAML has the option
 SENTENCES, LABELS = ["good", "terrible news", "so and so"], torch.tensor([1, 0, 1])
 EXAMPLES = 100
@@ -85,25 +84,16 @@ def model_of(adapted, move):
     return get
 
 
-@pytest.fixture(scope="module", params=REGULARIZERS)
-def name(request):
-    return request.param
-
-
 @pytest.fixture(scope="module")
-def options(name, compose):
-    """The composed options."""
-    return {**compose("task=lexicon", f"regularizer={name}").config["regularizer"]}
-
-
-@pytest.fixture(scope="module")
-def variants(name, options):
+def variants(regularizer_name, regularizer_options):
     """The options with every combination of the choices that they have."""
-    if "defaults" in (CONF / "regularizer" / f"{name}.yaml").read_text():
-        return [options]  # the combinations of the YAML that it extends are those of its class
-    keys = [key for key in CHOICES if key in options]
+    if "defaults" in (CONF / "regularizer" / f"{regularizer_name}.yaml").read_text():
+        return [
+            regularizer_options
+        ]  # the combinations of the YAML that it extends are those of its class
+    keys = [key for key in CHOICES if key in regularizer_options]
     combinations = itertools.product(*(CHOICES[key] for key in keys))
-    return [options | dict(zip(keys, values, strict=True)) for values in combinations]
+    return [regularizer_options | dict(zip(keys, values, strict=True)) for values in combinations]
 
 
 @pytest.fixture
@@ -231,8 +221,10 @@ def test_its_state_can_be_loaded(variants, model):
         assert torch.equal(model.step(other), model.step(regularizer))
 
 
-def test_a_posterior_is_stored_with_the_adapter_and_nothing_else_is(options, model, tmp_path):
-    regularizer, other = model.prepare(options), model.prepare(options)
+def test_a_posterior_is_stored_with_the_adapter_and_nothing_else_is(
+    regularizer_options, model, tmp_path
+):
+    regularizer, other = model.prepare(regularizer_options), model.prepare(regularizer_options)
     with torch.no_grad():
         for parameter in regularizer.parameters():
             parameter.add_(0.3)

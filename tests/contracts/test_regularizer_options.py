@@ -2,7 +2,6 @@
 
 import inspect
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,23 +11,11 @@ from rlora.config.build import build
 from rlora.records.record import read_record
 from rlora.runs.resume import read_checkpoint
 
-CONF = Path(__file__).parents[2] / "conf"
-REGULARIZERS = sorted(file.stem for file in (CONF / "regularizer").glob("*.yaml"))
 pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches")
 
 
-@pytest.fixture(scope="module", params=REGULARIZERS)
-def name(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def options(name, compose):
-    """The composed options."""
-    return {**compose("task=lexicon", f"regularizer={name}").config["regularizer"]}
-
-
-def test_the_config_has_exactly_the_options_of_the_constructor(options):
+def test_the_config_has_exactly_the_options_of_the_constructor(regularizer_options):
+    options = regularizer_options
     parameters = inspect.signature(get_object(options["_target_"])).parameters
     assert set(options) - {"_target_"} == set(parameters)
     for value in options.values():
@@ -45,7 +32,8 @@ def prepare(options):
     build(options).prepare(layer, groups, 5)
 
 
-def test_bad_options_are_refused_by_key(options):
+def test_bad_options_are_refused_by_key(regularizer_options):
+    options = regularizer_options
     target = get_object(options["_target_"])
     for key, parameter in inspect.signature(target).parameters.items():
         if key == "prior":  # any folder may be one: checked when its run is read
@@ -58,17 +46,17 @@ def test_bad_options_are_refused_by_key(options):
 
 
 @pytest.fixture(scope="module")
-def trained(name, tiny_execution, tmp_path_factory):
+def trained(regularizer_name, tiny_execution, tmp_path_factory):
     """A finished run under the regularizer."""
-    folder = tmp_path_factory.mktemp(name)
-    parts, _ = tiny_execution("adapter=rlora", f"regularizer={name}", folder=folder)
+    folder = tmp_path_factory.mktemp(regularizer_name)
+    parts, _ = tiny_execution("adapter=rlora", f"regularizer={regularizer_name}", folder=folder)
     return parts, folder
 
 
-def test_a_run_trains_under_it(trained, name):
+def test_a_run_trains_under_it(trained, regularizer_name):
     parts, folder = trained
     record = read_record(folder)
-    assert record.run.regularizer == name
+    assert record.run.regularizer == regularizer_name
     assert math.isfinite(record.scores["validation/loss"])
     module, columns = parts.module, (folder / "metrics.csv").read_text().splitlines()[0]
     regularizer = module.regularizer

@@ -220,7 +220,7 @@ def test_a_prior_must_come_from_the_same_split_and_other_validation_rows():
         ([*SPLIT, "task.shots=4"], r"task\.part=prior and task\.shots=4 each choose"),
         (
             [*POSTERIOR, "regularizer.prior=nowhere"],
-            r"regularizer\.prior=nowhere is invalid: expected start, split or the folder of a finished run",
+            r"regularizer\.prior=nowhere is invalid: expected start, split or the folder",
         ),
         ([*POSTERIOR, "certify=true", "certificate.draws=0"], r"certificate\.draws=0"),
         ([*SPLIT, "task.prior_fraction=0.001"], r"leave no rows for prior"),

@@ -162,7 +162,7 @@ def test_a_risk_outside_0_1_is_refused():
 
 
 def test_coverage():
-    """Over 1,000 data sets, the bounds of a posterior over 8 predictors fail at most at rate delta."""
+    """Over 1,000 data sets, the bounds of a posterior fail at a rate of at most delta."""
     rng, n, delta, trials = np.random.default_rng(0), 60, 0.1, 1000
     risks = np.linspace(0.05, 0.6, 8)  # of 8 predictors; the prior is uniform over them
     errors = rng.binomial(n, risks, size=(trials, 8))
