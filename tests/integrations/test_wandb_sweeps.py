@@ -1,4 +1,4 @@
-"""W&B sweep files, without an account: schema, search engine, the agent's command, a first trial."""
+"""W&B sweep files, without an account: schema, search engine, agent command, first trial."""
 
 import itertools
 import warnings

@@ -126,11 +126,10 @@ def test_an_existing_folder_is_refused_where_it_must_not_be_replaced(tmp_path):
 def test_permissions_follow_the_umask(umask, file, folder, tmp_path):
     before = os.umask(umask)
     try:
-        written = write_atomically(tmp_path / "a.txt", b"x")
-        made = write_folder(tmp_path / "b", b"x")
+        paths = write_atomically(tmp_path / "a.txt", b"x"), write_folder(tmp_path / "b", b"x")
     finally:
         os.umask(before)
-    assert (written.stat().st_mode & 0o777, made.stat().st_mode & 0o777) == (file, folder)
+    assert [path.stat().st_mode & 0o777 for path in paths] == [file, folder]
 
 
 KILLED = """

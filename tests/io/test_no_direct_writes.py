@@ -35,11 +35,11 @@ def direct_writes(source):
 
 def test_no_module_writes_a_file_directly(root):
     package = root / "src" / "rlora"
-    found = {}
+    writes = {}
     for file in package.rglob("*.py"):
         if lines := direct_writes(file.read_text()):
-            found[str(file.relative_to(package))] = lines
-    assert set(found) == set(ALLOWED), found
+            writes[str(file.relative_to(package))] = lines
+    assert set(writes) == set(ALLOWED), writes
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ PEAK = "from rlora.records.environment import peak_memory_mib\n"
 
 
 def output_of(code):
-    """Run Python code in a process of its own, and return what it prints."""
+    """Run Python code in a new process, and return its output."""
     command = [sys.executable, "-c", code]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 

@@ -80,7 +80,7 @@ def initialize(
         model = model_class.from_config(transformers_config)
     base = f"{model.base_model_prefix}."
     names = [name for name, _ in model.named_parameters()]
-    # All weights are random, but only a new head counts as fresh: the rest stands for pretrained.
+    # All weights are random. Only the head counts as fresh, as if the rest were pretrained.
     fresh = [] if kind == "text" else [name for name in names if not name.startswith(base)]
     return make_backbone(model, tokenizer, source, fresh, gradient_checkpointing, quantize)
 
