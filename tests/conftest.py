@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 import composition
+from warm_process import WarmPython
 
 # fixtures of data and tasks; trained adapters, for exports and multi-adapter models
 pytest_plugins = ["task_fixtures", "trained_models"]
@@ -39,6 +41,12 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("data"):
             item.add_marker(skip)
+
+
+def subprocess_environment():
+    """Environment of a run in a subprocess: one thread, no network."""
+    offline = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
+    return {**os.environ, "OMP_NUM_THREADS": "1", **offline}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -179,27 +187,24 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture
-def start(tmp_path, cache):
-    """Function (*overrides): start train.py in a subprocess that writes to a temporary folder."""
+def command(tmp_path, cache):
+    """Function (*overrides): arguments of train.py that writes to a temporary folder."""
+
+    def arguments(*overrides: str) -> list[str]:
+        return ["train.py", *overrides, f"paths.outputs={tmp_path}", f"paths.cache={cache}"]
+
+    return arguments
+
+
+@pytest.fixture
+def start(command):
+    """Function (*overrides): start train.py in a new interpreter; return the process."""
 
     def run(*overrides: str) -> subprocess.Popen:
-        command = [
-            sys.executable,
-            "train.py",
-            *overrides,
-            f"paths.outputs={tmp_path}",
-            f"paths.cache={cache}",
-        ]
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
-            "WANDB_MODE": "offline",
-        }
         return subprocess.Popen(
-            command,
+            [sys.executable, *command(*overrides)],
             cwd=ROOT,
-            env=environment,
+            env=subprocess_environment(),
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -208,14 +213,25 @@ def start(tmp_path, cache):
     return run
 
 
+@pytest.fixture(scope="session")
+def warm_python():
+    """Server of processes that have imported torch."""
+    with tempfile.TemporaryDirectory() as folder:  # tmp_path is too long for a socket
+        server = WarmPython(Path(folder) / "socket", subprocess_environment())
+        yield server
+        server.close()
+
+
 @pytest.fixture
-def train(start):
-    """Function (*overrides): run train.py to its end and return its output."""
+def train(command, warm_python):
+    """Function (*overrides): run train.py to its end in a preloaded process; return its output."""
 
     def run(*overrides: str) -> str:
-        process = start(*overrides)
-        output, _ = process.communicate(timeout=400)
-        assert process.returncode == 0, output
-        return output
+        environment = subprocess_environment()
+        process = warm_python.run(
+            command(*overrides), folder=ROOT, environment=environment, timeout=400
+        )
+        assert process.returncode == 0, process.stdout
+        return process.stdout
 
     return run
