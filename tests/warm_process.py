@@ -20,7 +20,17 @@ import subprocess
 import sys
 import time
 
-PRELOADED = ("rlora.runs.experiment", "rlora.runs.multirun", "rlora.runs.predict_cli")
+PRELOADED = (
+    "rlora.runs.experiment",
+    "rlora.runs.multirun",
+    "rlora.runs.predict_cli",
+    "rlora.tasks.lexicon",
+    "rlora.tasks.data_to_text",
+    "rlora.models.random_init",
+    "transformers.optimization",
+    "transformers.models.bert.modeling_bert",
+    "transformers.models.gpt2.modeling_gpt2",
+)
 LONGEST_REQUEST = 1 << 20  # bytes
 
 
