@@ -1,4 +1,4 @@
-"""Python processes that skip the import of torch: a server imports it once and forks for each script.
+"""Python processes without the import of torch: a server imports it once and forks per script.
 
 A new interpreter needs about 5 s of CPU time to import torch, transformers and Lightning, and a run
 of the tests about 2 s. `WarmPython` starts a server that imports them and waits. For each script

@@ -1,4 +1,4 @@
-"""The page on Python: its blocks run as they stand, one after the other."""
+"""The page on Python: its blocks run unchanged, one after the other."""
 
 import re
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 
-@pytest.mark.cli  # a long one: it begins early
+@pytest.mark.cli  # a long test, which starts early
 @pytest.mark.filterwarnings("ignore")
 def test_every_block_runs_in_order(root):
     blocks = re.findall(
@@ -23,10 +23,6 @@ def test_every_block_runs_in_order(root):
     merged = names["plain"]
     assert not any("lora" in name for name in merged.state_dict())
     with torch.no_grad():
-        found = merged(**names["batch"]).logits
-        reread = (
-            type(merged)
-            .from_pretrained(names["folder"].with_name("merged"))(**names["batch"])
-            .logits
-        )
-    torch.testing.assert_close(found, reread, rtol=1e-4, atol=1e-5)
+        logits = merged(**names["batch"]).logits
+        saved = type(merged).from_pretrained(names["folder"].with_name("merged"))
+        torch.testing.assert_close(saved(**names["batch"]).logits, logits, rtol=1e-4, atol=1e-5)
