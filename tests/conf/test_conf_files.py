@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlora.adapters import Method
+from rlora.adapters import LinearMethod, Method, RankedMethod
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "conf").rglob("*.yaml"))
@@ -20,7 +20,7 @@ MODULES = sorted(
     for file in (ROOT / "src" / "rlora" / "adapters").iterdir()
     if not file.stem.startswith("_")
 )
-FIRST = ["rank", "alpha", "dropout", "targets"]
+SHARED = ["alpha", "dropout", "targets"]  # of every LinearMethod, after the rank if there is one
 
 
 def short(file):
@@ -72,12 +72,13 @@ def test_every_method_has_a_yaml():
 
 
 @pytest.mark.parametrize("file", ADAPTERS, ids=short)
-def test_ranked_adapters_start_with_the_shared_options(file):
+def test_an_adapter_starts_with_the_shared_options(file):
     keys = [key for key in yaml.safe_load(file.read_text())["adapter"] if key != "_target_"]
-    signature = list(inspect.signature(methods_of(file.stem)[0]).parameters)
-    assert keys == signature
-    if "rank" in keys:
-        assert keys[:4] == FIRST
+    method = methods_of(file.stem)[0]
+    assert keys == list(inspect.signature(method).parameters)
+    if issubclass(method, LinearMethod):
+        first = ["rank", *SHARED] if issubclass(method, RankedMethod) else SHARED
+        assert keys[: len(first)] == first
 
 
 def test_some_adapters_are_ranked():

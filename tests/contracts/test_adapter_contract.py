@@ -177,7 +177,7 @@ def test_a_run_leaves_the_full_record(pair, run):
     assert not (run.folder / "error.log").exists()
 
 
-def test_the_files_hold_exactly_what_trained(run):
+def test_the_files_hold_exactly_what_trains_or_derives_from_w(run):
     folder, adapters = run.folder / "adapter", run.parts.adapters
     assert sorted(file.name for file in folder.iterdir()) == [
         "adapter.json",
@@ -185,7 +185,7 @@ def test_the_files_hold_exactly_what_trained(run):
         "head.safetensors",
     ]
     held = {
-        "adapter.safetensors": adapters.adapter_parameters(),
+        "adapter.safetensors": adapters.saved_tensors(),
         "head.safetensors": adapters.head_parameters(),
     }
     for name, parameters in held.items():
@@ -195,6 +195,7 @@ def test_the_files_hold_exactly_what_trained(run):
         assert all(tensor.dtype == torch.float32 for tensor in tensors.values())
     assert run.record.adapter_file_bytes == (folder / "adapter.safetensors").stat().st_size
     card = checkpoint.read_manifest(folder)
+    assert card["derived"] == {n: list(t.shape) for n, t in adapters.derived_tensors().items()}
     assert card["backbone"]["fingerprint"] == run.record.backbone["fingerprint"]
     assert card["random_structure"] == run.record.backbone["random_structure"]
     assert card["parameters"]["adapter"] == run.record.parameters.adapter
