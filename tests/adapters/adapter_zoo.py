@@ -15,9 +15,12 @@ from transformers import (
 )
 
 from rlora.adapters.bitfit import BitFit
+from rlora.adapters.dora import DoRA
+from rlora.adapters.fourierft import FourierFT
 from rlora.adapters.full import Full
 from rlora.adapters.head import Head
 from rlora.adapters.lora import LoRA
+from rlora.adapters.lora_xs import LoRAXS
 from rlora.adapters.nola import NOLA
 from rlora.adapters.randlora import BASES as LAWS
 from rlora.adapters.randlora import SCALINGS, RandLoRA
@@ -37,6 +40,9 @@ METHODS = {
     "nola-hadamard": (NOLA, RANKED | {"num_bases": 10, "basis": "hadamard"}),
     "vera": (VeRA, RANKED),
     "vera-wide": (VeRA, RANKED | {"rank": 40, "d_start": 0.3}),
+    "dora": (DoRA, RANKED),
+    "lora-xs": (LoRAXS, RANKED),
+    "fourierft": (FourierFT, {"alpha": 90.0, "num_frequencies": 12}),
 } | {
     f"randlora-{law}-{number}": (RandLoRA, RANKED | {"basis": law, "scaling": scaling})
     for law in LAWS
@@ -51,8 +57,14 @@ KINDS = [
     "nola-hadamard",
     "vera",
     "randlora-uniform-0",
+    "dora",
+    "lora-xs",
+    "fourierft",
 ]
-SEEDED = [kind for kind in KINDS if kind != "lora"]
+UNSEEDED = ["lora", "lora-rs", "dora", "lora-xs"]  # nothing is regenerated from the seed
+SEEDED = [kind for kind in KINDS if kind not in UNSEEDED]
+FROZEN_NORM = ["dora"]  # autograd takes |V| as a constant, finite differences do not
+FULL_RANK = ["dora", "fourierft", *(name for name in METHODS if name.startswith("randlora"))]
 BASELINES = {"full": Full, "head": Head, "bitfit": BitFit}
 
 HEADS = {

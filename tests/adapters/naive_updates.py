@@ -1,6 +1,7 @@
 """dW of every method in NumPy float64 with explicit matrices and loops, written from the papers' formulas.
 
-Only the random structure (rows, signs, permutations, banks) and the trained values are read off the adapter.
+Only the random structure (rows, signs, permutations, banks), derived tensors and the trained values are read off the
+adapter.
 """
 
 import math
@@ -115,7 +116,37 @@ def vera(method, layer):
     return method.alpha / r * np.diag(array(layer.b)) @ b @ np.diag(array(layer.d)) @ a
 
 
+def dora(method, layer):
+    w = array(layer.site.weight())
+    v = w + method.alpha / method.rank * array(layer.B) @ array(layer.A)
+    magnitudes = np.sqrt((v**2).sum(1))
+    return np.diag(array(layer.m) / magnitudes) @ v - w
+
+
+def lora_xs(method, layer):
+    return method.alpha / method.rank * array(layer.B) @ array(layer.R) @ array(layer.A)
+
+
+def fourierft(method, layer):
+    out, inner = layer.site.out_features, layer.site.in_features
+    p, q = np.meshgrid(np.arange(out), np.arange(inner), indexing="ij")
+    total = np.zeros((out, inner))
+    for position, value in zip(array(layer.spectrum.positions), array(layer.c), strict=True):
+        j, k = divmod(int(position), inner)
+        total += value * np.cos(2 * np.pi * (p * j / out + q * k / inner))
+    return method.alpha * total / (out * inner)
+
+
 def delta(method, layer):
     """The update of one layer."""
-    formulas = {"LoRA": lora, "RLoRA": rlora, "NOLA": nola, "RandLoRA": randlora, "VeRA": vera}
+    formulas = {
+        "LoRA": lora,
+        "RLoRA": rlora,
+        "NOLA": nola,
+        "RandLoRA": randlora,
+        "VeRA": vera,
+        "DoRA": dora,
+        "LoRAXS": lora_xs,
+        "FourierFT": fourierft,
+    }
     return formulas[type(method).__name__](method, layer)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rlora.adapters import inject
+from rlora.adapters.declared import declared_modules, derived_tensors
 
 
 def copy_of(adapters):
@@ -44,9 +45,14 @@ def test_the_state_holds_no_regenerated_tensor(name, adapt):
     adapted = adapt("gpt2", name)
     parameters = {n for n, _ in adapted.model.named_parameters(remove_duplicate=False)}
     persistent = {n for n, _ in zoo.build("gpt2").named_buffers()}
-    assert set(adapted.model.state_dict()) <= parameters | persistent
-    regenerated = sum(b.numel() for a in adapted.adapters.adapters.values() for b in a.buffers())
-    assert (regenerated == 0) == name.startswith("lora")
+    derived = set(derived_tensors([("", adapted.model)]))
+    assert set(adapted.model.state_dict()) <= parameters | persistent | derived
+    assert bool(derived) == (name == "lora-xs")
+    updates = adapted.adapters.adapters
+    regenerated = [
+        n for *_, module in declared_modules(updates.items()) for n in module.regenerated
+    ]
+    assert bool(regenerated) == (name not in zoo.UNSEEDED)
 
 
 @pytest.mark.parametrize("name", zoo.METHODS)
@@ -58,7 +64,7 @@ def test_the_state_and_the_seed_give_the_model_back(name, adapt):
     same.model.load_state_dict(source.model.state_dict())
     assert torch.equal(zoo.logits(same.model), expected)
     other.model.load_state_dict(source.model.state_dict())
-    assert torch.equal(zoo.logits(other.model), expected) == name.startswith("lora")
+    assert torch.equal(zoo.logits(other.model), expected) == (name in zoo.UNSEEDED)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

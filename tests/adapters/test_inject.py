@@ -61,7 +61,7 @@ def test_exactly_the_declared_parameters_train(name, model):
 
 def count(name, out, inner):
     """Trained parameters of one layer."""
-    options = zoo.METHODS[name][1]
+    options = {"rank": 1} | zoo.METHODS[name][1]
     r, m, n = options["rank"], min(out, inner), -(-min(out, inner) // options["rank"])
 
     def power(d):
@@ -78,6 +78,9 @@ def count(name, out, inner):
         "nola-hadamard": 20,
         "vera": out + r,
         "vera-wide": out + r,
+        "dora": r * (inner + out) + out,
+        "lora-xs": r * r,
+        "fourierft": 12,
     }.get(name, n * (r + m))
 
 

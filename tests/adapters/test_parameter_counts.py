@@ -11,8 +11,11 @@ from transformers import (
 )
 
 from rlora.adapters import inject
+from rlora.adapters.dora import DoRA
+from rlora.adapters.fourierft import FourierFT
 from rlora.adapters.full import Full
 from rlora.adapters.lora import LoRA
+from rlora.adapters.lora_xs import LoRAXS
 from rlora.adapters.nola import NOLA
 from rlora.adapters.randlora import RandLoRA
 from rlora.adapters.rlora import RLoRA
@@ -88,6 +91,15 @@ COUNTS = [
     ("llama-2-7b", Full(), 0, 6_738_415_616),
     ("llama-3-8b", RandLoRA(rank=30, targets=FIVE), 160, 56_626_112),
     ("gpt2-medium", VeRA(rank=1024, targets=["q", "v"]), 48, 98_304),
+    # 0.84 % of LLaMA 7B: Liu et al. (DoRA), table 1; LoRA's number and one magnitude per output feature
+    ("llama-2-7b", DoRA(rank=32, targets=FIVE), 160, 56_098_816 + 32 * (4 * 4096 + 11_008)),
+    # Banaei et al. (LoRA-XS), table 1: 24.6 K and 60 K
+    ("roberta-large", LoRAXS(rank=16, targets=["q", "v", "o", "fc2"]), 96, 24_576),
+    ("roberta-large", LoRAXS(rank=25, targets=["q", "v", "o", "fc2"]), 96, 60_000),
+    # Gao et al. (FourierFT), tables 2, 3 and 4
+    ("roberta-base", FourierFT(num_frequencies=1000, targets=["q", "v"]), 24, 24_000),
+    ("roberta-large", FourierFT(num_frequencies=1000, targets=["q", "v"]), 48, 48_000),
+    ("llama-2-7b", FourierFT(num_frequencies=1000, targets=["q", "v"]), 64, 64_000),
 ]
 # parameters of the backbone without the head: RoBERTa as published less its pooler, which a classifier does not use
 BACKBONES = {

@@ -1,10 +1,12 @@
-"""LoRA, VeRA and RandLoRA against the PEFT library: same values in, same outputs and gradients out."""
+"""Our methods against those of the PEFT library: equal values give equal outputs and gradients."""
 
 import adapter_zoo as zoo
 import pytest
 import torch
 
 from rlora.adapters import inject
+from rlora.adapters.dora import DoRA
+from rlora.adapters.fourierft import FourierFT
 from rlora.adapters.lora import LoRA
 from rlora.adapters.randlora import RandLoRA
 from rlora.adapters.vera import VeRA
@@ -39,16 +41,16 @@ def expression(layers):
     return rf".*\.({'|'.join(LAYERS[layers])})"
 
 
-def check(ours, theirs, gradients):
+def check(ours, theirs, gradients, rtol=1e-8, atol=1e-9):
     start = zoo.logits(zoo.build("bert"))
     found, expected = zoo.logits(ours.double()), zoo.logits(theirs.double())
     assert (expected - start).abs().max() > 1e-2
-    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close(found, expected, rtol=rtol, atol=atol)
     found.square().mean().backward()
     expected.square().mean().backward()
     for our, their in gradients():
         assert their.abs().max() > 1e-9
-        torch.testing.assert_close(our, their, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(our, their, rtol=max(rtol, 1e-6), atol=atol)
 
 
 @pytest.mark.parametrize("stabilized", [False, True])
@@ -141,3 +143,54 @@ def test_randlora(layers, rank):
             yield our.gamma.grad, their.randlora_gamma["default"].grad
 
     check(ours, theirs, gradients)
+
+
+@pytest.mark.parametrize("layers", LAYERS)
+def test_dora(layers):
+    method = DoRA(rank=6, alpha=9.0, targets=expression(layers))
+    config = peft.LoraConfig(
+        r=6, lora_alpha=9.0, target_modules=expression(layers), use_dora=True, lora_dropout=0.0
+    )
+
+    def copy(our, their):
+        magnitude = their.lora_magnitude_vector["default"].weight
+        torch.testing.assert_close(magnitude, our.site.weight().norm(dim=1))  # PEFT's start
+        magnitude.copy_(our.m)
+        their.lora_A["default"].weight.copy_(our.A)
+        their.lora_B["default"].weight.copy_(our.B)
+
+    ours, theirs, pairs = both(method, config, LAYERS[layers], copy)
+
+    def gradients():
+        for our, their in pairs:
+            yield our.A.grad, their.lora_A["default"].weight.grad
+            yield our.B.grad, their.lora_B["default"].weight.grad
+            yield our.m.grad, their.lora_magnitude_vector["default"].weight.grad
+
+    check(ours, theirs, gradients)
+
+
+@pytest.mark.parametrize("layers", LAYERS)
+def test_fourierft(layers):
+    method = FourierFT(num_frequencies=12, alpha=90.0, targets=expression(layers))
+    config = peft.FourierFTConfig(
+        n_frequency=12, scaling=90.0, target_modules=expression(layers), init_weights=True
+    )
+
+    def copy(our, their):
+        rows, columns = their.indices["default"]
+        assert len(set(zip(rows.tolist(), columns.tolist(), strict=True))) == 12
+        assert not their.fourierft_spectrum["default"].any()  # PEFT's start with init_weights
+        positions = our.spectrum.positions
+        width = our.site.in_features
+        their.indices["default"] = torch.stack([positions // width, positions % width])
+        their.fourierft_spectrum["default"].copy_(our.c)
+
+    ours, theirs, pairs = both(method, config, LAYERS[layers], copy)
+
+    def gradients():
+        for our, their in pairs:
+            yield our.c.grad, their.fourierft_spectrum["default"].grad
+
+    # PEFT computes the spectrum in float32 whatever the model's dtype
+    check(ours, theirs, gradients, rtol=1e-5, atol=1e-6)

@@ -46,7 +46,7 @@ def test_the_very_first_step_can_move_the_update(name, adapt):
         assert any(p.grad.count_nonzero() for p in adapter.parameters()), site
 
 
-@pytest.mark.parametrize("name", zoo.METHODS)
+@pytest.mark.parametrize("name", [name for name in zoo.METHODS if name not in zoo.FROZEN_NORM])
 def test_gradients_point_along_the_loss(name, adapt):
     adapted = adapt("bert", name)
     adapted.model.double()
