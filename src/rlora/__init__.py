@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rlora.adapters import (
         Adapter,
         AdapterSet,
+        DeclaredTensors,
+        LinearMethod,
         Method,
         ParameterReport,
         RankedMethod,
@@ -23,9 +25,12 @@ if TYPE_CHECKING:
         save,
     )
     from rlora.adapters.bitfit import BitFit
+    from rlora.adapters.dora import DoRA
+    from rlora.adapters.fourierft import FourierFT
     from rlora.adapters.full import Full
     from rlora.adapters.head import Head
     from rlora.adapters.lora import LoRA
+    from rlora.adapters.lora_xs import LoRAXS
     from rlora.adapters.multi_adapter import MultiAdapterModel
     from rlora.adapters.nola import NOLA
     from rlora.adapters.peft import Peft
@@ -36,13 +41,18 @@ if TYPE_CHECKING:
 # public name -> the module that defines it; tests/test_public_api.py compares it with the imports above
 _MODULES = {
     "Adapter": "rlora.adapters",
-    "MultiAdapterModel": "rlora.adapters.multi_adapter",
     "AdapterSet": "rlora.adapters",
     "BitFit": "rlora.adapters.bitfit",
+    "DeclaredTensors": "rlora.adapters",
+    "DoRA": "rlora.adapters.dora",
+    "FourierFT": "rlora.adapters.fourierft",
     "Full": "rlora.adapters.full",
     "Head": "rlora.adapters.head",
+    "LinearMethod": "rlora.adapters",
     "LoRA": "rlora.adapters.lora",
+    "LoRAXS": "rlora.adapters.lora_xs",
     "Method": "rlora.adapters",
+    "MultiAdapterModel": "rlora.adapters.multi_adapter",
     "NOLA": "rlora.adapters.nola",
     "ParameterReport": "rlora.adapters",
     "Peft": "rlora.adapters.peft",
