@@ -14,6 +14,7 @@ from rlora.adapters.declared import DeclaredTensors, Site
 from rlora.adapters.dora import DoRA
 from rlora.adapters.lora import LoRA
 from rlora.ops.philox import RandomSource
+from rlora.records.record import read_record
 
 
 def sites_of(model):
@@ -75,14 +76,14 @@ def test_a_copy_reads_its_own_weight(adapt):
 
 def test_a_quantized_weight_is_dequantized():
     pytest.importorskip("torchao")
-    from rlora.models.quantization import dense, quantize
+    from rlora.models.quantization import dequantize, quantize
 
     for how in ("int8", "nf4"):
         model = nn.ModuleDict({"blocks": nn.ModuleList([nn.Sequential(nn.Linear(64, 96))])})
         quantize(model, how)
         site = next(iter(inject(model, LoRA(rank=2, targets="all-linear")).adapters.values())).site
         found = site.weight()
-        dense(model)
+        dequantize(model)
         layer = next(module for module in model.modules() if type(module) is nn.Linear)
         assert type(found) is torch.Tensor
         assert torch.equal(found, layer.weight)
@@ -187,22 +188,22 @@ def test_an_adapter_of_version_0_1_is_refused_in_one_sentence(adapt, tmp_path):
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_training_checkpoint_holds_what_derives_from_w(tiny_experiment, tmp_path, other_svd):
+def test_a_training_checkpoint_holds_what_derives_from_w(
+    tiny_execution, tiny_run, tmp_path, other_svd
+):
     """Evaluation from a .ckpt on a machine with another SVD gives the scores of the training run."""
     options = ("adapter=lora_xs", "adapter.rank=4", "optimizer.lr=0.05")
-    first = tiny_experiment(*options, folder=tmp_path / "first")
-    scores = first.run().scores
-    last = tmp_path / "first" / "checkpoints" / "best.ckpt"
-    state = torch.load(last, weights_only=True)["state_dict"]
-    assert sum(name.endswith((".A", ".B")) for name in state) == 2 * len(first.adapters.adapters)
+    parts, record = tiny_execution(*options, folder=tmp_path / "first")
+    best = tmp_path / "first" / "checkpoints" / "best.ckpt"
+    state = torch.load(best, weights_only=True)["state_dict"]
+    assert sum(name.endswith((".A", ".B")) for name in state) == 2 * len(parts.adapters.adapters)
     other_svd()
-    again = tiny_experiment(
-        *options, "train=false", f"ckpt_path={last}", folder=tmp_path / "second"
-    )
-    assert again.run().scores["test/loss"] == pytest.approx(scores["test/loss"], abs=1e-6)
+    tiny_run(*options, "train=false", f"ckpt_path={best}", folder=tmp_path / "second")
+    score = read_record(tmp_path / "second").scores["test/loss"]
+    assert score == pytest.approx(record.scores["test/loss"], abs=1e-6)
 
 
-def test_a_resumed_training_equals_an_uninterrupted_one(tiny_experiment, tmp_path, other_svd):
+def test_a_resumed_training_equals_an_uninterrupted_one(tiny_run, tmp_path, other_svd):
     options = (
         "adapter=lora_xs",
         "adapter.rank=4",
@@ -210,14 +211,11 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tiny_experiment, tmp_pat
         "scheduler=constant",
         "scheduler.warmup=0",
     )
-    tiny_experiment(*options, "trainer.max_epochs=4", folder=tmp_path / "whole").run()
-    tiny_experiment(*options, "trainer.max_epochs=2", folder=tmp_path / "part").run()
+    tiny_run(*options, "trainer.max_epochs=4", folder=tmp_path / "whole")
+    tiny_run(*options, "trainer.max_epochs=2", folder=tmp_path / "part")
+    last = tmp_path / "part" / "checkpoints" / "last.ckpt"
     other_svd()
-    tiny_experiment(
-        f"ckpt_path={tmp_path / 'part' / 'checkpoints' / 'last.ckpt'}",
-        "trainer.max_epochs=4",
-        folder=tmp_path / "resumed",
-    ).run()
+    tiny_run(f"ckpt_path={last}", "trainer.max_epochs=4", folder=tmp_path / "resumed")
     expected, resumed = (
         torch.load(tmp_path / run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
         for run in ("whole", "resumed")
