@@ -93,10 +93,11 @@ def compare_checkouts(
 
 
 def comparison_table(results: list[dict[str, Any]]) -> Table:
-    """Medians, and the ratio here / baseline: the median and the range over the rounds."""
-    table = Table(title="Training step of this checkout and of the baseline")
-    for column in ("layers", "adapter", "baseline", "here", "here / baseline", "range"):
-        table.add_column(column, justify="left" if column in ("layers", "adapter") else "right")
+    """Return a table of medians and of the ratio here / baseline, with its range over rounds."""
+    table = Table(title="Training step here and in the baseline, and here / baseline")
+    for column in ("layers", "adapter", "baseline", "here", "ratio", "range"):
+        justify: Any = "left" if column in ("layers", "adapter") else "right"
+        table.add_column(column, justify=justify, no_wrap=True)
     for row in results:
         ratios = [a / b for a, b in zip(row[HERE], row[BASELINE], strict=True)]
         table.add_row(
@@ -104,7 +105,7 @@ def comparison_table(results: list[dict[str, Any]]) -> Table:
             row["adapter"],
             *(seconds(statistics.median(row[name])) for name in (BASELINE, HERE)),
             ratio(statistics.median(ratios)),
-            f"{ratio(min(ratios))} to {ratio(max(ratios))}",
+            f"{ratio(min(ratios))}-{ratio(max(ratios))}",
         )
     table.caption = f"`{LIMIT}` runs no adapter: its ratio is noise."
     return table

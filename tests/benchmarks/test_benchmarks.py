@@ -233,7 +233,7 @@ def test_two_checkouts_take_turns():
     ]
     cells = [list(column.cells) for column in baseline.comparison_table(rows).columns]
     assert [column[0] for column in cells] == [
-        "q, v", "limit", "2 s", "3 s", "1.50", "1.50 to 1.50",
+        "q, v", "limit", "2 s", "3 s", "1.50", "1.50-1.50",
     ]  # fmt: skip
 
 
