@@ -19,27 +19,36 @@ from rlora.ops.fingerprint import fingerprint
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class LoadOptions(TypedDict, total=False):
-    """Options that every source of pretrained weights shares; defaults in `load_pretrained`.
+class BackboneOptions(TypedDict, total=False):
+    """Options that every backbone has.
 
     Args:
         kind: Head: "classification", "regression", or "text" for a decoder's own output layer.
         num_labels: Number of outputs of the head. Ignored for text.
-        seed: Seed of the head's initial values. The global generators are left as they were.
-        dtype: "float32", "bfloat16" or "float16", for all weights.
-        attention: Attention implementation, as transformers names it.
-        gradient_checkpointing: Recompute activations in backward: less memory, more time.
+        seed: Seed of all random weights. The global generators are left as they were.
+        gradient_checkpointing: Recompute activations in backward: less memory, more time. Default
+            False.
         quantize: "int8" or "nf4" stores the frozen weights in few bits, see
-            `rlora.models.quantization`. None keeps them in `dtype`.
+            `rlora.models.quantization`. None, the default, keeps them as they are.
     """
 
     kind: Required[str]
     num_labels: Required[int]
     seed: Required[int]
-    dtype: str
-    attention: str
     gradient_checkpointing: bool
     quantize: str | None
+
+
+class LoadOptions(BackboneOptions, total=False):
+    """Options of every source of pretrained weights; defaults in `load_pretrained`.
+
+    Args:
+        dtype: "float32", "bfloat16" or "float16", for all weights.
+        attention: Attention implementation, as transformers names it.
+    """
+
+    dtype: str
+    attention: str
 
 
 def load_pretrained(
@@ -61,11 +70,11 @@ def load_pretrained(
     Args:
         path: Hub id such as "FacebookAI/roberta-base", or a folder with config, weights and
             tokenizer.
-        kind: See `LoadOptions`, as for all below except revision.
+        kind: See `BackboneOptions`.
         num_labels: Number of outputs of the head.
-        seed: Seed of the head's initial values.
+        seed: Seed of the head's initial values, unless the checkpoint has the head.
         revision: Commit of the hub repository. Ignored for a folder.
-        dtype: Of all weights.
+        dtype: See `LoadOptions`.
         attention: Attention implementation.
         gradient_checkpointing: Recompute activations in backward.
         quantize: "int8", "nf4" or None.

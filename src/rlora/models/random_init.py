@@ -1,35 +1,23 @@
 """Randomly initialized transformers. Small ones with a byte tokenizer serve tests and trials."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from rlora.models.backbone import Backbone
-from rlora.models.pretrained import configure_head, make_backbone
+from rlora.models.pretrained import BackboneOptions, configure_head, make_backbone
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
 
-def random_model(
-    config: dict[str, Any],
-    *,
-    kind: str,
-    num_labels: int,
-    seed: int,
-    gradient_checkpointing: bool = False,
-    quantize: str | None = None,
-) -> Backbone:
+def random_model(config: dict[str, Any], **options: Unpack[BackboneOptions]) -> Backbone:
     """Build a randomly initialized model of any transformers type, with a byte tokenizer.
 
     Args:
         config: Fields of its transformers config, including `model_type`.
-        kind: "classification", "regression" or "text".
-        num_labels: Number of outputs of the head.
-        seed: Seed of all weights. The global generators are left as they were.
-        gradient_checkpointing: Recompute activations in backward.
-        quantize: "int8", "nf4" or None.
+        **options: See `BackboneOptions`.
     """
     tokenizer = byte_tokenizer()
     fields = {
@@ -37,16 +25,7 @@ def random_model(
         "bos_token_id": tokenizer.cls_token_id,
         "eos_token_id": tokenizer.sep_token_id,
     }
-    return initialize(
-        fields,
-        tokenizer,
-        f"random {config['model_type']}",
-        kind=kind,
-        num_labels=num_labels,
-        seed=seed,
-        gradient_checkpointing=gradient_checkpointing,
-        quantize=quantize,
-    )
+    return initialize(fields, tokenizer, f"random {config['model_type']}", **options)
 
 
 def initialize(
@@ -60,15 +39,15 @@ def initialize(
     gradient_checkpointing: bool = False,
     quantize: str | None = None,
 ) -> Backbone:
-    """Build a randomly initialized model for a tokenizer; see `random_model`.
+    """Build a randomly initialized model for a tokenizer.
 
     Args:
         config: Fields of its transformers config, including `model_type`.
         tokenizer: Its tokenizer, which sets the size of the vocabulary.
         source: See `Backbone`.
-        kind: "classification", "regression" or "text".
+        kind: See `BackboneOptions`.
         num_labels: Number of outputs of the head.
-        seed: Seed of all weights. The global generators are left as they were.
+        seed: Seed of all weights.
         gradient_checkpointing: Recompute activations in backward.
         quantize: "int8", "nf4" or None.
     """
