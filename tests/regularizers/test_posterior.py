@@ -98,6 +98,16 @@ def test_a_sample_replaces_the_parameters_inside_the_context_only():
     assert torch.equal(torch.get_rng_state(), state)  # the global generator is untouched
 
 
+def test_groups_have_separate_noise_streams():
+    net = model()
+    gaussian = posterior(net, adapter=0.1, head=0.1)
+    before = [parameter.detach().flatten() for parameter in parameters_of(net)]
+    with torch.no_grad(), sample_per_step(gaussian, seed=3):
+        after = [parameter.flatten() for parameter in parameters_of(net)]
+    adapter, head = after[0] - before[0], after[1] - before[1]
+    assert not torch.isclose(adapter, head[: len(adapter)]).any()
+
+
 def test_parameters_are_restored_after_an_error():
     net = model()
     gaussian, parameter = posterior(net), net["adapter"].a
