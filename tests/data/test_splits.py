@@ -13,6 +13,11 @@ def test_groups_are_transitive_and_normalized():
     assert len(set(group_rows(texts, [0]))) == 4
 
 
+def test_a_row_that_shares_a_text_with_each_of_two_groups_joins_them():
+    groups = group_rows([("a", "p"), ("b", "q"), ("a", "q"), ("c", "r")], [0, 1])
+    assert groups[0] == groups[1] == groups[2] != groups[3]
+
+
 def test_grouped_split_is_whole_seeded_and_sized():
     groups = np.array([row // 3 for row in range(900)])
     rest, chosen = grouped_split(groups, 90, seed=0)
