@@ -1,4 +1,4 @@
-"""What `from rlora import ...` offers."""
+"""Public names: `from rlora import ...`."""
 
 import ast
 import subprocess
@@ -8,7 +8,7 @@ import rlora
 
 
 def typed_names(root):
-    """Name to module of the imports that type checkers see."""
+    """Return name -> module of the imports that only type checkers execute."""
     tree = ast.parse((root / "src" / "rlora" / "__init__.py").read_text())
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     return {alias.name: node.module for node in block.body for alias in node.names}
@@ -31,5 +31,7 @@ def test_an_unknown_name_raises_an_attribute_error():
 
 
 def test_reports_start_without_torch():
-    code = "import sys, rlora.reports.__main__; sys.exit('torch' in sys.modules or 'hydra' in sys.modules)"
+    code = (
+        "import sys, rlora.reports.__main__; sys.exit(bool({'torch', 'hydra'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
