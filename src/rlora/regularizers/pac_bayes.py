@@ -173,7 +173,7 @@ class PACBayes(Regularizer):
                 # keeps rho in the graph: DDP fails on parameters without a gradient
                 return loss + 0 * divergence
             cost = divergence + math.log(1 / self.delta)
-            # detached: gamma is a constant of the objective, although recomputed every step
+            # detached: gamma is at its minimum, where the derivative through it is 0
             gamma = (cost.detach() / n).sqrt() / self.moment if self.gamma is None else self.gamma
             return loss + cost / (gamma * n) + gamma * self.moment**2
         r = bounded()
