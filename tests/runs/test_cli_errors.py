@@ -55,12 +55,12 @@ def told(monkeypatch, tmp_path, capsys):
         (["model=robertabase"], ["roberta_base"]),
         (["regularizer=pacbayes"], ["pac_bayes"]),
         (["adapter.rnk=4"], ["adapter.rnk", "adapter.rank"]),
-        (["optimizer.lr=1"], ["optimizer.lr"]),
+        (["optimiser.lr=1"], ["optimizer.lr"]),
         (["adapter=bitfit", "adapter.rank=4"], ["adapter.rank is not a key"]),
         (["adapter.targets=[q"], ["quote"]),
         (
             ["-m", "adapter=lora,nola", "adapter.num_bases=4"],
-            ["adapter.num_bases", "every adapter swept"],
+            ["adapter.num_bases", "every adapter of this sweep"],
         ),
     ],
 )
