@@ -1,4 +1,4 @@
-"""Answer rows with a trained run: python predict.py run=outputs/runs/... input=FILE (or - for standard input)."""
+"""Predict rows with a trained run: python predict.py run=outputs/runs/... input=FILE (--help lists the options)."""
 
 import sys
 

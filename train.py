@@ -1,4 +1,4 @@
-"""Train and evaluate: python train.py adapter=rlora task=mnli."""
+"""Train and evaluate: python train.py adapter=rlora task=mnli (--help lists the options)."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from rlora.config.build import config_keys, explain_config_error, hydra_job, is_config_error
 
 CONF = Path(__file__).resolve().parent / "conf"
-ASKED_FOR_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
+WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
@@ -24,13 +24,13 @@ def job(config: DictConfig) -> float | None:
 
 
 def chosen_groups() -> dict[str, str]:
-    """The groups named on the command line, such as adapter=lora."""
-    words = (word.partition("=") for word in sys.argv[1:])
-    return {group: option for group, _, option in words if option and (CONF / group).is_dir()}
+    """Return the groups on the command line with their options, such as adapter to lora."""
+    arguments = (argument.partition("=") for argument in sys.argv[1:])
+    return {group: option for group, _, option in arguments if option and (CONF / group).is_dir()}
 
 
-def tell_config_error(error: Exception) -> str:
-    """One sentence on a wrong word, with the nearest valid ones under the groups chosen."""
+def describe_config_error(error: Exception) -> str:
+    """Return one sentence on an invalid override, with the nearest valid names among the chosen groups."""
     groups = chosen_groups()
     swept = {group for group, option in groups.items() if "," in option}
     known = [f"{g}={o}" for g, o in groups.items() if (CONF / g / f"{o}.yaml").is_file()]
@@ -39,30 +39,29 @@ def tell_config_error(error: Exception) -> str:
     return explain_config_error(error, keys, swept)
 
 
-def tell(error: Exception) -> str:
-    """One sentence on what went wrong."""
+def describe(error: Exception) -> str:
+    """Return one sentence on an error; print the traceback where the input is not the cause."""
     if is_config_error(error):
-        return tell_config_error(error)
+        return describe_config_error(error)
     if not isinstance(error, ValueError | OSError):
-        traceback.print_exception(error)  # not wrong input, but a fault of ours
+        traceback.print_exception(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"the disk is full ({error.filename or 'while writing the run'}): free some of it or set paths.outputs"
+        file = error.filename or "while writing the run"
+        return f"the disk is full ({file}): free some space or set paths.outputs"
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def main() -> None:
-    """Run, and tell what went wrong in one sentence."""
-    os.environ["HYDRA_FULL_ERROR"] = (
-        "1"  # errors arrive here whole, instead of Hydra printing a traceback
-    )
+    """Run, and exit with one sentence where that fails."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints a traceback and exits itself
     try:
         job()
-    except KeyboardInterrupt:
-        sys.exit("interrupted: go on with ckpt_path=<run folder>")
+    except KeyboardInterrupt as error:  # says how to resume, once a run has started
+        sys.exit(f"interrupted: {error}" if str(error) else "interrupted")
     except Exception as error:
-        if ASKED_FOR_TRACEBACK:
+        if WANTS_TRACEBACK:
             raise
-        sys.exit(f"error: {tell(error)}")
+        sys.exit(f"error: {describe(error)}")
 
 
 if __name__ == "__main__":

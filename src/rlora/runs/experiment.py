@@ -31,7 +31,7 @@ from rlora.records.record import (
 )
 from rlora.runs import resume, weights
 from rlora.runs.assemble import Moment, Parts, assemble
-from rlora.runs.console import print_summary, quieten
+from rlora.runs.console import print_start, print_summary, quieten
 from rlora.runs.plan import RunPlan, resolve
 from rlora.tasks.base import GenerationTask, TextScores
 from rlora.training.allocator import keep_freed_memory
@@ -62,6 +62,8 @@ def run(config: DictConfig, job: Job) -> float | None:
         record = run_plan(resolve(values, job), job, console)
     except BaseException as error:
         _write_error(job.directory)
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(_how_to_resume(job)) from error
         if job.multirun and isinstance(error, Exception):
             reason = " ".join(str(error).split()) or type(error).__name__
             log.error("failed, the other runs continue: %s", reason)
@@ -72,6 +74,15 @@ def run(config: DictConfig, job: Job) -> float | None:
     if is_first_process():
         print_summary(record, console)
     return _score_to_maximize(record)
+
+
+def _how_to_resume(job: Job) -> str:
+    """Return what to type after an interruption."""
+    if job.multirun:
+        return "rerun the same command: runs that finished are skipped"
+    if not (job.directory / resume.LAST_CHECKPOINT).is_file():
+        return "there is nothing to resume, as no epoch was finished"
+    return f"set ckpt_path={job.directory} to resume"
 
 
 def _write_error(directory: Path) -> None:
@@ -101,7 +112,10 @@ def run_plan(plan: RunPlan, job: Job, console: Console) -> RunRecord:
         )
     failed = True
     try:
-        record = execute(assemble(plan, console, prior=prior, started=started), job)
+        parts = assemble(plan, console, prior=prior, started=started)
+        if is_first_process() and not plan.config["print_config"]:
+            print_start(parts, str(job.directory), console)
+        record = execute(parts, job)
         failed = False
     finally:
         wandb_run.close(failed)

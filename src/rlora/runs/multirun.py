@@ -1,59 +1,123 @@
-"""Several runs from one command: told as a whole at the end, so that one that failed is not overlooked."""
+"""Several runs from one command: a line before each run, and a summary at the end."""
 
+import contextlib
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
 from rlora.records.record import read_record
 from rlora.records.status import FAILED, FINISHED, UNFINISHED, RunStatus, run_folders, run_status
+from rlora.training.callbacks.progress import format_seconds
 
-SKIPPED = "skipped, as they had finished before"
+SKIPPED = "skipped (finished earlier)"
 
 
 class MultirunSummary(Callback):
-    """Hydra's callback at the end of a multirun: counts its runs and lists the failed, which makes exit status 1.
+    """Hydra's callback on a multirun.
 
-    Where all failed for one reason, that reason is the error.
+    Before each run it prints the run's number, its overrides and the remaining time. At the end it counts the runs and
+    lists the failed ones, which makes the exit status 1. Where all fail for one reason, that reason is the error.
+
+    Launchers copy this object to the processes of the runs, so that what it knows at the start is all it keeps: what
+    other runs have done since is read from their folders.
     """
+
+    def __init__(self) -> None:
+        self._total: int | None = None
+        self._constant: set[str] = set()  # overrides as typed; a swept one differs in each run
+        self._started = 0.0
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Count the runs and start the clock."""
+        self._total = count_runs(config)
+        self._constant = set(config.hydra.overrides.task)
+        self._started = time.time()
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        """Print the line of one run; a single run has none."""
+        if config.hydra.mode != RunMode.MULTIRUN:
+            return
+        overrides = list(config.hydra.overrides.task)
+        swept = [item for item in overrides if item not in self._constant]
+        number = int(config.hydra.job.num) + 1
+        parts = [f"[{number}/{self._total}]" if self._total else f"[{number}]"]
+        parts += swept or overrides
+        if (seconds := self._remaining(Path(config.hydra.sweep.dir))) is not None:
+            parts.append(f"({format_seconds(seconds)} left for all runs)")
+        Console().print(" ".join(parts), highlight=False, markup=False, soft_wrap=True)
+
+    def _remaining(self, folder: Path) -> float | None:
+        """Return the seconds that the remaining runs take at the pace so far; None before a run has ended."""
+        if self._total is None:
+            return None
+        ended = [
+            status for status in map(run_status, run_folders(folder)) if status.state != UNFINISHED
+        ]
+        executed = [status for status in ended if not _was_skipped(status)]
+        if not executed:
+            return None
+        return (time.time() - self._started) / len(executed) * max(0, self._total - len(ended))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Print the summary."""
         folder = Path(config.hydra.sweep.dir)
-        ended = [run_status(place) for place in run_folders(folder)]
-        if not ended:  # they run elsewhere, and have not begun
+        statuses = [run_status(path) for path in run_folders(folder)]
+        if not statuses:  # a cluster has not started them yet
             return
         console = Console()
-        console.print(f"runs in {folder}: {_counted(ended)}", highlight=False, soft_wrap=True)
-        failed = [item for item in ended if item.state == FAILED]
-        if len({item.reason for item in failed}) == 1 and len(failed) == len(ended):
+        console.print(f"runs in {folder}: {_counts(statuses)}", highlight=False, soft_wrap=True)
+        failed = [status for status in statuses if status.state == FAILED]
+        if len({status.reason for status in failed}) == 1 and len(failed) == len(statuses):
             sys.exit(f"error: {failed[0].reason.removeprefix('ValueError: ')}")
         if failed:
             console.print(_table(failed))
-            sys.exit("error: not all runs finished; the same command repeats those alone")
+            sys.exit("error: some runs failed; rerun the same command to repeat only those")
 
 
-def _counted(ended: list[RunStatus]) -> str:
-    states = Counter(SKIPPED if _was_skipped(item) else item.state for item in ended)
+def count_runs(config: DictConfig) -> int | None:
+    """Return the number of runs of a sweep; None for a sweeper that does not say."""
+    sweeper = config.hydra.sweeper
+    if "n_trials" in sweeper:  # Optuna
+        return int(sweeper.n_trials)
+    if not str(sweeper.get("_target_", "")).endswith(f".{BasicSweeper.__name__}"):
+        return None
+    overrides = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+    overrides += config.hydra.overrides.task
+    with contextlib.suppress(HydraException):  # an invalid sweep: the sweeper raises the error
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        return sum(map(len, BasicSweeper.split_arguments(parsed, None)))
+    return None
+
+
+def _counts(statuses: list[RunStatus]) -> str:
+    states = Counter(SKIPPED if _was_skipped(status) else status.state for status in statuses)
     order = (FINISHED, SKIPPED, FAILED, UNFINISHED)
     return ", ".join(f"{states[state]} {state}" for state in order if states[state])
 
 
-def _was_skipped(item: RunStatus) -> bool:
-    """A skipped run's folder holds the record of the run that finished elsewhere."""
+def _was_skipped(status: RunStatus) -> bool:
+    """Return whether the folder holds the record of a run that finished in another folder."""
     return (
-        item.state == FINISHED
-        and Path(read_record(item.directory).run.directory) != item.directory.resolve()
+        status.state == FINISHED
+        and Path(read_record(status.directory).run.directory) != status.directory.resolve()
     )
 
 
 def _table(failed: list[RunStatus]) -> Table:
-    table = Table("failed run", "why (in full: error.log)", title_justify="left")
-    for item in failed:
-        table.add_row(item.directory.name, item.reason)
+    table = Table()
+    table.add_column("failed run", overflow="fold")
+    table.add_column("reason (traceback in error.log)", overflow="fold")
+    for status in failed:
+        table.add_row(status.directory.name, status.reason)
     return table

@@ -16,6 +16,7 @@ from rlora.regularizers.base import Regularizer
 from rlora.training.module import CHECKPOINT_FORMAT
 
 CONFIG = "config.yaml"
+LAST_CHECKPOINT, BEST_CHECKPOINT = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 REGULARIZER = "regularizer.safetensors"  # in an adapter folder: a posterior and its prior
 # The sections that an evaluation restores from the saved config, and those that resuming restores.
 EVALUATION_SECTIONS = ("model", "task", "adapter", "seed", "regularizer")
@@ -75,15 +76,15 @@ def find_saved(path: str, *, resume: bool) -> SavedRun:
 
 def _find_in_run(path: str, location: Path, *, resume: bool) -> SavedRun:
     config = _read_config(location / CONFIG)
-    adapter, last = location / "adapter", location / "checkpoints" / "last.ckpt"
-    best = location / "checkpoints" / "best.ckpt"
+    adapter, last = location / "adapter", location / LAST_CHECKPOINT
+    best = location / BEST_CHECKPOINT
     if resume and last.is_file():
         return SavedRun(location, None, last, config)
     if not resume and (adapter / checkpoint.MANIFEST).is_file():
         return SavedRun(location, adapter, None, config)
     if not resume and best.is_file():
         return SavedRun(location, None, best, config)
-    missing = "checkpoints/last.ckpt to resume from" if resume else "adapter folder and checkpoint"
+    missing = f"{LAST_CHECKPOINT} to resume from" if resume else "adapter folder and checkpoint"
     raise ValueError(
         f"ckpt_path={path} has no {missing}: that run stopped before the end of its first epoch"
     )
