@@ -55,7 +55,7 @@ def told(monkeypatch, tmp_path, capsys):
         (["model=robertabase"], ["roberta_base"]),
         (["regularizer=pacbayes"], ["pac_bayes"]),
         (["adapter.rnk=4"], ["adapter.rnk", "adapter.rank"]),
-        (["optimiser.lr=1"], ["optimizer.lr"]),
+        (["optimizr.lr=1"], ["optimizer.lr"]),
         (["adapter=bitfit", "adapter.rank=4"], ["adapter.rank is not a key"]),
         (["adapter.targets=[q"], ["quote"]),
         (

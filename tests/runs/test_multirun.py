@@ -1,13 +1,15 @@
 """Several runs from one command: one that fails leaves the others alone, wherever they run, and is told."""
 
+import re
 import shutil
 
 import pytest
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from rlora.records.record import RECORD_FILE, read_record, write_record
 from rlora.reports.__main__ import main
-from rlora.runs.multirun import MultirunSummary
+from rlora.runs.multirun import MultirunSummary, count_runs
 
 RUN = (
     "model=tiny_encoder",
@@ -43,7 +45,7 @@ def left(record, tmp_path):
 def test_runs_are_counted(left, capsys):
     summary_of(left)
     shown = capsys.readouterr().out
-    assert "1 finished, 1 skipped, as they had finished before, 1 unfinished" in shown
+    assert "1 finished, 1 skipped (finished earlier), 1 unfinished" in shown
     assert "failed" not in shown
 
 
@@ -51,7 +53,7 @@ def test_failed_runs_are_listed_and_the_status_is_not_zero(left, capsys):
     (left / "3").mkdir()
     (left / "3" / "error.log").write_text("Traceback ...\nValueError: no such rank\n")
     with pytest.raises(
-        SystemExit, match="not all runs finished; the same command repeats those alone"
+        SystemExit, match="some runs failed; rerun the same command to repeat only those"
     ):
         summary_of(left)
     shown = capsys.readouterr().out
@@ -73,6 +75,63 @@ def test_a_sweep_that_has_not_begun_says_nothing(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+def multirun_config(folder, number=0, overrides=(), typed=(), **sweeper):
+    sweeper = {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"} | sweeper
+    return OmegaConf.create(
+        {
+            "hydra": {
+                "mode": RunMode.MULTIRUN,
+                "sweep": {"dir": str(folder)},
+                "job": {"num": number},
+                "overrides": {"task": list(overrides or typed)},
+                "sweeper": {"params": None} | sweeper,
+            }
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "sweeper", "number"),
+    [
+        (["adapter=lora,rlora", "seed=1,2,3", "task=sst2"], {}, 6),
+        (["seed=range(4)"], {"params": {"adapter": "lora,nola"}}, 8),
+        (["adapter=vera"], {"params": {"adapter": "lora,nola"}}, 1),
+        (["optimizer.lr=interval(0,1)"], {"n_trials": 20}, 20),
+        (["optimizer.lr=interval(0,1)"], {}, None),
+        (["adapter=glob(*)"], {}, None),
+        (["seed=1,2"], {"_target_": "another.Sweeper"}, None),
+    ],
+)
+def test_runs_are_counted_before_they_start(tmp_path, typed, sweeper, number):
+    assert count_runs(multirun_config(tmp_path, typed=typed, **sweeper)) == number
+
+
+def test_a_line_before_each_run(tmp_path, record, capsys, monkeypatch):
+    callback = MultirunSummary()
+    typed = ["task=sst2", "test=false", "seed=1,2,3,4"]
+    seconds = iter([100.0, 160.0, 160.0])
+    monkeypatch.setattr("rlora.runs.multirun.time.time", lambda: next(seconds))
+    callback.on_multirun_start(multirun_config(tmp_path, typed=typed))
+    for number in range(3):
+        overrides = ["task=sst2", "test=False", f"seed={number + 1}"]
+        callback.on_job_start(multirun_config(tmp_path, number, overrides))
+        # the second run is skipped: its record says that it finished in another folder
+        record.run.directory = str(tmp_path / str(number)) if number != 1 else "elsewhere"
+        write_record(record, tmp_path / str(number))
+    assert capsys.readouterr().out.splitlines() == [
+        "[1/4] seed=1",
+        "[2/4] seed=2 (3:00 left for all runs)",
+        "[3/4] seed=3 (2:00 left for all runs)",
+    ]
+
+
+def test_a_single_run_has_no_such_line(tmp_path, capsys):
+    config = multirun_config(tmp_path)
+    config.hydra.mode = RunMode.RUN
+    MultirunSummary().on_job_start(config)
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.cli
 @pytest.mark.parametrize(
     "launcher", [(), ("launcher=joblib",), ("launcher=submitit_local",)], ids=str
@@ -82,6 +141,8 @@ def test_one_that_fails_leaves_the_others_alone(launcher, start, tmp_path):
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "1 finished, 1 failed" in output
+    assert "[1/2] adapter.rank=-1\n" in output
+    assert "[2/2] adapter.rank=4" in output
     assert "must be a whole number" in output
     (done,) = tmp_path.glob(f"multiruns/*/*/{RECORD_FILE}")
     assert read_record(done).config["adapter"]["rank"] == 4
@@ -122,6 +183,7 @@ def test_a_search_goes_on_where_it_stopped(train, tmp_path):
     assert "2 finished" in first
     second = train(*words, "hydra.sweeper.n_trials=3")
     assert "1 finished, 2 skipped" in second
+    assert re.search(r"^\[3/3\] optimizer\.lr=\S+", second, re.MULTILINE)
     records = [read_record(file) for file in tmp_path.glob(f"multiruns/*/*/{RECORD_FILE}")]
     rates = {record.config["optimizer"]["lr"] for record in records}
     assert len(records) == 5

@@ -107,16 +107,28 @@ def test_standard_input_is_answered_as_it_comes(trained, root):
     ("words", "told"),
     [
         (["run={run}"], "input= is missing"),
-        (["run=nowhere", "input={file}"], "nowhere is neither a run folder"),
+        (["run=nowhere", "input={file}"], "run=nowhere is invalid: expected a run folder"),
         (["run={run}", "input=nowhere.txt"], "input=nowhere.txt is not a file"),
         (
             ["run={run}", "input={file}", "drawz=3"],
-            "drawz is unknown: the words are run=, input=, output=",
+            "drawz is unknown: the keys are run, input, output, format,",
         ),
-        (["run={run}", "input={file}", "draws=some"], "draws=some must be a whole number"),
-        (["run={run}", "input={file}", "batch_size=0"], "batch_size=0 must be at least 1"),
-        (["run={run}", "input={file}", "format=xml"], "format=xml is unknown"),
-        (["run={run}", "input={file}", "device=tpux"], "device=tpux is unknown"),
+        (
+            ["run={run}", "input={file}", "draws=some"],
+            "draws=some is invalid: expected a whole number",
+        ),
+        (
+            ["run={run}", "input={file}", "batch_size=0"],
+            "batch_size=0 is invalid: expected at least 1",
+        ),
+        (
+            ["run={run}", "input={file}", "format=xml"],
+            "format=xml is invalid: expected one of text, jsonl, csv",
+        ),
+        (
+            ["run={run}", "input={file}", "device=tpux"],
+            "device=tpux is invalid: expected auto, cpu or cuda",
+        ),
         (["run={run}", "input={file}", "format=jsonl"], "line 1 is not JSON"),
         (["run={run}", "input={file}", "format=csv"], "has no column text: it has good"),
     ],

@@ -120,31 +120,27 @@ def test_no_adapter_reads(tiny_run, tmp_path, reads, family, adapter):
     assert reads.places == []
 
 
-def test_the_log_and_the_bar_read_when_they_are_due(tiny_run, tmp_path, reads):
-    words = [
+@pytest.mark.parametrize(("terminal", "readings"), [(True, 3), (False, 0)])
+def test_the_log_and_the_progress_line_read_when_they_are_due(
+    tiny_run, tmp_path, reads, monkeypatch, terminal, readings
+):
+    monkeypatch.setattr(Progress, "in_place", terminal)
+    monkeypatch.setattr("rlora.training.callbacks.progress.SECONDS", 0.0)  # a redraw at each batch
+    overrides = [
         "task.batch_size=5",
         "trainer.max_epochs=1",
         "trainer.enable_progress_bar=true",
+        "trainer.log_every_n_steps=6",
+        "callbacks.progress.refresh_rate=4",
     ]  # 12 batches
-    tiny_run(
-        *words, "trainer.log_every_n_steps=6", "callbacks.progress.refresh_rate=4", folder=tmp_path
-    )
+    tiny_run(*overrides, folder=tmp_path)
     readers = [
         [place for place in places[1:] if place[0] in ("progress.py", "logger_connector.py")]
         for places in reads.places
     ]
-    bar = sum(("progress.py", "get_metrics") in found for found in readers)
-    log = sum(("logger_connector.py", "log_metrics") in found for found in readers)
-    assert (bar, log, len(readers)) == (3, 2, 5)
-
-
-def test_the_bar_shows_the_last_loss_beside_what_is_logged_for_it():
-    trainer = SimpleNamespace(
-        loggers=[], progress_bar_metrics={"validation/accuracy": 0.5}, callback_metrics={}
-    )
-    assert Progress().get_metrics(trainer, None) == {"validation/accuracy": 0.5}
-    trainer.callback_metrics["train/loss_step"] = torch.tensor(0.12345)
-    assert Progress().get_metrics(trainer, None) == {"loss": "0.123", "validation/accuracy": 0.5}
+    line = sum(("progress.py", "_read_loss") in stack for stack in readers)
+    log = sum(("logger_connector.py", "log_metrics") in stack for stack in readers)
+    assert (line, log, len(readers)) == (readings, 2, readings + 2)
 
 
 def test_a_look_at_the_mask_would_be_seen(tiny_run, tmp_path, reads, monkeypatch):

@@ -105,9 +105,7 @@ def print_summary(record: RunRecord, console: Console) -> None:
 
 def _print_line(console: Console, label: str, text: str) -> None:
     """Print a label and a text of any length on one line, which the terminal may wrap."""
-    console.print(
-        f"{label:<12} {text}", soft_wrap=True, highlight=False, markup=False, emoji=False
-    )
+    console.print(f"{label:<12} {text}", soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def _memory(record: RunRecord) -> str:

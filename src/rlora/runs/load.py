@@ -1,4 +1,4 @@
-"""A trained run brought back as it was saved: backbone, adapters, head, and the record of what it scored."""
+"""Loading of a trained run: backbone, adapters, head, posterior and record."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +15,14 @@ from rlora.runs import resume
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run's model with its trained adapters.
+    """A trained run, loaded.
 
-    Attributes:
+    Args:
         config: The resolved config, with the groups' `choices`.
-        backbone: The model, its tokenizer and where it came from.
-        adapters: What was trained, loaded.
+        backbone: The model, its processor and fingerprint.
+        adapters: The trained adapters and head in it.
         kind: The task's head: "classification", "regression" or "text".
-        record: The run's record; None where only its adapter folder was given, or it did not finish.
+        record: The run's record; None for an adapter folder without a run, and for an unfinished run.
         posterior: Posterior over the trainable parameters, if the run learned one.
     """
 
@@ -35,15 +35,15 @@ class TrainedRun:
 
 
 def load_run(run: Path) -> TrainedRun:
-    """Bring a run back.
+    """Load a trained run, in evaluation mode.
 
     Args:
         run: Run folder or adapter folder.
 
     Raises:
-        ValueError: nothing trained lies there, or it does not fit its backbone any more.
+        ValueError: The path holds no trained run, or its backbone has changed.
     """
-    saved = resume.find_saved(str(run), resume=False)
+    saved = resume.find_saved(str(run), resume=False, key="run")
     if saved.adapter is None:
         raise ValueError(f"{run} has no adapter folder: its training did not finish")
     config = saved.config

@@ -4,6 +4,7 @@ import contextlib
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,13 @@ class MultirunSummary(Callback):
 
     def __init__(self) -> None:
         self._total: int | None = None
-        self._constant: set[str] = set()  # overrides as typed; a swept one differs in each run
+        self._constant: set[str] = set()  # keys with one value for all runs
         self._started = 0.0
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Count the runs and start the clock."""
         self._total = count_runs(config)
-        self._constant = set(config.hydra.overrides.task)
+        self._constant = constant_keys(config.hydra.overrides.task)
         self._started = time.time()
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
@@ -49,7 +50,7 @@ class MultirunSummary(Callback):
         if config.hydra.mode != RunMode.MULTIRUN:
             return
         overrides = list(config.hydra.overrides.task)
-        swept = [item for item in overrides if item not in self._constant]
+        swept = [item for item in overrides if item.partition("=")[0] not in self._constant]
         number = int(config.hydra.job.num) + 1
         parts = [f"[{number}/{self._total}]" if self._total else f"[{number}]"]
         parts += swept or overrides
@@ -98,6 +99,14 @@ def count_runs(config: DictConfig) -> int | None:
         parsed = OverridesParser.create().parse_overrides(overrides)
         return sum(map(len, BasicSweeper.split_arguments(parsed, None)))
     return None
+
+
+def constant_keys(overrides: Sequence[str]) -> set[str]:
+    """Return the keys of the command line that are not swept."""
+    with contextlib.suppress(HydraException):  # an invalid sweep: the sweeper raises the error
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        return {each.get_key_element() for each in parsed if not each.is_sweep_override()}
+    return set()
 
 
 def _counts(statuses: list[RunStatus]) -> str:

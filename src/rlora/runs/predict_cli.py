@@ -1,4 +1,4 @@
-"""The command line of predict.py: answers of a trained run to rows that come from anywhere, as they come."""
+"""The command line of predict.py: predictions of a trained run, row by row."""
 
 import contextlib
 import csv
@@ -23,19 +23,37 @@ from rlora.io.atomic import open_atomically
 from rlora.runs.console import quieten
 from rlora.runs.load import load_run
 
+HELP = """Predict rows with a trained run. Each prediction is written as soon as it is computed.
+
+  python predict.py run=outputs/runs/lexicon-rlora/<time> input=rows.csv output=predictions.csv
+  echo "a good film" | python predict.py run=<run folder> input=-
+
+  run=         run folder or adapter folder
+  input=       file, or - for standard input
+  output=      file, written as CSV if it ends in .csv, else as JSON lines; - (default) is standard output
+  format=      of the input: text (a row per line, fields separated by tabs), jsonl or csv;
+               by default by the suffix, and text for standard input
+  batch_size=  rows per batch, 32 by default
+  draws=       samples of a PAC-Bayes run's posterior, 16 by default; 0 predicts with its mean
+  device=      auto (default), cpu or cuda
+"""
+
 
 @dataclass(frozen=True)
-class Asked:
-    """The command line's words, key=value.
+class Arguments:
+    """The `key=value` arguments of the command line.
 
-    Attributes:
+    Args:
         run: Run folder or adapter folder.
-        input: A file, or "-" for standard input.
-        output: A file, or "-" for standard output; JSON lines, or CSV by its suffix.
-        format: Of the input: text, jsonl or csv; by default by its suffix, and text of standard input.
-        batch_size: Rows at once.
-        draws: Draws of the posterior of a PAC-Bayes run; 0: its mean alone.
-        device: "cpu", "cuda", or "auto".
+        input: File, or "-" for standard input.
+        output: File, or "-" for standard output; JSON lines, or CSV by its suffix.
+        format: Of the input: text, jsonl or csv; by default by its suffix, and text for standard input.
+        batch_size: Rows per batch.
+        draws: Samples of the posterior of a PAC-Bayes run; 0 for its mean.
+        device: "cpu", "cuda" or "auto".
+
+    Raises:
+        ValueError: A value is out of range.
     """
 
     run: str
@@ -47,118 +65,127 @@ class Asked:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.form not in FORMATS:
+        if self.input_format not in FORMATS:
             raise ValueError(
-                f"format={self.format or self.input} is unknown: give format={', '.join(FORMATS)}"
+                f"format={self.format} is invalid: expected one of {', '.join(FORMATS)}"
+                if self.format
+                else f"input={self.input} has no known suffix: set format={', '.join(FORMATS)}"
             )
-        if self.batch_size < 1 or self.draws < 0:
-            raise ValueError(
-                f"batch_size={self.batch_size} must be at least 1, and draws={self.draws} not negative"
-            )
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size} is invalid: expected at least 1")
+        if self.draws < 0:
+            raise ValueError(f"draws={self.draws} is invalid: expected at least 0")
 
     @property
-    def form(self) -> str:
-        """The input's format."""
-        return self.format or (
-            "text" if self.input == "-" else BY_SUFFIX.get(Path(self.input).suffix, "")
-        )
+    def input_format(self) -> str:
+        """The input's format, "" where its suffix does not say."""
+        if self.format or self.input == "-":
+            return self.format or "text"
+        return BY_SUFFIX.get(Path(self.input).suffix, "")
 
 
-def asked(words: Sequence[str]) -> Asked:
-    """Read the command line's words.
+def parse_arguments(arguments: Sequence[str]) -> Arguments:
+    """Return the arguments of the command line.
 
     Raises:
-        ValueError: an unknown or missing key, or a value of another kind.
+        ValueError: A key is unknown or missing, or its value has the wrong type.
     """
-    known = [each.name for each in fields(Asked)]
-    pairs = dict(word.partition("=")[::2] for word in words)
-    if unknown := [key for key in pairs if key not in known]:
-        raise ValueError(
-            f"{unknown[0]} is unknown: the words are {', '.join(f'{key}=' for key in known)}"
-        )
+    keys = [each.name for each in fields(Arguments)]
+    pairs = dict(argument.partition("=")[::2] for argument in arguments)
+    if unknown := [key for key in pairs if key not in keys]:
+        raise ValueError(f"{unknown[0]} is unknown: the keys are {', '.join(keys)}")
     if missing := [key for key in ("run", "input") if not pairs.get(key)]:
         raise ValueError(
-            f"{missing[0]}= is missing: python predict.py run=outputs/runs/... input=FILE, or input=- "
+            f"{missing[0]}= is missing: python predict.py run=outputs/runs/... input=FILE, or input=-"
         )
     values: dict[str, Any] = dict(pairs)
     for key in ("batch_size", "draws"):
         if key in values and not values[key].isdecimal():
-            raise ValueError(f"{key}={values[key]} must be a whole number")
+            raise ValueError(f"{key}={values[key]} is invalid: expected a whole number")
         values |= {key: int(values[key])} if key in values else {}
-    return Asked(**values)
+    return Arguments(**values)
 
 
-def main(words: Sequence[str]) -> int:
-    """Answer what the words ask for; 1 with one sentence where that cannot be."""
+def main(arguments: Sequence[str]) -> int:
+    """Predict as the arguments say, and return the exit status: 1, with one sentence, on an error."""
+    if {"--help", "-h"} & set(arguments):
+        print(HELP, end="")
+        return 0
     quieten()
     try:
-        given = asked(words)
-        predictor = load(given)
-        with _input(given) as stream, _output(given) as write, _progress() as bar:
-            job = bar.add_task("answered", total=None)
-            rows = read_rows(stream, given.form, predictor.fields, given.input)
-            while some := list(itertools.islice(rows, given.batch_size)):
-                for row, answer in zip(some, predictor.answer(some), strict=True):
-                    write(dict(zip(predictor.fields, row, strict=True)) | answer)
-                bar.advance(job, len(some))
+        _predict(parse_arguments(arguments))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def load(given: Asked) -> Predictor:
-    """The predictor that the words name.
+def _predict(arguments: Arguments) -> None:
+    predictor = load_predictor(arguments)
+    names = predictor.fields
+    with _input(arguments) as stream, _output(arguments) as write, _progress() as progress:
+        bar = progress.add_task("predicted rows", total=None)
+        rows = read_rows(stream, arguments.input_format, names, arguments.input)
+        while batch := list(itertools.islice(rows, arguments.batch_size)):
+            for row, answer in zip(batch, predictor.answer(batch), strict=True):
+                write(dict(zip(names, row, strict=True)) | answer)
+            progress.advance(bar, len(batch))
+
+
+def load_predictor(arguments: Arguments) -> Predictor:
+    """Return the predictor of the run that the arguments name.
 
     Raises:
-        ValueError: the run cannot be brought back, or there is no such device.
+        ValueError: The run cannot be loaded, or the device does not exist.
     """
     auto = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(auto if given.device == "auto" else given.device)
+        device = torch.device(auto if arguments.device == "auto" else arguments.device)
     except RuntimeError:
-        raise ValueError(f"device={given.device} is unknown: choose auto, cpu or cuda") from None
-    run = load_run(Path(given.run))
+        raise ValueError(
+            f"device={arguments.device} is invalid: expected auto, cpu or cuda"
+        ) from None
+    run = load_run(Path(arguments.run))
     task = build(run.config["task"])
     return Predictor(
-        run.backbone, run.adapters, task, device, posterior=run.posterior, draws=given.draws
+        run.backbone, run.adapters, task, device, posterior=run.posterior, draws=arguments.draws
     )
 
 
 @contextlib.contextmanager
-def _input(given: Asked) -> Iterator[TextIO]:
-    if given.input == "-":
+def _input(arguments: Arguments) -> Iterator[TextIO]:
+    if arguments.input == "-":
         yield sys.stdin
         return
     try:
-        with open(given.input, encoding="utf-8", newline="") as stream:
+        with open(arguments.input, encoding="utf-8", newline="") as stream:
             yield stream
     except (FileNotFoundError, IsADirectoryError):
         raise ValueError(
-            f"input={given.input} is not a file: give one, or - for standard input"
+            f"input={arguments.input} is not a file: set a file, or - for standard input"
         ) from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"input={given.input} is not UTF-8: {error}") from error
+        raise ValueError(f"input={arguments.input} is not UTF-8: {error}") from error
 
 
 @contextlib.contextmanager
-def _output(given: Asked) -> Iterator[Any]:
+def _output(arguments: Arguments) -> Iterator[Any]:
     """Provide a function that writes one row. A file appears at its path only when complete."""
-    if given.output == "-":
+    if arguments.output == "-":
         yield _writer(sys.stdout, "jsonl")
         return
-    path = Path(given.output)
+    path = Path(arguments.output)
     with open_atomically(path) as file:
         stream = io.TextIOWrapper(file, encoding="utf-8", newline="")
         yield _writer(stream, BY_SUFFIX.get(path.suffix, "jsonl"))
         stream.flush()
 
 
-def _writer(stream: TextIO, form: str) -> Any:
+def _writer(stream: TextIO, output_format: str) -> Any:
     table: list[Any] = []
 
     def write(row: Answer) -> None:
-        if form != "csv":
+        if output_format != "csv":
             print(json.dumps(row, ensure_ascii=False), file=stream, flush=True)
             return
         values = flatten(row)

@@ -47,13 +47,14 @@ class SavedRun:
         return self.path.parent if self.path == self.adapter else self.path
 
 
-def find_saved(path: str, *, resume: bool) -> SavedRun:
+def find_saved(path: str, *, resume: bool, key: str = "ckpt_path") -> SavedRun:
     """Return the saved run at a path.
 
     Args:
         path: Run folder, adapter folder or .ckpt file.
         resume: Whether to resume its training or to evaluate it. Of a run folder, resuming loads the last checkpoint.
             An evaluation loads the adapter folder, or the best checkpoint of an unfinished run.
+        key: The option that the path belongs to, for messages.
 
     Raises:
         ValueError: There is nothing to load, or rlora 0.1 saved it.
@@ -68,13 +69,13 @@ def find_saved(path: str, *, resume: bool) -> SavedRun:
         return SavedRun(location, location, None, config)
     if not (location / CONFIG).is_file():
         raise ValueError(
-            f"ckpt_path={path} is invalid: expected a run folder (with {CONFIG}), an adapter folder "
+            f"{key}={path} is invalid: expected a run folder (with {CONFIG}), an adapter folder "
             f"(with {checkpoint.MANIFEST}) or a .ckpt file"
         )
-    return _find_in_run(path, location, resume=resume)
+    return _find_in_run(location, resume=resume, label=f"{key}={path}")
 
 
-def _find_in_run(path: str, location: Path, *, resume: bool) -> SavedRun:
+def _find_in_run(location: Path, *, resume: bool, label: str) -> SavedRun:
     config = _read_config(location / CONFIG)
     adapter, last = location / "adapter", location / LAST_CHECKPOINT
     best = location / BEST_CHECKPOINT
@@ -86,7 +87,7 @@ def _find_in_run(path: str, location: Path, *, resume: bool) -> SavedRun:
         return SavedRun(location, None, best, config)
     missing = f"{LAST_CHECKPOINT} to resume from" if resume else "adapter folder and checkpoint"
     raise ValueError(
-        f"ckpt_path={path} has no {missing}: that run stopped before the end of its first epoch"
+        f"{label} has no {missing}: that run stopped before the end of its first epoch"
     )
 
 
