@@ -120,8 +120,8 @@ def test_a_line_before_each_run(tmp_path, record, capsys, monkeypatch):
         write_record(record, tmp_path / str(number))
     assert capsys.readouterr().out.splitlines() == [
         "[1/4] seed=1",
-        "[2/4] seed=2 (3:00 left for all runs)",
-        "[3/4] seed=3 (2:00 left for all runs)",
+        "[2/4] seed=2 (0:03:00 left for all runs)",
+        "[3/4] seed=3 (0:02:00 left for all runs)",
     ]
 
 

@@ -5,6 +5,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from rich.table import Table
 
 from rlora.records.record import read_record
 from rlora.records.status import FAILED, FINISHED, UNFINISHED, RunStatus, run_folders, run_status
-from rlora.training.callbacks.progress import format_seconds
 
 SKIPPED = "skipped (finished earlier)"
 
@@ -55,7 +55,7 @@ class MultirunSummary(Callback):
         parts = [f"[{number}/{self._total}]" if self._total else f"[{number}]"]
         parts += swept or overrides
         if (seconds := self._remaining(Path(config.hydra.sweep.dir))) is not None:
-            parts.append(f"({format_seconds(seconds)} left for all runs)")
+            parts.append(f"({timedelta(seconds=round(seconds))} left for all runs)")
         Console().print(" ".join(parts), highlight=False, markup=False, soft_wrap=True)
 
     def _remaining(self, folder: Path) -> float | None:

@@ -1,5 +1,6 @@
 """The progress of a run: one line with the remaining time."""
 
+import datetime
 import logging
 import shutil
 import sys
@@ -150,9 +151,9 @@ class Progress(ProgressBar):
         parts += [f"{name} {score:.4f}" for name, score in self._scores.items()]
         elapsed, done = time.monotonic() - self._start_time, step - self._start_step
         if step >= total:
-            parts.append(f"trained in {format_seconds(elapsed)}")
+            parts.append(f"trained in {_duration(elapsed)}")
         elif done > 0:
-            parts.append(f"{format_seconds(elapsed / done * (total - step))} left")
+            parts.append(f"{_duration(elapsed / done * (total - step))} left")
         return "  ".join(parts)
 
     def _read_loss(self, trainer: L.Trainer, key: str) -> None:
@@ -192,8 +193,6 @@ def _is_fitting(trainer: L.Trainer) -> bool:
     return trainer.state.fn == TrainerFn.FITTING
 
 
-def format_seconds(seconds: float) -> str:
-    """Return a duration as h:mm:ss, or m:ss below an hour."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+def _duration(seconds: float) -> datetime.timedelta:
+    """Return a duration that prints as h:mm:ss."""
+    return datetime.timedelta(seconds=round(seconds))
