@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from rlora.adapters import inject
+from rlora.adapters.dora import DoRA
+from rlora.adapters.fourierft import FourierFT
 from rlora.adapters.lora import LoRA
+from rlora.adapters.lora_xs import LoRAXS
 from rlora.adapters.nola import NOLA
 from rlora.adapters.randlora import RandLoRA
 from rlora.adapters.rlora import RLoRA
@@ -44,6 +47,9 @@ METHODS = {
     "hadamard": NOLA(rank=2, num_bases=5, basis="hadamard"),
     "vera": VeRA(rank=6, alpha=6),
     "randlora": RandLoRA(rank=8, alpha=160),
+    "dora": DoRA(rank=3, alpha=5),
+    "lora_xs": LoRAXS(rank=4, alpha=5),
+    "fourierft": FourierFT(num_frequencies=20),
 }
 TOKENS = torch.arange(20).reshape(2, 10) + 5
 

@@ -13,6 +13,9 @@ CHOSEN = {
     "one": ("lora", ("q", "v")),
     "two": ("rlora", "all-linear"),
     "three": ("randlora", ("q",)),
+    "four": ("dora", ("q", "v")),
+    "five": ("lora_xs", "all-linear"),
+    "six": ("fourierft", ("v",)),
 }
 
 
@@ -36,7 +39,7 @@ def filled(request, trained, fresh, tmp_path):
 
 def test_each_answers_as_alone(filled):
     bank, answers = filled
-    for name in ("two", None, "one", "three", "two"):
+    for name in ("two", None, "one", "three", "two", "four", "five", "six"):
         with torch.no_grad(), bank.using(name) as model:
             torch.testing.assert_close(model(TOKENS).logits, answers[name], rtol=1e-4, atol=1e-5)
     with torch.no_grad():
@@ -45,20 +48,21 @@ def test_each_answers_as_alone(filled):
 
 def test_each_row_has_its_own(filled):
     bank, answers = filled
-    for rows in (["one", "two"], ["three", None], ["two", "two"]):
+    for rows in (["one", "two"], ["three", None], ["two", "two"], ["four", "five"], ["six", "two"]):
         with torch.no_grad(), bank.using(rows) as model:
             found = model(TOKENS).logits
         for row, name in enumerate(rows):
             torch.testing.assert_close(found[row], answers[name][row], rtol=1e-4, atol=1e-5)
 
 
-def test_merging_is_undone_to_the_bit(filled):
+@pytest.mark.parametrize("name", ["two", "four"])
+def test_merging_is_undone_to_the_bit(filled, name):
     bank, answers = filled
-    before = {name: parameter.clone() for name, parameter in bank.model.named_parameters()}
-    with torch.no_grad(), bank.merged("two") as model:
-        torch.testing.assert_close(model(TOKENS).logits, answers["two"], rtol=1e-4, atol=1e-5)
+    before = {key: parameter.clone() for key, parameter in bank.model.named_parameters()}
+    with torch.no_grad(), bank.merged(name) as model:
+        torch.testing.assert_close(model(TOKENS).logits, answers[name], rtol=1e-4, atol=1e-5)
     assert all(
-        torch.equal(parameter, before[name]) for name, parameter in bank.model.named_parameters()
+        torch.equal(parameter, before[key]) for key, parameter in bank.model.named_parameters()
     )
 
 
@@ -101,8 +105,8 @@ def test_what_does_not_fit_is_refused_and_leaves_the_bank_as_it_was(filled, trai
             bank.add(name, method, tmp_path / "foreign", seed=0)
     assert set(dict(bank.model.named_modules())) == names
     with (
-        pytest.raises(ValueError, match="there is no adapter four: choose among one, two, three"),
-        bank.using("four"),
+        pytest.raises(ValueError, match="there is no adapter seven: choose among one, two, three"),
+        bank.using("seven"),
     ):
         pass
     with (

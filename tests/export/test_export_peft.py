@@ -12,7 +12,7 @@ from rlora.adapters.peft import Peft
 from rlora.export.peft_format import peft_format
 
 TOKENS = torch.arange(20).reshape(2, 10) + 5
-FACTORED = ("lora", "rslora", "rlora", "fastfood", "core", "nola", "hadamard", "vera")
+FACTORED = ("lora", "rslora", "rlora", "fastfood", "core", "nola", "hadamard", "vera", "lora_xs")
 HEADS = {
     "bert": ["classifier.weight", "classifier.bias"],
     "gpt2": ["score.weight"],
@@ -141,6 +141,23 @@ def test_row_blocks_of_a_randlora_are_refused(trained):
     model = trained("gpt2", "randlora", ("q", "v"))
     with pytest.raises(ValueError, match="is adapted in parts"):
         peft_format(model.adapters, kind="classification", base="")
+
+
+@pytest.mark.parametrize(
+    ("family", "targets"), [("bert", "all-linear"), ("llama", ("q", "v")), ("gpt2", ["c_attn"])]
+)
+def test_dora_becomes_a_peft_dora_that_can_be_imported(trained, fresh, tmp_path, family, targets):
+    made = trained(family, "dora", targets)
+    config, tensors = peft_format(made.adapters, kind="classification", base="")
+    assert config["use_dora"]
+    folder = write_peft(tmp_path / "out", config, tensors)
+    assert_round_trip(made.logits, fresh, folder, family)
+
+
+def test_row_blocks_of_a_dora_are_refused(trained):
+    made = trained("gpt2", "dora", ("q", "v"))
+    with pytest.raises(ValueError, match="is adapted in parts"):
+        peft_format(made.adapters, kind="classification", base="")
 
 
 def test_layers_with_different_numbers_of_products_are_refused(trained):

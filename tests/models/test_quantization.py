@@ -14,7 +14,8 @@ from rlora.models.quantization import dequantize, quantize
 from rlora.models.random_init import random_model
 
 pytest.importorskip("torchao")
-ADAPTERS = ("lora", "rlora", "nola", "randlora", "vera")
+ADAPTERS = ("lora", "rlora", "nola", "randlora", "vera", "dora", "lora_xs", "fourierft")
+SIZES = {"nola": ["num_bases=4", "rank=2"], "fourierft": ["num_frequencies=8", "alpha=900"]}
 LLAMA = {
     "model_type": "llama",
     "hidden_size": 64,
@@ -76,8 +77,8 @@ def test_the_fingerprint_is_that_of_the_original_weights(how):
 def test_every_adapter_starts_at_zero_and_learns_on_quantized_weights(compose, name, how):
     network = model(how).model
     plain = network(TOKENS).logits
-    overrides = [f"adapter={name}", "adapter.rank=2", "adapter.targets=all-linear"]
-    overrides += ["adapter.num_bases=4"] if name == "nola" else []
+    overrides = [f"adapter={name}", "adapter.targets=all-linear"]
+    overrides += [f"adapter.{size}" for size in SIZES.get(name, ["rank=2"])]
     adapters = inject(network, build(compose("model=tiny_llama", *overrides).config["adapter"]))
     torch.testing.assert_close(network(TOKENS).logits, plain, rtol=1e-5, atol=1e-6)
     losses = []
@@ -95,9 +96,8 @@ def test_every_adapter_starts_at_zero_and_learns_on_quantized_weights(compose, n
 @pytest.mark.parametrize("how", ["int8", "nf4"])
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_gradients_equal_those_on_the_dequantized_weights(compose, name, how):
-    method = build(
-        compose("model=tiny_llama", f"adapter={name}", "adapter.rank=2").config["adapter"]
-    )
+    size = ["adapter.rank=2"] if name != "fourierft" else []
+    method = build(compose("model=tiny_llama", f"adapter={name}", *size).config["adapter"])
     gradients = []
     for restored in (False, True):
         network = model(how).model

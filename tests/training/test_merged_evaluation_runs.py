@@ -9,7 +9,8 @@ from rlora.records.record import read_record
 from rlora.training.callbacks.merged_evaluation import MergedEvaluation
 from rlora.training.module import FineTuning
 
-ADAPTERS = ["lora", "rlora", "nola", "randlora", "vera"]
+RANKED = ["lora", "rlora", "nola", "randlora", "vera", "dora", "lora_xs"]
+ADAPTERS = [*RANKED, "fourierft"]
 IN_PLACE = ["bitfit", "head", "full"]
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The number of training batches", "ignore:The dirpath has changed"
@@ -21,7 +22,7 @@ class Broken(Exception):
 
 
 def rank(adapter):
-    return ["adapter.rank=2"] if adapter in ADAPTERS else []
+    return ["adapter.rank=2"] if adapter in RANKED else []
 
 
 def frozen_weights(parts):

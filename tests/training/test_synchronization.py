@@ -111,11 +111,14 @@ def test_nothing_is_read_in_a_step(tiny_run, tmp_path, reads, family):
     assert reads.places == []
 
 
-@pytest.mark.parametrize("adapter", ["lora", "nola", "randlora", "vera", "bitfit", "head", "full"])
+RANKED = ["lora", "nola", "randlora", "vera", "dora", "lora_xs"]
+
+
+@pytest.mark.parametrize("adapter", [*RANKED, "fourierft", "bitfit", "head", "full"])
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_no_adapter_reads(tiny_run, tmp_path, reads, family, adapter):
     words = ["trainer.max_epochs=1", "trainer.log_every_n_steps=100", f"adapter={adapter}"]
-    rank = ["adapter.rank=2"] if adapter in ("lora", "nola", "randlora", "vera") else []
+    rank = ["adapter.rank=2"] if adapter in RANKED else []
     tiny_run(*FAMILIES[family], *words, *rank, folder=tmp_path)
     assert reads.places == []
 
