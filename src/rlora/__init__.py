@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from rlora.adapters.rlora import RLoRA
     from rlora.adapters.vera import VeRA
 
-# public name -> the module that defines it; tests/test_public_api.py compares it with the imports above
+# public name -> the module that defines it; tests/test_public_api.py compares it with the imports
+# above
 _MODULES = {
     "Adapter": "rlora.adapters",
     "AdapterSet": "rlora.adapters",

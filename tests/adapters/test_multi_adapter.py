@@ -97,7 +97,7 @@ def test_what_does_not_fit_is_refused_and_leaves_the_bank_as_it_was(filled, trai
     )
     for name, method, told in [
         ("one", made.adapters.method, "there is an adapter one already"),
-        ("new", Full(), "is no update of linear layers"),
+        ("new", Full(), "is not an update of linear layers"),
         ("new", made.adapters.method, "trained on another backbone"),
         ("new", LoRA(rank=2, targets=["nowhere"]), "nowhere"),
     ]:

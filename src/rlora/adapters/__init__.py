@@ -3,7 +3,8 @@
 from rlora.adapters import inject, load, save
 from rlora.adapters.lora import LoRA
 
-adapters = inject(model, LoRA(rank=8, targets=["query", "value"]), head=["classifier.weight", "classifier.bias"])
+adapters = inject(model, LoRA(rank=8, targets=["query", "value"]), head=["classifier.weight",
+"classifier.bias"])
 """
 
 from rlora.adapters.adapter_set import AdapterSet, ParameterReport

@@ -75,10 +75,12 @@ class AdapterSet(ABC):
         method: The method with its options.
         seed: Seed of the random structure.
         digest: Digest of the random structure; "" on the meta device.
-        fingerprint: Of the backbone before injection, see `rlora.ops.fingerprint`; "" if that was quantized or meta.
+        fingerprint: Of the backbone before injection, see `rlora.ops.fingerprint`; "" if that was
+            quantized or meta.
         backbone: The backbone's parameters by their original names, without the head's.
         head: The parameters that train in full in addition to the adapter.
-        adapters: Updates by the stable name of their site; empty if the method brings its own layers.
+        adapters: Updates by the stable name of their site; empty if the method brings its own
+            layers.
         trained_in_backbone: Names of the backbone parameters that the method trains in place.
     """
 
@@ -169,7 +171,7 @@ class AdapterSet(ABC):
             raise
 
     def unmerge(self) -> None:
-        """Put the original weights back, bit for bit; after an interrupted call, those that are left.
+        """Put the original weights back, bit for bit; after an interruption, the remaining ones.
 
         Raises:
             RuntimeError: no layer is merged.
@@ -182,7 +184,7 @@ class AdapterSet(ABC):
 
     @contextmanager
     def merged(self) -> Iterator[None]:
-        """Run the model with merged weights, without any adapter cost, and restore it afterwards."""
+        """Run the model with merged weights, without adapter cost, and restore it afterwards."""
         self.merge()
         try:
             yield
@@ -190,7 +192,7 @@ class AdapterSet(ABC):
             self.unmerge()
 
     def unwrap(self) -> nn.Module:
-        """Return the model with merged weights and without adapters; this cannot be undone.
+        """Return the model with merged weights and without adapters, irreversibly.
 
         Raises:
             RuntimeError: see `merge`.
@@ -207,7 +209,8 @@ class LinearAdapterSet(AdapterSet):
 
     Args:
         adapted: The layers that hold the updates, by module name.
-        shared: The method's model-level module, registered on the model as `SHARED`; None for most methods.
+        shared: The method's model-level module, registered on the model as `SHARED`; None for most
+            methods.
     """
 
     adapted: Mapping[str, AdaptedLinear]
@@ -230,7 +233,7 @@ class LinearAdapterSet(AdapterSet):
         return derived_tensors(roots_of(self.adapters, self.shared))
 
     def unwrap(self) -> nn.Module:
-        """Return the model with W + dW in its layers and without adapters; this cannot be undone."""
+        """Return the model with W + dW in its layers and without adapters, irreversibly."""
         model = super().unwrap()
         if self.shared is not None:
             delattr(model, SHARED)
@@ -240,7 +243,7 @@ class LinearAdapterSet(AdapterSet):
 def roots_of(
     adapters: Mapping[str, Adapter], shared: DeclaredTensors | None
 ) -> list[tuple[str, nn.Module]]:
-    """Return the modules that hold a method's tensors, with the first part of the tensors' names."""
+    """Return the modules that hold a method's tensors, with the prefix of the tensors' names."""
     return [*adapters.items(), *([] if shared is None else [("shared", shared)])]
 
 
@@ -268,9 +271,10 @@ def shared_module(adapters: Iterable[Adapter]) -> DeclaredTensors | None:
 
 
 def structure_digest(adapters: Mapping[str, Adapter], shared: DeclaredTensors | None = None) -> str:
-    """Return SHA-256 over every tensor regenerated from the seed, shared ones once; "" on the meta device.
+    """Return SHA-256 over the tensors regenerated from the seed; "" on the meta device.
 
-    Taken before any cast or move: two machines that agree on it regenerate the same structure.
+    Shared tensors count once. Taken before any cast or move: two machines that agree on it
+    regenerate the same structure.
     """
     digest = hashlib.sha256()
     for root_name, path, module in declared_modules(roots_of(adapters, shared)):

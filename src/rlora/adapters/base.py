@@ -42,8 +42,8 @@ class Adapter(DeclaredTensors, ABC):
     def share(self, module: DeclaredTensors) -> None:
         """Use a module that belongs to the whole model, such as one trained vector for all layers.
 
-        `inject` registers the module on the model once. It is not a submodule of the layer: otherwise its parameters
-        would count, be saved and be moved once per layer.
+        `inject` registers the module on the model once. It is not a submodule of the layer:
+        otherwise its parameters would count, be saved and be moved once per layer.
         """
         self.__dict__["shared"] = module  # bypasses nn.Module.__setattr__, which would register it
 
@@ -60,11 +60,11 @@ class Adapter(DeclaredTensors, ABC):
         )
 
     def each(self, x: Tensor) -> Tensor:
-        """Apply each example's own update: (B, ..., in) to (B, ..., out), with parameters of shape (B, size)."""
+        """Apply each example's own update, of parameters (B, size), to x (B, ..., in)."""
         raise NotImplementedError(f"{type(self).__name__} has one update for all examples")
 
     def factors(self) -> tuple[Tensor, Tensor] | None:
-        """Return (B, A) of shapes (out, r) and (r, in) with dW = scale B A; None if dW has full rank."""
+        """Return B (out, r) and A (r, in) with dW = scale B A; None if dW has full rank."""
         return None
 
     def delta(self) -> Tensor:
@@ -75,7 +75,7 @@ class Adapter(DeclaredTensors, ABC):
         return self.scale * (factors[0] @ factors[1])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the update: (..., in) to (..., out), in x's dtype; the parameters stay in float32."""
+        """Apply the update, (..., in) to (..., out), in x's dtype; parameters stay in float32."""
         x = self.dropout(x)
         if self.batched:
             return self.each(x)
@@ -110,7 +110,8 @@ class Adapter(DeclaredTensors, ABC):
         """Compute `linear` from the factors (B, A) by a given path."""
         b, a = factors
         if path is ComputePath.FULL:
-            # backward recomputes dW from the detached factors, so that W + dW is not kept between the passes
+            # backward recomputes dW from the detached factors, so that W + dW is not kept between
+            # the passes
             delta, again = self.scale * (b @ a), lambda: self.scale * (b.detach() @ a.detach())
             return full_rank_linear(x, weight, bias, delta, recompute_delta=again)
         return low_rank_linear(
@@ -142,7 +143,10 @@ class Adapter(DeclaredTensors, ABC):
 
 
 def along(parameter: Tensor, x: Tensor) -> Tensor:
-    """Return a parameter (B, size) as (B, 1, ..., size) to multiply x (B, ..., size); (size,) unchanged."""
+    """Return a parameter (B, size) as (B, 1, ..., size), to multiply x (B, ..., size).
+
+    A parameter (size,) is unchanged.
+    """
     return (
         parameter
         if parameter.dim() == 1

@@ -1,4 +1,8 @@
-"""BitFit: Ben Zaken, Goldberg and Ravfogel, "BitFit: Simple Parameter-efficient Fine-tuning", ACL 2022 (short)."""
+"""BitFit: Ben Zaken, Goldberg and Ravfogel, "BitFit", ACL 2022 (short papers).
+
+Full title: "BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked
+Language-models", arXiv 2106.10199.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,24 +17,23 @@ from rlora.ops.philox import RandomSource
 
 @dataclass(frozen=True)
 class BitFit(Method):
-    """Train every bias of the backbone in place, those of the normalization layers included."""
+    """Train every bias of the backbone in place, those of normalization layers included."""
 
     def build(self, sites: Sequence[Site], source: RandomSource) -> list[Adapter]:
-        """No updates."""
+        """Return no updates."""
         return []
 
     def trained_in_backbone(self, model: nn.Module) -> Iterable[str]:
-        """The parameters that modules hold as their `bias`.
+        """Return the names of the parameters that modules hold as their `bias`.
 
         Raises:
-            ValueError: the backbone has no biases (as LLaMA).
+            ValueError: the backbone has no biases, as LLaMA.
         """
         biases = {id(getattr(module, "bias", None)) for module in model.modules()} - {id(None)}
-        names = [
-            name for name, parameter in model.named_parameters() if id(parameter) in biases
-        ]  # tied ones once
+        # named_parameters gives a bias that two modules share once
+        names = [name for name, parameter in model.named_parameters() if id(parameter) in biases]
         if not names:
             raise ValueError(
-                "adapter=bitfit trains biases, and this backbone has none: choose another adapter"
+                "adapter=bitfit trains biases, but this backbone has none: choose another adapter"
             )
         return names

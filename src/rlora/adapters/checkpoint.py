@@ -1,4 +1,7 @@
-"""An adapter on disk: safetensors files and a readable manifest, without anything the seed regenerates."""
+"""An adapter on disk: safetensors files and a readable manifest.
+
+What the seed regenerates is not saved; the manifest holds its digest.
+"""
 
 import hashlib
 import json
@@ -62,7 +65,8 @@ def save(
     Args:
         adapters: What to save.
         directory: The directory to write.
-        backbone: "source" and "fingerprint" of the backbone it was trained on; by default those of `adapters`.
+        backbone: "source" and "fingerprint" of the backbone it was trained on; by default those of
+            `adapters`.
         extra: Further plain values for the manifest, such as the config.
         beside: Further files by name, such as a regularizer's state.
 
@@ -113,7 +117,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     version_found = manifest.get("format") if isinstance(manifest, dict) else None
     if version_found == 1 and not isinstance(version_found, bool):
         raise ValueError(
-            f"{path} has format 1 and was saved by rlora 0.1, which this version cannot load: train the adapter again, "
+            f"{path} has format 1 and was saved by rlora 0.1, which this version cannot load: "
+            "train the adapter again, "
             "or use it with rlora 0.1"
         )
     if version_found != FORMAT:
@@ -141,7 +146,8 @@ def load(
         head: Whether to load the head too.
 
     Raises:
-        ValueError: truncated or damaged file, another backbone, another random structure, other names or shapes.
+        ValueError: truncated or damaged file, another backbone, another random structure, other
+            names or shapes.
     """
     directory = Path(directory)
     manifest = read_manifest(directory)
@@ -207,7 +213,8 @@ def _refuse_mismatch(
     if trained_on.get("fingerprint") != fingerprint:
         raise ValueError(
             f"{directory} was trained on another backbone ({trained_on.get('source')}, fingerprint "
-            f"{str(trained_on.get('fingerprint'))[:12]}, not {fingerprint[:12]}): load that one with model="
+            f"{str(trained_on.get('fingerprint'))[:12]}, not {fingerprint[:12]}): load that one "
+            "with model="
         )
     saved, current = dict(manifest["method"]), weight_options(method)
     keys = (saved.keys() | current.keys()) - free_options(method)
@@ -216,11 +223,13 @@ def _refuse_mismatch(
             f"{key}: saved {saved.get(key)!r}, now {current.get(key)!r}" for key in differing
         )
         raise ValueError(
-            f"{directory} was trained with other options of its method ({changes}): use the saved ones"
+            f"{directory} was trained with other options of its method ({changes}): use the saved "
+            "ones"
         )
     if manifest.get("random_structure") != digest:
         raise ValueError(
-            f"{directory} has another random structure than the one regenerated (seed {manifest.get('seed')} saved, "
+            f"{directory} has another random structure than the one regenerated (seed "
+            f"{manifest.get('seed')} saved, "
             f"{seed} now): use its seed and targets"
         )
 
@@ -245,7 +254,8 @@ def _matched(
     """Pair each tensor of the model with its tensor in the file, all of them or none.
 
     Raises:
-        ValueError: the file is damaged, or not the one that the manifest describes, or does not fit the model.
+        ValueError: the file is damaged, or not the one that the manifest describes, or does not fit
+            the model.
     """
     content = read_bytes(path)
     tensors = parse_tensors(content, path)
@@ -261,6 +271,7 @@ def _matched(
     for name, tensor in tensors.items():
         if tensor.shape != targets[name].shape:
             raise ValueError(
-                f"{path}: {name} has shape {tuple(tensor.shape)}, the model needs {tuple(targets[name].shape)}"
+                f"{path}: {name} has shape {tuple(tensor.shape)}, the model needs "
+                f"{tuple(targets[name].shape)}"
             )
     return [(targets[name], tensors[name]) for name in sorted(tensors)]

@@ -1,12 +1,12 @@
-"""Where an update goes, and where its tensors come from: trained, regenerated from the seed, or derived from W.
+"""Where an update goes, and where its tensors come from.
 
-    origin         declared by    in the file   in the digest   after loading
-    trained        nn.Parameter   yes           no              from the file
-    regenerated    regenerate()   no            yes             from the seed, the digest checks them
-    derived from W derive()       yes           no              from the file
+    origin         declared by    in the file   in the digest   after loading trained
+    nn.Parameter   yes           no              from the file regenerated    regenerate()   no
+    yes             from the seed, the digest checks them derived from W derive()       yes
+    no              from the file
 
-A derived tensor is saved because another machine may derive another one: an SVD has free signs and, among equal
-singular values, a free order.
+A derived tensor is saved because another machine may derive another one: an SVD has free signs and,
+among equal singular values, a free order.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +22,8 @@ class Site:
     Sites are compared and hashed by name and shape.
 
     Args:
-        name: Stable name, independent of the head around the backbone; it also names the layer's random draws.
+        name: Stable name, independent of the head around the backbone; it also names the layer's
+            random draws.
         out_features: Rows of dW.
         in_features: Columns of dW.
         read_weight: Reads W from the layer on each call; None for a site without a layer.
@@ -34,10 +35,11 @@ class Site:
     read_weight: Callable[[], Tensor | None] | None = field(default=None, compare=False, repr=False)
 
     def weight(self) -> Tensor | None:
-        """Return the original frozen W (out, in) in float32 or better, dequantized; None on the meta device.
+        """Return the original frozen W (out, in); None on the meta device.
 
-        The result is W itself where no conversion is needed: do not change it in place. Each call reads the layer
-        again, so that no copy stays alive between calls. It is the original W while the layer is merged, too.
+        It is dequantized and in float32 or better. The result is W itself where no conversion is
+        needed: do not change it in place. Each call reads the layer again, so that no copy stays
+        alive between calls. It is the original W while the layer is merged, too.
         """
         return None if self.read_weight is None else self.read_weight()
 
@@ -51,15 +53,16 @@ class DeclaredTensors(nn.Module):
         self.derived: list[str] = []
 
     def regenerate(self, name: str, tensor: Tensor) -> None:
-        """Register a tensor drawn from the seed: a buffer that is not saved and enters the digest."""
+        """Register a tensor regenerated from the seed: not saved, part of the digest."""
         self.register_buffer(name, tensor, persistent=False)
         self.regenerated.append(name)
 
     def derive(self, name: str, tensor: Tensor) -> None:
-        """Register a tensor computed from W: a buffer that is saved and does not enter the digest.
+        """Register a tensor computed from W: saved, not part of the digest.
 
         Raises:
-            TypeError: the tensor does not hold floating-point numbers, the only ones that adapter files hold.
+            TypeError: the tensor does not hold floating-point numbers, the only ones that adapter
+                files hold.
         """
         if not tensor.is_floating_point():
             raise TypeError(

@@ -18,15 +18,18 @@ from rlora.ops.philox import RandomSource
 
 @dataclass(frozen=True)
 class DoRA(RankedMethod):
-    """Train magnitude and direction of W separately: W' = diag(m / |V|) V, V = W + s B A (equation 5).
+    """Train magnitude and direction of W separately (equation 5).
 
-    |V| (out,) holds the norms of V's rows, one per output feature. Trained: A (r, in) and B (out, r), which start as
-    in LoRA, and m (out,), which starts at |W|: r (in + out) + out parameters per layer. The update is
+        W' = diag(m / |V|) V,   V = W + s B A,   s = alpha / r
+
+    |V| (out,) holds the norms of V's rows, one per output feature. Trained: A (r, in) and B (out,
+    r), which start as in LoRA, and m (out,), which starts at |W|: r (in + out) + out parameters per
+    layer. The update is
 
         dW = W' - W = (m / |V| - 1) W + (m / |V|) s B A
 
-    so that dW = 0 at the start, exactly. No gradient flows through |V| (section 4.3). Dropout acts on the input of
-    the whole of dW, the first term included.
+    so that dW = 0 at the start, exactly. No gradient flows through |V| (section 4.3). Dropout acts
+    on the input of the whole of dW, the first term included.
 
     Args:
         rank: r, in 1..min(in, out).
@@ -51,7 +54,8 @@ class DoRA(RankedMethod):
             assert isinstance(layer, AdaptedLinear)
             if layer.rows != [(0, layer.out_features)]:
                 raise ValueError(
-                    f"{name} is adapted in parts, which PEFT's DoRA cannot represent: use --format merged or --rank"
+                    f"{name} is adapted in parts, which PEFT's DoRA cannot represent: use "
+                    "--format merged or --rank"
                 )
             update = layer.adapters()[0]
             assert isinstance(update, DoRALayer)
@@ -74,7 +78,7 @@ class DoRA(RankedMethod):
 
 
 class DoRALayer(Adapter):
-    """dW = (m / |V| - 1) W + (m / |V|) s B A, V = W + s B A; m (out,), B (out, r) and A (r, in) are trained."""
+    """dW = (m / |V| - 1) W + (m / |V|) s B A; m (out,), B (out, r) and A (r, in) are trained."""
 
     def __init__(self, site: Site, method: DoRA, source: RandomSource) -> None:
         super().__init__(site, method.dropout)
@@ -103,7 +107,8 @@ class DoRALayer(Adapter):
 def row_norms(matrix: Tensor) -> Tensor:
     """Return the Euclidean norm of each row, (out,), above 0.
 
-    Summed in float64 and rounded once: m, computed on one machine, then equals |V| at the start on every other.
+    Summed in float64 and rounded once: m, computed on one machine, then equals |V| at the start on
+    every other.
     """
     norms = torch.linalg.vector_norm(matrix, dim=1, dtype=torch.float64).to(matrix.dtype)
     return norms.clamp_min(torch.finfo(matrix.dtype).tiny)  # a row of zeros stays one

@@ -1,6 +1,6 @@
-"""FourierFT: Gao et al., "Parameter-Efficient Fine-Tuning with Discrete Fourier Transform", ICML 2024.
+"""FourierFT: Gao et al., "Parameter-Efficient Fine-Tuning with Discrete Fourier Transform".
 
-arXiv 2405.03003.
+ICML 2024, arXiv 2405.03003.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,14 @@ from rlora.ops.philox import RandomSource
 
 @dataclass(frozen=True)
 class FourierFT(LinearMethod):
-    """Train a few entries of the update's spectrum: dW = s Re(IDFT2(F)), s = alpha (equations 2 to 4).
+    """Train a few entries of the update's spectrum (equations 2 to 4).
 
+        dW = s Re(IDFT2(F)),   s = alpha,   that is
         dW_pq = s / (out in) sum_{l=1..n} c_l cos(2 pi (p j_l / out + q k_l / in))
 
-    F (out, in) is 0 except for n entries (j_l, k_l) with the values c_l. The positions are sampled without
-    replacement from the seed and shared by all layers of a shape. Trained: c (n,), n parameters per layer. c starts
-    at 0 (the paper: standard normal), so that dW = 0 exactly.
+    F (out, in) is 0 except for n entries (j_l, k_l) with the values c_l. The positions are sampled
+    without replacement from the seed and shared by all layers of a shape. Trained: c (n,), n
+    parameters per layer. c starts at 0 (the paper: standard normal), so that dW = 0 exactly.
 
     Args:
         alpha: The scale s (the paper and PEFT: 150 for RoBERTa).
@@ -46,7 +47,8 @@ class FourierFT(LinearMethod):
             shape = (site.out_features, site.in_features)
             if self.num_frequencies > shape[0] * shape[1]:
                 raise ValueError(
-                    f"adapter.num_frequencies={self.num_frequencies} is above the {shape[0] * shape[1]} entries of "
+                    f"adapter.num_frequencies={self.num_frequencies} is above the "
+                    f"{shape[0] * shape[1]} entries of "
                     f"{site.name}: set it to at most that"
                 )
             if shape not in spectra:
@@ -59,7 +61,7 @@ class FourierFT(LinearMethod):
 
 
 class Spectrum(DeclaredTensors):
-    """The positions of the n entries of F, shared by all layers of a shape: c (n,) to Re(IDFT2(F)) (out, in)."""
+    """The positions of the entries of F, shared by all layers of a shape."""
 
     positions: Tensor
 

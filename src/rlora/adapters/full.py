@@ -13,12 +13,12 @@ from rlora.ops.philox import RandomSource
 
 @dataclass(frozen=True)
 class Full(Method):
-    """Train every parameter of the backbone in place; no layer gets an update of its own."""
+    """Train every parameter of the backbone in place; no layer gets an update."""
 
     def build(self, sites: Sequence[Site], source: RandomSource) -> list[Adapter]:
-        """No updates."""
+        """Return no updates."""
         return []
 
     def trained_in_backbone(self, model: nn.Module) -> Iterable[str]:
-        """All parameters."""
+        """Return the names of all parameters."""
         return [name for name, _ in model.named_parameters()]

@@ -11,8 +11,8 @@ from rlora.ops.philox import RandomSource
 
 @dataclass(frozen=True)
 class Head(Method):
-    """Train the task's head alone; the backbone stays as it is."""
+    """Train the task's head only; the backbone does not change."""
 
     def build(self, sites: Sequence[Site], source: RandomSource) -> list[Adapter]:
-        """No updates."""
+        """Return no updates."""
         return []

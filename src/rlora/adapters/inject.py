@@ -34,11 +34,12 @@ def inject(
 ) -> AdapterSet:
     """Freeze a model and put the method's updates into it, in place.
 
-    Afterwards exactly these train, in float32 or better: the updates' parameters, the backbone parameters that the
-    method itself trains (`full`, `bitfit`), and the head.
+    Afterwards exactly these train, in float32 or better: the updates' parameters, the backbone
+    parameters that the method itself trains (`full`, `bitfit`), and the head.
 
     Args:
-        model: A transformers model, or any module whose blocks are the elements of an nn.ModuleList.
+        model: A transformers model, or any module whose blocks are the elements of an
+            nn.ModuleList.
         method: The method with its options, for instance `LoRA(rank=8)`.
         seed: Seed of all random structure and start values; the global generators are not touched.
         head: Names of the parameters that train in full in addition to the adapter.
@@ -47,7 +48,8 @@ def inject(
         The adapters together: parameters, merging, state, report.
 
     Raises:
-        ValueError: a target matches nothing, an option does not fit a layer, or a parameter to train is quantized.
+        ValueError: a target matches nothing, an option does not fit a layer, or a parameter to
+            train is quantized.
         RuntimeError: the model carries adapters already.
     """
     if getattr(model, MARK, False):
@@ -66,7 +68,8 @@ def inject(
     trained = [name for name in method.trained_in_backbone(model) if name not in set(head_names)]
     if quantized := [name for name in (*trained, *head_names) if is_quantized(original[name])]:
         raise ValueError(
-            f"{quantized[0]} is quantized and cannot be trained: set model.quantize=null, or choose an adapter that "
+            f"{quantized[0]} is quantized and cannot be trained: set model.quantize=null, or "
+            "choose an adapter that "
             "leaves the backbone frozen"
         )
     # everything that can fail happens before the model changes
@@ -109,10 +112,11 @@ def _fingerprint(model: nn.Module, head: list[str]) -> str:
 
 
 def _train(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
-    """Let a parameter train, in float32: small steps vanish in half precision, which autocast supplies instead."""
+    """Let a parameter train in float32; in half precision small steps would vanish."""
     parameter.requires_grad_(True)
     owner = model.get_submodule(name.rpartition(".")[0])
-    # under autocast a linear layer takes weight and bias of any dtype; a normalization layer needs one dtype for both
+    # under autocast a linear layer takes weight and bias of any dtype; a normalization layer needs
+    # one dtype for both
     for member in [parameter] if is_linear(owner) else owner.parameters(recurse=False):
         member.data = member.data.to(torch.promote_types(member.dtype, torch.float32))
 

@@ -1,4 +1,7 @@
-"""LoRA: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022, arXiv 2106.09685."""
+"""LoRA: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022.
+
+arXiv 2106.09685.
+"""
 
 import math
 from collections.abc import Sequence
@@ -16,15 +19,16 @@ from rlora.ops.philox import RandomSource
 class LoRA(RankedMethod):
     """Train a pair of low-rank factors: dW = s B A.
 
-    A (r, in) starts uniform on (-1/sqrt(in), 1/sqrt(in)), B (out, r) at 0; both train: r (in + out) parameters a layer.
-    s = alpha / r (section 4.1), or alpha / sqrt(r) with `rank_stabilized` (Kalajdzievski 2023, arXiv 2312.03732).
+    A (r, in) starts uniform on (-1/sqrt(in), 1/sqrt(in)), B (out, r) starts at 0. Both train:
+    r (in + out) parameters per layer. s = alpha / r (section 4.1), or alpha / sqrt(r) with
+    `rank_stabilized` (Kalajdzievski 2023, arXiv 2312.03732).
 
     Args:
         rank: r, in 1..min(in, out).
         alpha: Numerator of the scale.
         dropout: On the update's input.
         targets: Which layers are adapted.
-        rank_stabilized: Divide alpha by sqrt(r) in place of r.
+        rank_stabilized: Divide alpha by sqrt(r) instead of r.
     """
 
     rank_stabilized: bool = False
@@ -35,7 +39,7 @@ class LoRA(RankedMethod):
         return self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
 
     def build(self, sites: Sequence[Site], source: RandomSource) -> list[Adapter]:
-        """One pair of factors a site."""
+        """Build one pair of factors per site."""
         self.check_rank(sites)
         return [LoRALayer(site, self, source.of(site.name)) for site in sites]
 
@@ -52,5 +56,5 @@ class LoRALayer(Adapter):
         self.B = constant_parameter(source, (site.out_features, method.rank), 0.0)
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """(B, A)."""
+        """Return (B, A)."""
         return self.B, self.A

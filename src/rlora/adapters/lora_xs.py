@@ -1,6 +1,6 @@
-"""LoRA-XS: Banaei et al., "LoRA-XS: Low-Rank Adaptation with Extremely Small Number of Parameters", 2024.
+"""LoRA-XS: Banaei et al., "LoRA-XS: Low-Rank Adaptation with Extremely Small Number of Parameters".
 
-arXiv 2405.17604.
+2024, arXiv 2405.17604.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,14 @@ from rlora.ops.philox import RandomSource
 
 @dataclass(frozen=True)
 class LoRAXS(RankedMethod):
-    """Train a small square matrix between frozen factors of W: dW = s B R A, s = alpha / r (section 3).
+    """Train a small square matrix between frozen factors of W (section 3).
 
-    With W = U S V^T, the factors are B = U_r S_r (out, r) and A = V_r^T (r, in): those of the r largest singular
-    values. They are derived from W and saved with R, because an SVD has free signs. Trained: R (r, r), r^2 parameters
-    per layer. R starts at 0 (the paper: normal with standard deviation 1e-5), so that dW = 0 exactly; its gradient
-    B^T G A^T is not 0.
+        dW = s B R A,   s = alpha / r
+
+    With W = U S V^T, the factors are B = U_r S_r (out, r) and A = V_r^T (r, in): those of the r
+    largest singular values. They are derived from W and saved with R, because an SVD has free
+    signs. Trained: R (r, r), r^2 parameters per layer. R starts at 0 (the paper: normal with
+    standard deviation 1e-5), so that dW = 0 exactly; its gradient B^T G A^T is not 0.
 
     Args:
         rank: r, in 1..min(in, out).

@@ -27,7 +27,8 @@ class PeftFiles:
     """A trained update in the terms of a PEFT tuner.
 
     Attributes:
-        config: Entries of adapter_config.json that depend on the method: `peft_type` and the options of that type.
+        config: Entries of adapter_config.json that depend on the method: `peft_type` and the
+            options of that type.
         tensors: Tensors of adapter_model.safetensors by PEFT's names, without those of the head.
     """
 
@@ -38,10 +39,10 @@ class PeftFiles:
 class Method(ABC):
     """A way to fine-tune: its hyperparameters, and how it builds one update per layer.
 
-    The fields of a subclass are its options. `targets` selects the adapted layers: a list of name suffixes or of the
-    family's roles (q, k, v, o, fc1, fc2, ...), a regular expression, or "all-linear". An option that does not change
-    what the saved tensors mean declares `field(metadata={"affects_weights": False})`: a saved adapter loads under
-    another value of it.
+    The fields of a subclass are its options. `targets` selects the adapted layers: a list of name
+    suffixes or of the family's roles (q, k, v, o, fc1, fc2, ...), a regular expression, or
+    "all-linear". An option that does not change what the saved tensors mean declares
+    `field(metadata={"affects_weights": False})`: a saved adapter loads under another value of it.
     """
 
     targets: Targets | None = None  # None: no layer gets an update
@@ -53,11 +54,11 @@ class Method(ABC):
     def inject(
         self, model: nn.Module, *, seed: int, head: Sequence[str], fingerprint: str
     ) -> "AdapterSet | None":
-        """Put updates into the model in the method's own way; None leaves it to `rlora.adapters.inject`."""
+        """Put the method's own layers into the model; None leaves it to `rlora.adapters.inject`."""
         return None
 
     def trained_in_backbone(self, model: nn.Module) -> Iterable[str]:
-        """Return names of the backbone's parameters that this method trains in place; by default none."""
+        """Return names of the backbone parameters that train in place; by default none."""
         return ()
 
     def to_peft(self, adapters: "AdapterSet") -> PeftFiles | None:
@@ -112,7 +113,8 @@ class _Rank(Method):
     rank: int = 8
 
 
-# A dataclass takes fields from its last base first: `_Rank` comes second to put rank before alpha, dropout and targets.
+# A dataclass takes fields from its last base first: `_Rank` comes second to put rank before alpha,
+# dropout and targets.
 @dataclass(frozen=True)
 class RankedMethod(LinearMethod, _Rank):
     """The options shared by all methods with a rank: those of `LinearMethod`, with s = alpha / r.
@@ -146,7 +148,8 @@ class RankedMethod(LinearMethod, _Rank):
         limit = min(tightest.in_features, tightest.out_features)
         if self.rank > limit:
             raise ValueError(
-                f"adapter.rank={self.rank} is above min(in, out) = {limit} of {tightest.name}: set it to 1..{limit}"
+                f"adapter.rank={self.rank} is above min(in, out) = {limit} of {tightest.name}: "
+                f"set it to 1..{limit}"
             )
 
 

@@ -1,6 +1,6 @@
-"""NOLA: Koohpayegani et al., "NOLA: Compressing LoRA using Linear Combination of Random Basis", ICLR 2024.
+"""NOLA: Koohpayegani et al., "NOLA: Compressing LoRA using Linear Combination of Random Basis".
 
-arXiv 2310.02556.
+ICLR 2024, arXiv 2310.02556.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rlora.adapters.base import Adapter, constant_parameter
 from rlora.adapters.declared import DeclaredTensors, Site
-from rlora.adapters.method import RankedMethod, require_choice
+from rlora.adapters.method import RankedMethod, require_choice, require_count
 from rlora.ops.hadamard import fwht, next_power_of_two
 from rlora.ops.philox import RandomSource
 from rlora.ops.thin_products import combine
@@ -29,13 +29,14 @@ class NOLA(RankedMethod):
 
         A = A0 + sum_{j=1..k} a_j A_j   (r, in)        B = sum_{j=1..k} b_j B_j   (out, r)
 
-    A0 (r, in), frozen and of its own for every layer, is drawn as LoRA's A; B0 = 0. Trained: a and b (k,), both
-    starting at 0: 2 k parameters a layer, whatever the rank. The basis is shared by all layers of a shape; its entries
-    have variance 1/(3 k):
+    A0 (r, in) is frozen, separate for every layer, and sampled like LoRA's A; B0 = 0. Trained: a
+    and b (k,), which start at 0: 2 k parameters per layer for every rank. All layers of a shape
+    share the basis, whose entries have variance 1/(3 k):
 
         dense      A_j entries uniform on (-1, 1) / sqrt(k), a bank of k r in numbers
-        hadamard   sum_j a_j A_j = first r in entries of  H S Pi H [a; 0] / sqrt(3 k n),  n = n(r in), S signs, Pi a
-                   permutation: no bank, cost independent of k. Not in the paper.
+        hadamard   sum_j a_j A_j = first r in entries of  H S Pi H [a; 0] / sqrt(3 k n),
+                   n = n(r in), S signs, Pi a permutation: no bank, cost independent of k.
+                   Not in the paper.
 
     Args:
         rank: r, in 1..min(in, out).
@@ -52,17 +53,10 @@ class NOLA(RankedMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choice("adapter.basis", self.basis, BASES)
-        if (
-            isinstance(self.num_bases, bool)
-            or not isinstance(self.num_bases, int)
-            or self.num_bases < 1
-        ):
-            raise ValueError(
-                f"adapter.num_bases={self.num_bases!r} must be a whole number of at least 1"
-            )
+        require_count("adapter.num_bases", self.num_bases)
 
     def build(self, sites: Sequence[Site], source: RandomSource) -> list[Adapter]:
-        """One basis a shape, two coefficient vectors a site."""
+        """Build one basis per shape, and two coefficient vectors per site."""
         self.check_rank(sites)
         rights = {
             width: self._mixer("A", width, source)
@@ -80,8 +74,8 @@ class NOLA(RankedMethod):
         ]
 
     def _mixer(self, factor: str, size: int, source: RandomSource) -> "Mixer":
-        kind = DenseBasis if self.basis == "dense" else HadamardBasis
-        return Mixer(kind(self.num_bases, self.rank * size, source.of(f"shared/{factor}/{size}")))
+        basis = DenseBasis if self.basis == "dense" else HadamardBasis
+        return Mixer(basis(self.num_bases, self.rank * size, source.of(f"shared/{factor}/{size}")))
 
 
 class NOLALayer(Adapter):
@@ -103,13 +97,13 @@ class NOLALayer(Adapter):
         left.join(self, "b")
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """(B, A)."""
+        """Return (B, A)."""
         b = self.left.mix(self, "b").view(self.site.out_features, self.rank)
         return b, self.A0 + self.right.mix(self, "a").view_as(self.A0)
 
 
 class DenseBasis(DeclaredTensors):
-    """A bank of k random vectors: coefficients (L, k) to combinations (L, size)."""
+    """A bank of k random vectors; maps coefficients (L, k) to combinations (L, size)."""
 
     bank: Tensor
 
@@ -118,14 +112,14 @@ class DenseBasis(DeclaredTensors):
         self.regenerate("bank", source.uniform("bank", (k, size), 1 / math.sqrt(k)))
 
     def forward(self, coefficients: Tensor) -> Tensor:
-        """C . Bank."""
+        """Return C . Bank, (L, size)."""
         return combine(coefficients, self.bank)
 
 
 class HadamardBasis(DeclaredTensors):
-    """k structured random vectors that are never formed: coefficients (L, k) to combinations (L, size).
+    """k structured random vectors that are never formed; maps coefficients (L, k) to (L, size).
 
-    The signs between the transforms matter: without them a single coefficient moves a single entry.
+    Without the signs between the transforms, a single coefficient would move a single entry.
     """
 
     permutation: Tensor
@@ -136,7 +130,8 @@ class HadamardBasis(DeclaredTensors):
         self.size, self.order = size, next_power_of_two(size)
         if k > self.order:
             raise ValueError(
-                f"adapter.num_bases={k} is above the {self.order} vectors a hadamard basis of this shape has: "
+                f"adapter.num_bases={k} is above the {self.order} vectors of a hadamard basis of "
+                "this shape: "
                 f"set it to 1..{self.order}, or adapter.basis=dense"
             )
         self.scale = 1 / math.sqrt(3 * k * self.order)
@@ -144,80 +139,93 @@ class HadamardBasis(DeclaredTensors):
         self.regenerate("signs", source.signs("signs", (self.order,)))
 
     def forward(self, coefficients: Tensor) -> Tensor:
-        """First entries of c H Pi S H, scaled."""
+        """Return the first entries of c H Pi S H, scaled, (L, size)."""
         spread = fwht(coefficients, self.order)
         return fwht(spread[:, self.permutation] * self.signs)[:, : self.size] * self.scale
 
 
 class Mixer(nn.Module):
-    """Combines the basis for all layers of a shape in one product a forward pass.
+    """Combines the basis for all layers of a shape in one product per forward pass.
 
-    The first layer that asks pays for all; each of the others is handed its row of the result once. A layer that asks
-    again is in another pass and starts a new product, so that every pass has a graph of its own.
+    One product of (L, k) coefficients reads the bank once instead of L times. The first layer that
+    asks computes it; every other layer takes its row of the result, once. A layer that asks for a
+    second row is in another pass and starts a new product, so that every pass has its own graph.
     """
 
     def __init__(self, basis: nn.Module) -> None:
         super().__init__()
         self.basis = basis
         self._members: list[tuple[nn.Module, str]] = []
-        self._result: _Mixed | None = None
+        self._product: _Product | None = None
 
     def join(self, layer: nn.Module, name: str) -> None:
-        """Enter a layer whose coefficients (k,) are its attribute `name`."""
+        """Add a layer whose coefficients (k,) are its attribute `name`."""
         self._members.append((layer, name))
 
     def mix(self, layer: Any, name: str) -> Tensor:
-        """The combination (size,) of one layer's coefficients."""
-        own: Tensor = getattr(layer, name)
-        if (
-            torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-        ):  # nothing may outlive these
-            return self.basis(own[None])[0]
-        if self._result is None or not self._result.serves(layer, own):
-            self._result = self._mix_all()
-        return self._result.rows.pop(layer)
+        """Return the combination (size,) of one layer's coefficients."""
+        coefficients: Tensor = getattr(layer, name)
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            # Traced and transformed tensors must not outlive their trace: compute this row alone.
+            return self.basis(coefficients[None])[0]
+        if self._product is None or not self._product.serves(layer, coefficients):
+            self._product = self._mix_all()
+        return self._product.rows.pop(layer)
 
-    def _mix_all(self) -> "_Mixed":
+    def _mix_all(self) -> "_Product":
         members = [(layer, getattr(layer, name)) for layer, name in self._members]
-        # its own saved tensors, so that a checkpointed layer saves the same whether it pays or is handed its row
-        own_tensors = torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is)
-        with torch.autocast(members[0][1].device.type, enabled=False), own_tensors:
+        # These hooks replace those of an enclosing torch.utils.checkpoint. A recomputed layer must
+        # save the same tensors as in the first pass, whether it computes the product or takes a
+        # row.
+        own_hooks = torch.autograd.graph.saved_tensors_hooks(_unchanged, _unchanged)
+        # Coefficients stay in float32 under autocast, and so does the sum of k terms.
+        with torch.autocast(members[0][1].device.type, enabled=False), own_hooks:
             mixed = self.basis(torch.stack([coefficients for _, coefficients in members]))
             rows = dict(zip((layer for layer, _ in members), mixed.unbind(), strict=True))
         if mixed.requires_grad:
-            mixed.register_hook(self._forget)
-        return _Mixed(
-            rows, {layer: (tensor, _version(tensor)) for layer, tensor in members}, _gradient_mode()
-        )
+            # Backward frees the product's graph: rows that are left belong to no later pass.
+            mixed.register_hook(self._drop)
+        versions = {layer: (tensor, _version(tensor)) for layer, tensor in members}
+        return _Product(rows, versions, _gradient_mode())
 
-    def _forget(self, _: Tensor) -> None:
-        self._result = None  # the graph behind it is gone with the backward pass
+    def _drop(self, _: Tensor) -> None:
+        self._product = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_result": None}  # a copy or a pickle starts without it
+        # Graph tensors can be neither copied nor pickled; a copy computes its own product.
+        return {**self.__dict__, "_product": None}
 
 
 @dataclass(frozen=True)
-class _Mixed:
-    """One product's rows by layer, until they are handed out, and the coefficients and mode they come from."""
+class _Product:
+    """The rows of one product that no layer has taken yet, and what the product was computed from.
+
+    Attributes:
+        rows: Layer to its combination (size,).
+        origins: Layer to its coefficients and their version.
+        mode: Gradient mode and inference mode during the product.
+    """
 
     rows: dict[nn.Module, Tensor]
     origins: dict[nn.Module, tuple[Tensor, int | None]]
     mode: tuple[bool, bool]
 
     def serves(self, layer: nn.Module, coefficients: Tensor) -> bool:
+        """Return whether the product has this layer's row for these coefficients and this mode."""
         tensor, version = self.origins[layer]
+        # identity detects replaced parameters (functional_call, a posterior's sample),
+        # the version an optimizer's step in place
         unchanged = tensor is coefficients and _version(tensor) == version
+        # a row computed without gradient must not enter a training pass
         return layer in self.rows and unchanged and self.mode == _gradient_mode()
 
 
 def _version(tensor: Tensor) -> int | None:
-    return (
-        None if tensor.is_inference() else tensor._version
-    )  # those made in inference mode count no versions
+    """Return a tensor's version counter; tensors made in inference mode have none."""
+    return None if tensor.is_inference() else tensor._version
 
 
-def _as_it_is(tensor: Tensor) -> Tensor:
+def _unchanged(tensor: Tensor) -> Tensor:
     return tensor
 
 

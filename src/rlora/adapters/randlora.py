@@ -1,4 +1,7 @@
-"""RandLoRA: Albert et al., "RandLoRA: Full-rank parameter-efficient fine-tuning", ICLR 2025, arXiv 2502.00987."""
+"""RandLoRA: Albert et al., "RandLoRA: Full-rank parameter-efficient fine-tuning", ICLR 2025.
+
+arXiv 2502.00987.
+"""
 
 import math
 from collections.abc import Sequence
@@ -24,23 +27,27 @@ SCALINGS = ("alpha/r", "alpha/(r sqrt(n))")
 class RandLoRA(RankedMethod):
     """Train the coefficients of a full-rank sum of random low-rank products (equation 3).
 
-        dW = s sum_{j=1..n} B_j diag(lambda_j) A diag(gamma_j),   n = ceil(m / r),  m = min(in, out),  M = max(in, out)
+        dW = s sum_{j=1..n} B_j diag(lambda_j) A diag(gamma_j),   n = ceil(m / r),  m = min(in,
+        out),  M = max(in, out)
 
-    for out >= in, and its transpose otherwise. A (r, m) and the B_j (M, r) are frozen, of unit standard deviation, one
-    set for the whole model, cut to each layer. Trained: lambda (n, r), starting at 0, and gamma (n, m), starting at
-    1/m: n (r + m) parameters a layer, fewer as r grows.
+    for out >= in, and its transpose otherwise. A (r, m) and the B_j (M, r) are frozen, of unit
+    standard deviation, one set for the whole model, cut to each layer. Trained: lambda (n, r),
+    which starts at 0, and gamma (n, m), which starts at 1/m: n (r + m) parameters per layer, fewer
+    as r grows.
 
     Args:
         rank: r, in 1..min(in, out).
         alpha: Numerator of the scale.
         dropout: On the update's input.
         targets: Which layers are adapted.
-        basis: Law of the entries of A and B: "uniform", "normal", "binary" (signs), "sparse" (a third non-zero) or
-            "very_sparse" (one in sqrt(m)); each of unit standard deviation. With few rows a sparse A can have
-            columns of zeros, which dW then has too.
-        scaling: s = "alpha/r" (as in PEFT, where alpha = 20 r) or "alpha/(r sqrt(n))" (the paper's code, alpha = 2 r).
-        keep_delta: Keep W + dW from forward to backward (out in numbers a layer) rather than compute it again there
-            (M m^2 multiply-adds a layer); None keeps it for square layers alone.
+        basis: Distribution of the entries of A and B: "uniform", "normal", "binary" (signs),
+            "sparse" (a third nonzero) or "very_sparse" (one in sqrt(m)), each of unit standard
+            deviation. A sparse A with few rows can have columns of zeros, which dW then has too.
+        scaling: s = "alpha/r" (as in PEFT, where alpha = 20 r) or "alpha/(r sqrt(n))" (the paper's
+            code, alpha = 2 r).
+        keep_delta: Keep W + dW from forward to backward (out in numbers per layer) instead of
+            recomputing it there (M m^2 multiply-adds per layer); None keeps it for square layers
+            only.
     """
 
     basis: str = "uniform"
@@ -52,10 +59,12 @@ class RandLoRA(RankedMethod):
         require_choice("adapter.basis", self.basis, BASES)
         require_choice("adapter.scaling", self.scaling, SCALINGS)
         if self.keep_delta not in (None, True, False):
-            raise ValueError(f"adapter.keep_delta={self.keep_delta!r} must be true, false or null")
+            raise ValueError(
+                f"adapter.keep_delta={self.keep_delta!r} is invalid: expected true, false or null"
+            )
 
     def build(self, sites: Sequence[Site], source: RandomSource) -> list[Adapter]:
-        """One shared set of bases, two coefficient matrices a site."""
+        """Build one shared set of bases, and two coefficient matrices per site."""
         self.check_rank(sites)
         bases = RandLoRABases(sites, self, source.of("shared"))
         return [RandLoRALayer(site, self, bases, source) for site in sites]
@@ -63,8 +72,9 @@ class RandLoRA(RankedMethod):
     def to_peft(self, adapters: AdapterSet) -> PeftFiles:
         """Return PEFT's RandLoRA with the same updates, its projections included.
 
-        PEFT flattens A's rows as (r, n) and B's columns as (n, r), and multiplies one by the other: column p of B_j
-        must be at position p n + j. That is a permutation of B, the same for all layers of one n.
+        PEFT flattens A's rows as (r, n) and B's columns as (n, r), and multiplies one by the other:
+        column p of B_j must be at position p n + j. That is a permutation of B, the same for all
+        layers of one n.
 
         Raises:
             ValueError: PEFT has no row blocks of a fused layer, and one n for the whole model.
@@ -74,7 +84,8 @@ class RandLoRA(RankedMethod):
         products = len(first.lambda_)
         if odd := [name for name, update in updates.items() if len(update.lambda_) != products]:
             raise ValueError(
-                f"{odd[0]} has {len(updates[odd[0]].lambda_)} products of bases and others {products}, which PEFT "
+                f"{odd[0]} has {len(updates[odd[0]].lambda_)} products of bases and others "
+                f"{products}, which PEFT "
                 "pairs otherwise: use --format merged or --rank"
             )
         tensors = _peft_banks(first, list(updates.values()))
@@ -96,16 +107,14 @@ class RandLoRA(RankedMethod):
 
 
 def shape_of(site: Site, rank: int) -> tuple[int, int, int]:
-    """(M, m, n): the larger side, the smaller side, and the number of products that makes the sum full rank."""
-    large, small = (
-        max(site.out_features, site.in_features),
-        min(site.out_features, site.in_features),
-    )
+    """Return (M, m, n): larger side, smaller side, and the number of products for full rank."""
+    large = max(site.out_features, site.in_features)
+    small = min(site.out_features, site.in_features)
     return large, small, math.ceil(small / rank)
 
 
 class RandLoRABases(DeclaredTensors):
-    """The frozen bases all layers share: A (r, max m) and B (max M, max n, r)."""
+    """The frozen bases that all layers share: A (r, max m) and B (max M, max n, r)."""
 
     A: Tensor
     B: Tensor
@@ -121,7 +130,7 @@ class RandLoRABases(DeclaredTensors):
 
 
 def draw_basis(source: RandomSource, tag: str, shape: Sequence[int], law: str, m: int) -> Tensor:
-    """Independent entries of mean 0 and standard deviation 1 under one of the laws in `BASES`."""
+    """Return independent entries of mean 0 and standard deviation 1 from a law of `BASES`."""
     if law == "uniform":
         return source.uniform(tag, shape, math.sqrt(3))
     if law == "normal":
@@ -148,12 +157,14 @@ class RandLoRALayer(Adapter):
         self.gamma = constant_parameter(source, (products, small), 1 / small)
 
     def delta(self) -> Tensor:
-        """The sum as one product: B (M, n r) times [s diag(lambda_j) A diag(gamma_j)]_j (n r, m)."""
+        """Return the sum as one product, [B_j]_j (M, n r) times [s lambda_j A gamma_j]_j (n r, m)."""
         delta: Tensor = RandomSum.apply(self.lambda_, self.gamma, *self._bases(), self.scale)
         return delta.mT if self.transposed else delta
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Multiply once by W + dW; see `rlora.ops.random_sum` for what is kept and in which order gradients go."""
+        """Multiply once by W + dW; `rlora.ops.random_sum` says which tensors backward keeps."""
+        # by default a square layer keeps W + dW: recomputing it costs most there, M m^2
+        # multiply-adds
         keep = self.large == self.small if self.keep_delta is None else self.keep_delta
         y: Tensor = RandomSumLinear.apply(
             x, weight, bias, self.lambda_, self.gamma, *self._bases(), self.scale, keep
@@ -161,14 +172,17 @@ class RandLoRALayer(Adapter):
         return y
 
     def _bases(self) -> tuple[Tensor, Tensor]:
-        """A (r, m) and [B_j]_j (M, n r) of this layer's shape."""
+        """Return A (r, m) and [B_j]_j (M, n r), cut to this layer's shape."""
         products, rank = self.lambda_.shape
         b = cut_to((self.large, products, rank), self.bases.B)
         return cut_to((rank, self.small), self.bases.A), b.flatten(1)
 
 
 def _peft_banks(first: RandLoRALayer, updates: list[RandLoRALayer]) -> dict[str, Tensor]:
-    """Return A and the permuted B, padded with zeros to PEFT's sizes: it takes maxima of rows and columns apart."""
+    """Return A and the permuted B, padded with zeros to PEFT's sizes.
+
+    PEFT takes the maxima of rows and of columns over different layers.
+    """
     tallest = max(update.site.out_features for update in updates)
     widest = max(update.site.in_features for update in updates)
     small, large = sorted((tallest, widest))
@@ -186,7 +200,8 @@ def _whole(name: str, layer: MergeableLayer) -> RandLoRALayer:
     assert isinstance(layer, AdaptedLinear)
     if layer.rows != [(0, layer.out_features)]:
         raise ValueError(
-            f"{name} is adapted in parts, which PEFT's RandLoRA cannot represent: use --format merged or --rank"
+            f"{name} is adapted in parts, which PEFT's RandLoRA cannot represent: use --format "
+            "merged or --rank"
         )
     update = layer.adapters()[0]
     assert isinstance(update, RandLoRALayer)

@@ -1,10 +1,11 @@
-"""RLoRA: both LoRA factors are randomized Walsh-Hadamard transforms whose diagonals are learned.
+"""RLoRA: both LoRA factors are randomized Walsh-Hadamard transforms with learned diagonals.
 
-Lei, Qian and Cheung, "Fast Randomized Low-Rank Adaptation of Pre-trained Language Models with PAC Regularization",
-Findings of ACL 2024, 5236-5249. Only its abstract was at hand: a randomized Walsh-Hadamard transform takes the place of
-LoRA's pair of trained projections and cuts the trained parameters. Which diagonal trains, its start and its scale are
-this project's reading, after the subsampled randomized Hadamard transform (Ailon and Chazelle, STOC 2006) and Fastfood
-(Le, Sarlos and Smola, ICML 2013).
+Lei, Qian and Cheung, "Fast Randomized Low-Rank Adaptation of Pre-trained Language Models with PAC
+Regularization", Findings of ACL 2024, 5236-5249. Only its abstract was available: a randomized
+Walsh-Hadamard transform replaces LoRA's pair of trained projections and reduces the number of
+trained parameters. Which diagonal trains, its start and its scale are this project's reading, after
+the subsampled randomized Hadamard transform (Ailon and Chazelle, STOC 2006) and Fastfood (Le,
+Sarlos and Smola, ICML 2013).
 """
 
 import math
@@ -27,22 +28,28 @@ from rlora.ops.hadamard import fwht, hadamard_rows, next_power_of_two
 from rlora.ops.philox import RandomSource
 
 TRANSFORMS = ("srht", "fastfood")
-FEW_ROWS = 16  # so few rows of H are multiplied by as they are, not through a transform of all
+FEW_ROWS = 16  # up to this rank, a product with the rows of H costs less than a whole transform
 
 
 @dataclass(frozen=True)
 class RLoRA(RankedMethod):
-    """Train the diagonals of two randomized Walsh-Hadamard transforms: dW = s B diag(g) A, s = alpha / r.
+    """Train the diagonals of two randomized Walsh-Hadamard transforms.
 
-    With H the Hadamard matrix of +-1 of order n(d), the power of two at or above d; S_r, S'_r its r rows drawn without
-    replacement; D, D' random signs; Pi, Pi' random permutations (all from the seed, none stored):
+        dW = s B diag(g) A,   s = alpha / r
 
-        srht      A = S_r H diag(a) D                 (r, in)    B = (S'_r H diag(b) D')^T                  (out, r)
-        fastfood  A = S_r H diag(a) Pi H/sqrt(n) D    (r, in)    B = (S'_r H diag(b) Pi' H/sqrt(n) D')^T    (out, r)
+    H is the Hadamard matrix with entries +-1 of order n(d), the smallest power of two that is at
+    least d. S_r and S'_r select r of its rows without replacement, D and D' are random signs, Pi
+    and Pi' random permutations: all regenerated from the seed.
 
-    cut to the first `in` (for B: `out`) columns. Trained: a and b, one number a feature (fastfood: n(in) and n(out)),
-    whatever the rank, and g (r,) with `core`. Start: a uniform on (-1/sqrt(in), 1/sqrt(in)), so that A's entries have
-    LoRA's variance 1/(3 in); b = 0; g = 1. The second transform is orthonormal, so that one learning rate fits both.
+        srht      A = S_r H diag(a) D                       (r, in)
+                  B = (S'_r H diag(b) D')^T                 (out, r)
+        fastfood  A = S_r H diag(a) Pi H/sqrt(n) D          (r, in)
+                  B = (S'_r H diag(b) Pi' H/sqrt(n) D')^T   (out, r)
+
+    cut to the first `in` (for B: `out`) columns. Trained: a and b, one number per feature
+    (fastfood: n(in) and n(out)) for every rank, and g (r,) with `core`. a starts uniform on
+    (-1/sqrt(in), 1/sqrt(in)), so that A's entries have LoRA's variance 1/(3 in); b starts at 0, g
+    at 1. The second transform is orthonormal, so that one learning rate fits both.
 
     Args:
         rank: r, in 1..min(in, out).
@@ -61,7 +68,7 @@ class RLoRA(RankedMethod):
         require_choice("adapter.transform", self.transform, TRANSFORMS)
 
     def build(self, sites: Sequence[Site], source: RandomSource) -> list[Adapter]:
-        """Two transforms a site."""
+        """Build two transforms per site."""
         self.check_rank(sites)
         return [RLoRALayer(site, self, source.of(site.name)) for site in sites]
 
@@ -84,12 +91,15 @@ class RLoRALayer(Adapter):
         self.g = constant_parameter(source, (method.rank,), 1.0) if method.core else None
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """(B diag(g), A)."""
+        """Return (B diag(g), A)."""
         left, right = self.left(self.b).mT, self.right(self.a)
         return left if self.g is None else left * self.g, right
 
     def transformed(self, x: Tensor, a: Tensor, b: Tensor, g: Tensor | None) -> Tensor:
-        """Compute dW x with no factor formed: (..., in) to (..., out), n log n a token, whatever the rank."""
+        """Return dW x, (..., in) to (..., out), without forming a factor.
+
+        The cost is n log n per token for every rank.
+        """
         dtype = compute_dtype(x)
         with without_autocast(x):
             u = self.right.apply_to(x.to(dtype), a.to(dtype))
@@ -97,33 +107,37 @@ class RLoRALayer(Adapter):
             return self.left.apply_transposed_to(u, b.to(dtype))
 
     def each(self, x: Tensor) -> Tensor:
-        """dW_e x_e: the diagonals multiply activations, so that a diagonal of its own costs an example nothing."""
+        """Return dW_e x_e, (B, ..., out).
+
+        The diagonals multiply activations, so that separate ones per example cost no product.
+        """
         g = None if self.g is None else along(self.g, x)
         return self.transformed(x, along(self.a, x), along(self.b, x), g).to(x.dtype)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """(W + dW) x + c; through transforms of the activations where that costs less, as at large ranks."""
+        """Return (W + dW) x + c, by transforming activations if that costs less (large ranks)."""
         path = cheapest_path(self.costs(x, self.rank))
         if path is not ComputePath.TRANSFORMED:
             return self.linear_by(path, self.factors(), x, weight, bias)
         y, inputs = F.linear(x, weight, bias), (x, self.a, self.b, self.g)
         if not torch.is_grad_enabled():
             return y.add_(self.transformed(*inputs))
-        # keeps x alone, and transforms again in backward
+        # Autograd would keep every stage of the transforms: keep x only, and transform again in
+        # backward. There is no dropout on this path, hence no RNG state to preserve.
         change: Tensor = checkpoint(
             self.transformed, *inputs, use_reentrant=False, preserve_rng_state=False
         )
         return y.add_(change)
 
     def costs(self, x: Tensor, rank: int) -> dict[ComputePath, float]:
-        """See `Adapter.costs`; here with the transforms, whose cost does not depend on the rank."""
+        """Return the costs of all paths, see `Adapter.costs`, with that of the transforms."""
         i, o = self.site.in_features, self.site.out_features
         once = transform_cost(x.numel() // i, i, o, x.device)
         return super().costs(x, rank) | {ComputePath.TRANSFORMED: self.right.transforms * once}
 
 
 class SRHT(DeclaredTensors):
-    """Subsampled randomized Hadamard transform S_r H diag(v) D of shape (r, d), v (d,) the diagonal."""
+    """Subsampled randomized Hadamard transform S_r H diag(v) D, (r, d), with diagonal v (d,)."""
 
     transforms = 1
     rows: Tensor
@@ -137,17 +151,17 @@ class SRHT(DeclaredTensors):
         self.regenerate("signs", source.signs(f"{tag}/signs", (size,)))
 
     def forward(self, v: Tensor) -> Tensor:
-        """The matrix, (r, d)."""
+        """Return the matrix, (r, d)."""
         matrix: Tensor = _SignedRows.apply(v * self.signs, self.rows, self.order)
         return matrix
 
     def apply_to(self, x: Tensor, v: Tensor) -> Tensor:
-        """The matrix times x: (..., d) to (..., r)."""
+        """Return the matrix times x: (..., d) to (..., r)."""
         x = x * (v * self.signs)
         return F.linear(x, self._matrix(x)) if self._few else fwht(x)[..., self.rows]
 
     def apply_transposed_to(self, u: Tensor, v: Tensor) -> Tensor:
-        """The matrix transposed times u: (..., r) to (..., d)."""
+        """Return the transposed matrix times u: (..., r) to (..., d)."""
         x = (
             u @ self._matrix(u)
             if self._few
@@ -164,7 +178,7 @@ class SRHT(DeclaredTensors):
 
 
 class Fastfood(DeclaredTensors):
-    """Two Hadamard transforms around the diagonal, S_r H diag(v) Pi H/sqrt(n) D of shape (r, d), v (n,), n = n(d)."""
+    """Two Hadamard transforms around a diagonal v (n,), n = n(d): S_r H diag(v) Pi H/sqrt(n) D."""
 
     transforms = 2
     rows: Tensor
@@ -180,29 +194,33 @@ class Fastfood(DeclaredTensors):
         self.regenerate("permutation", source.permutation(f"{tag}/permutation", self.order))
 
     def forward(self, v: Tensor) -> Tensor:
-        """The matrix, (r, d)."""
+        """Return the matrix, (r, d)."""
         rows: Tensor = _SignedRows.apply(v / math.sqrt(self.order), self.rows, self.order)
         return fwht(rows[:, self.permutation])[:, : self.size] * self.signs
 
     def apply_to(self, x: Tensor, v: Tensor) -> Tensor:
-        """The matrix times x: (..., d) to (..., r)."""
+        """Return the matrix times x: (..., d) to (..., r)."""
         inner = fwht(x * self.signs)
         return fwht(inner[..., self.permutation.argsort()] * (v / math.sqrt(self.order)))[
             ..., self.rows
         ]
 
     def apply_transposed_to(self, u: Tensor, v: Tensor) -> Tensor:
-        """The matrix transposed times u: (..., r) to (..., d)."""
+        """Return the transposed matrix times u: (..., r) to (..., d)."""
         inner = fwht(_spread(u, self.rows, self.order)) * (v / math.sqrt(self.order))
         return fwht(inner[..., self.permutation])[..., : self.size] * self.signs
 
 
 def _spread(u: Tensor, rows: Tensor, order: int) -> Tensor:
+    """Return S^T u: u (..., r) at the selected positions of (..., n), zeros elsewhere."""
     return u.new_zeros(*u.shape[:-1], order).index_copy(-1, rows, u)
 
 
 class _SignedRows(torch.autograd.Function):
-    """Rows of H_n cut to d columns times diag(v), (r, d): the rows are generated, in backward again, and never kept."""
+    """Rows of H_n, cut to d columns, times diag(v): (r, d).
+
+    The rows are generated in forward and again in backward: autograd would keep (r, d) numbers.
+    """
 
     @staticmethod
     def forward(ctx: Any, v: Tensor, rows: Tensor, order: int) -> Tensor:

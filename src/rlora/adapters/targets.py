@@ -1,4 +1,4 @@
-"""Which linear layers an adapter goes to."""
+"""Selection of the linear layers that an adapter goes to."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,11 +12,11 @@ from rlora.ops.linear_layers import is_linear
 
 @dataclass(frozen=True)
 class Role:
-    """What a family calls one projection, such as the query of its attention.
+    """One projection of a family's blocks, such as the query of the attention.
 
     Args:
-        pattern: Regular expression the end of the module's name matches.
-        block: (index, count) where the projection is one of `count` equal row blocks of a fused one.
+        pattern: Regular expression that matches the end of the module's name.
+        block: (index, count) if the projection is one of `count` equal row blocks of a fused one.
     """
 
     pattern: str
@@ -25,7 +25,7 @@ class Role:
 
 @dataclass(frozen=True)
 class Target:
-    """One place to adapt: a module, and the row block of it (None: all rows) with the block's label."""
+    """One module to adapt, or one row block of it with the block's label; None means all rows."""
 
     module: str
     label: str = ""
@@ -33,9 +33,10 @@ class Target:
 
 
 def block_linears(model: nn.Module) -> list[str]:
-    """Names of the linear layers inside the transformer blocks, which are the elements of an nn.ModuleList.
+    """Return the names of the linear layers in the transformer blocks.
 
-    Poolers and heads lie outside, so they are never adapted.
+    Blocks are the elements of an nn.ModuleList. Poolers and heads are outside of the blocks, so
+    that they are never adapted.
     """
 
     def walk(module: nn.Module, prefix: str, inside: bool) -> Iterator[str]:
@@ -55,37 +56,39 @@ def find_targets(model: nn.Module, targets: Targets, roles: Mapping[str, Role]) 
 
     Args:
         model: The backbone, not yet adapted.
-        targets: "all-linear", a regular expression for the whole name, or a list of roles and name suffixes.
-        roles: The family's roles; {} where it has none.
+        targets: "all-linear", a regular expression for the whole name, or a list of roles and name
+            suffixes.
+        roles: The family's roles; {} if it has none.
 
     Returns:
-        Targets in the order of the model, each once.
+        Targets in the order of the model, without duplicates.
 
     Raises:
         ValueError: an entry matches nothing; the candidates are listed.
     """
     names = block_linears(model)
     if isinstance(targets, str):
-        found = (
+        selected = (
             [Target(name) for name in names]
             if targets == "all-linear"
             else _by_expression(names, targets)
         )
-        if not found:
+        if not selected:
             raise ValueError(_no_match(targets, names, roles))
-        return found
-    found = []
+        return selected
+    selected = []
     for entry in targets:
         matches = (
             _by_role(names, entry, roles[entry]) if entry in roles else _by_suffix(names, entry)
         )
         if not matches:
             raise ValueError(_no_match(entry, names, roles))
-        found += matches
-    if not found:
+        selected += matches
+    if not selected:
         raise ValueError(f"adapter.targets is empty: {_candidates(names, roles)}")
-    whole = {target.module for target in found if target.block is None}
-    unique = [t for t in dict.fromkeys(found) if t.block is None or t.module not in whole]
+    # a module that is adapted as a whole gets no second update on a block of it
+    whole = {target.module for target in selected if target.block is None}
+    unique = [t for t in dict.fromkeys(selected) if t.block is None or t.module not in whole]
     order = {name: position for position, name in enumerate(names)}
     return sorted(unique, key=lambda t: (order[t.module], t.block or (0, 1)))
 
@@ -114,16 +117,23 @@ def _by_suffix(names: Sequence[str], suffix: str) -> list[Target]:
 
 
 def _no_match(entry: str, names: Sequence[str], roles: Mapping[str, Role]) -> str:
-    return f"adapter.targets: {entry!r} matches no linear layer of the backbone's blocks; {_candidates(names, roles)}"
+    return (
+        f"adapter.targets: {entry!r} matches no linear layer of the backbone's blocks; "
+        f"{_candidates(names, roles)}"
+    )
 
 
 def _candidates(names: Sequence[str], roles: Mapping[str, Role]) -> str:
     present = [role for role in roles if _by_role(names, role, roles[role])]
     suffixes = dict.fromkeys(re.sub(r"^.*?\.\d+\.", "", name) for name in names)
-    return f"choose among the roles {', '.join(present) or '(none)'}, the suffixes {', '.join(suffixes)}, or all-linear"
+    return (
+        f"choose among the roles {', '.join(present) or '(none)'}, the suffixes "
+        f"{', '.join(suffixes)}, or all-linear"
+    )
 
 
-# What each family of transformers calls the projections of its blocks, so that `targets: [q, v]` fits them all.
+# The names of the projections in each family of transformers, so that `targets: [q, v]` fits them
+# all.
 
 
 def _linears(**names: str) -> dict[str, Role]:
@@ -138,7 +148,7 @@ _BERT = {
         o="attention.output.dense",
         fc1="intermediate.dense",
     ),
-    "fc2": Role(r"\d+\.output\.dense"),  # the block's own output, not its attention's
+    "fc2": Role(r"\d+\.output\.dense"),  # the block's output, not the attention's
 }
 _DEBERTA = _BERT | _linears(
     q="attention.self.query_proj", k="attention.self.key_proj", v="attention.self.value_proj"
@@ -161,7 +171,7 @@ _LLAMA = _linears(
 FAMILIES: dict[str, dict[str, Role]] = {
     "bert": _BERT,
     "roberta": _BERT,
-    "deberta-v2": _DEBERTA,  # DeBERTa v3 checkpoints carry this type
+    "deberta-v2": _DEBERTA,  # also the type of DeBERTa v3 checkpoints
     "gpt2": _GPT2,
     "llama": _LLAMA,
     "mistral": _LLAMA,
@@ -171,5 +181,5 @@ FAMILIES: dict[str, dict[str, Role]] = {
 
 
 def roles_of(model: nn.Module) -> dict[str, Role]:
-    """The roles of a model's family, {} where the family is not listed: then targets go by name."""
+    """Return the roles of a model's family; {} for other families, where targets are names only."""
     return FAMILIES.get(getattr(getattr(model, "config", None), "model_type", ""), {})

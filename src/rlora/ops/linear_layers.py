@@ -1,4 +1,4 @@
-"""Facts about a linear layer: its shape, the layout of its weight, and whether the weight is quantized."""
+"""The shape of a linear layer, and the layout and quantization of its weight."""
 
 from typing import Any, cast
 

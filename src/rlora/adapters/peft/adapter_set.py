@@ -16,7 +16,9 @@ PEFT_SHARED = "peft_shared"  # attribute of the model for what a tuner's layers 
 
 
 class PeftLayer:
-    """One of PEFT's layers, merged so that W comes back bit for bit: PEFT itself subtracts what it added.
+    """One of PEFT's layers, merged so that W comes back bit for bit.
+
+    PEFT itself subtracts what it added, which rounds.
 
     Args:
         module: A `BaseTunerLayer`.
@@ -105,7 +107,7 @@ class PeftAdapterSet(AdapterSet):
         return dict(self.trained)
 
     def mergeable(self) -> str | None:
-        """Return why W cannot hold the tuner's weight, or None if it can; one layer is merged to try it."""
+        """Return why W cannot hold the tuner's weight, or None; one layer is merged to try it."""
         if self._mergeable is False:
             self._mergeable = super().mergeable() or self._refusal()
         return cast(str | None, self._mergeable)

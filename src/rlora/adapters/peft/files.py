@@ -16,7 +16,8 @@ CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "b
 BANK = "base_model."  # prefix of tensors that a tuner's layers share
 BANKS = {"VERA": ("vera_A", "vera_B"), "RANDLORA": ("randlora_A", "randlora_B")}  # frozen, shared
 
-# Types whose files are tested to restore the whole adapter; others may resample what their files do not hold.
+# Types whose files are tested to restore the whole adapter; others may resample what their files do
+# not hold.
 COMPLETE = ("LORA", "VERA", "RANDLORA", "FOURIERFT", "IA3", "OFT", "LOHA", "C3A", "VBLORA")
 
 
@@ -70,7 +71,7 @@ def read(path: Path) -> PeftDirectory:
 
 
 def fill(model: nn.Module, directory: PeftDirectory, name: str) -> None:
-    """Copy the weights into a model that PEFT has adapted, those of modules trained in full included.
+    """Copy the weights into a model that PEFT has adapted, those of the head included.
 
     Raises:
         ValueError: names or shapes do not fit; the model is unchanged.
@@ -91,7 +92,8 @@ def fill(model: nn.Module, directory: PeftDirectory, name: str) -> None:
         for key, target in (whole | shared).items():
             if tensors[key].shape != target.shape:
                 raise ValueError(
-                    f"{key} has shape {tuple(tensors[key].shape)}, the model needs {tuple(target.shape)}"
+                    f"{key} has shape {tuple(tensors[key].shape)}, the model needs "
+                    f"{tuple(target.shape)}"
                 )
         result = set_peft_model_state_dict(model, tuned, adapter_name=name)
         if result.unexpected_keys:
@@ -141,7 +143,8 @@ def native(
     peft_type = config.peft_type.value
     if peft_type not in COMPLETE:
         raise ValueError(
-            f"PEFT's files of {peft_type} are not known to hold the whole adapter: use --format merged, or one of "
+            f"PEFT's files of {peft_type} are not known to hold the whole adapter: use --format "
+            "merged, or one of "
             f"{', '.join(COMPLETE)}"
         )
     entries = {

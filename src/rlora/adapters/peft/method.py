@@ -1,4 +1,4 @@
-"""Any tuner of the installed PEFT for linear layers, trained and compared like an adapter of rlora."""
+"""Any tuner of the installed PEFT for linear layers, trained like an adapter of rlora."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,14 +30,17 @@ SET_BY_RLORA = {"target_modules", "modules_to_save", "task_type", "inference_mod
 
 @dataclass(frozen=True)
 class Peft(Method):
-    """A method of PEFT, given by its config; PEFT samples its random structure under the run's seed.
+    """A method of PEFT, given by its config.
 
-    PEFT decides what trains. Source: huggingface/peft, the installed version.
+    PEFT decides what trains, and samples its random structure under the run's seed. Source:
+    huggingface/peft, the installed version.
 
     Args:
         config: `peft_type`, such as "LORA" or "FOURIERFT", and options of that type's config.
-        targets: Which layers are adapted, see `Method`; whole layers, because PEFT has no row blocks.
-        path: A directory that PEFT has written: its config replaces `config` and `targets`, its weights are the start.
+        targets: Which layers are adapted, see `Method`; whole layers, because PEFT has no row
+            blocks.
+        path: A directory that PEFT has written: its config replaces `config` and `targets`, its
+            weights are the start.
 
     Raises:
         ValueError: a type or an option that PEFT does not know, or a directory that cannot be read.
@@ -51,7 +54,8 @@ class Peft(Method):
     def __post_init__(self) -> None:
         if reserved := SET_BY_RLORA & set(self.config):
             raise ValueError(
-                f"adapter.config.{min(reserved)} is not set here: adapter.targets chooses layers, the task its head"
+                f"adapter.config.{min(reserved)} is not set here: adapter.targets chooses layers, "
+                "the task its head"
             )
         try:
             import peft  # noqa: F401
@@ -79,7 +83,8 @@ class Peft(Method):
         )
         if peft_type not in known:
             raise ValueError(
-                f"adapter.config.peft_type={peft_type} is none that goes to linear layers: choose one of "
+                f"adapter.config.peft_type={peft_type} is none that goes to linear layers: choose "
+                "one of "
                 f"{', '.join(known)}"
             )
         try:
@@ -118,8 +123,8 @@ class Peft(Method):
                 raise ValueError(
                     f"PEFT refuses {config.peft_type.value} here: {' '.join(str(error).split())}"
                 ) from error
-        # The tuner object itself is dropped. Parameters that it holds for all layers (VB-LoRA's vector bank) move to
-        # the model, where state, optimizer and posterior find them.
+        # The tuner object itself is dropped. Parameters that it holds for all layers (VB-LoRA's
+        # vector bank) move to the model, where state, optimizer and posterior find them.
         shared = nn.ModuleDict(
             {name: child for name, child in tuner.named_children() if name != "model"}
         )
@@ -133,7 +138,8 @@ class Peft(Method):
         targets = find_targets(model, self.targets, roles_of(model))
         if blocks := [target for target in targets if target.block is not None]:
             raise ValueError(
-                f"adapter.targets={self.targets} means a part of {blocks[0].module}, and PEFT adapts whole layers: "
+                f"adapter.targets={self.targets} means a part of {blocks[0].module}, and PEFT "
+                "adapts whole layers: "
                 f"name it {blocks[0].module.rpartition('.')[2]}, or use all-linear"
             )
         return [target.module for target in targets]
@@ -178,7 +184,7 @@ class Peft(Method):
 
 
 def for_linear_layers(config: Any) -> bool:
-    """Return whether a config (or its class) of PEFT names modules to adapt, unlike those of prompts."""
+    """Return whether a PEFT config (or its class) names modules to adapt, unlike prompts."""
     fields = getattr(config, "__dataclass_fields__", {})
     return "target_modules" in fields and getattr(config, "is_prompt_learning", False) is not True
 
