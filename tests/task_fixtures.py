@@ -1,4 +1,4 @@
-"""Fixtures of the task tests: task configs, the packaged tokenizer, small GLUE folders, the real files."""
+"""Fixtures of the task tests: configs, the packaged tokenizer, small GLUE folders, real files."""
 
 import importlib.util
 import os
@@ -14,7 +14,7 @@ CONFIGS = Path(__file__).parents[1] / "conf" / "task"
 
 
 def _task_config(name):
-    """Return the section `task` of conf/task/<name>.yaml, with the shared lines that it includes."""
+    """Return the section `task` of conf/task/<name>.yaml, with the lines of included files."""
     file = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
     included = [base for base in file["defaults"] if isinstance(base, str)]
     merged = OmegaConf.merge(*map(_task_config, included), file["task"])

@@ -1,4 +1,4 @@
-"""The contract of every task in conf/task, without its data: head, monitor, metrics, loss, decoding."""
+"""The contract of every task in conf/task, without data: head, monitor, metrics, loss, decoding."""
 
 import json
 from pathlib import Path

@@ -47,7 +47,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture
 def start(compose, corpus, tmp_path, cache, monkeypatch):
-    """Function of overrides: runs them in a new folder; returns the score for a sweeper and the record."""
+    """Function of overrides: runs them in a new folder; returns score and record."""
     monkeypatch.setenv("RLORA_DATA", str(corpus.parent))
     monkeypatch.setattr(
         captions, "installed", lambda: False

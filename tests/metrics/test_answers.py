@@ -1,4 +1,4 @@
-"""Answers in generated text, at the edges where evaluators differ."""
+"""Final answers in generated text, in the cases where evaluators differ."""
 
 import json
 import os
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlora.metrics.answers import choice, is_right, letter, number
+from rlora.metrics.answers import choice, is_correct, letter, number
 
 
 @pytest.mark.parametrize(
@@ -65,12 +65,12 @@ def test_the_first_letter(text, expected):
         ("", ("true", "false"), None),
     ],
 )
-def test_the_choice_named_first(text, choices, expected):
+def test_the_first_choice(text, choices, expected):
     assert choice(text, choices) == expected
 
 
 @pytest.mark.parametrize(
-    ("found", "sought", "right"),
+    ("answer", "expected", "correct"),
     [
         (3.0005, 3.0, True),
         (3.002, 3.0, False),
@@ -81,19 +81,19 @@ def test_the_choice_named_first(text, choices, expected):
         ("3", 3.0, False),
     ],
 )
-def test_what_is_right(found, sought, right):
-    assert is_right(found, sought) is right
+def test_is_correct(answer, expected, correct):
+    assert is_correct(answer, expected) is correct
 
 
 @pytest.mark.data
-def test_the_answers_of_gsm8k_are_found_in_their_own_solutions():
+def test_the_solutions_of_gsm8k_give_their_answers():
     path = Path(os.environ["RLORA_DATA"]) / "math" / "gsm8k" / "test.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     final = [number(row["answer"].rpartition("####")[2]) for row in rows]
     assert len(rows) == 1319
     assert None not in final
     assert all(
-        is_right(number(row["answer"]), value) for row, value in zip(rows, final, strict=True)
+        is_correct(number(row["answer"]), value) for row, value in zip(rows, final, strict=True)
     )
 
 
@@ -110,10 +110,7 @@ def test_the_answers_of_gsm8k_are_found_in_their_own_solutions():
         ("openbookqa", [f"answer{i}" for i in range(1, 6)]),
     ],
 )
-def test_the_written_answers_are_found_in_their_outputs(folder, choices):
-    rows = json.loads(
-        (
-            Path(os.environ["RLORA_DATA"]) / "commonsense/llm_adapters" / folder / "test.json"
-        ).read_text()
-    )
+def test_the_outputs_of_commonsense_give_their_answers(folder, choices):
+    root = Path(os.environ["RLORA_DATA"]) / "commonsense" / "llm_adapters"
+    rows = json.loads((root / folder / "test.json").read_text())
     assert all(choice(row["output"], choices) == row["answer"] for row in rows)

@@ -1,4 +1,4 @@
-"""BLEU and NIST: by hand on small texts, and where the official scorer is peculiar."""
+"""BLEU and NIST: small texts by hand, and the peculiarities of the official scorer."""
 
 import math
 import random
@@ -18,7 +18,7 @@ WORDS = ("the", "cat", "sat", "on", "a", "mat", "0", "3.5", "£20")
         ("family-friendly (yes)", "family-friendly ( yes )"),
         ("a.b 5.x x.5 1,000", "a . b 5 . x x . 5 1,000"),
         ("A&amp;E &quot;x&quot; <skipped>y", 'a & e " x " y'),
-        ("CAFÉ ÉTÉ", "cafÉ ÉtÉ"),  # ASCII letters alone are lowered
+        ("CAFÉ ÉTÉ", "cafÉ ÉtÉ"),  # only ASCII letters become lower case
         ("  two \t spaces\n", "two spaces"),
         ("", ""),
     ],
@@ -28,26 +28,27 @@ def test_tokens(text, expected):
 
 
 def test_bleu_by_hand():
-    # 6 words against 7: the reference has "the" twice, "cat", "sat", "on"; the output says "the" three times
+    # 6 words against 7. The reference has "the" twice, "cat", "sat", "on"; the output has "the"
+    # three times.
     scores = score(["the cat sat on the the"], [["the cat sat on the mat there"]])
     precisions = [5 / 6, 4 / 5, 3 / 4, 2 / 3]
     expected = math.exp(1 - 7 / 6) * math.prod(precisions) ** 0.25
     assert scores.bleu == pytest.approx(expected, rel=1e-12)
 
 
-def test_an_order_without_a_match_counts_half_and_the_next_a_quarter():
+def test_an_order_without_matches_counts_half_and_the_next_a_quarter():
     scores = score(["a b c d e"], [["a b x d e"]])
     assert scores.bleu == pytest.approx(
         (4 / 5 * 2 / 4 * (1 / 2) / 3 * (1 / 4) / 2) ** 0.25, rel=1e-12
     )
 
 
-def test_an_output_shorter_than_four_words_is_averaged_over_four_all_the_same():
+def test_the_mean_of_a_short_output_is_still_over_four_orders():
     assert score(["a b"], [["a b"]]).bleu == 1.0
     assert score(["a x"], [["a b"]]).bleu == pytest.approx((1 / 2 * 1 / 2) ** 0.25, rel=1e-12)
 
 
-def test_of_two_reference_lengths_as_close_the_shorter_counts():
+def test_of_two_equally_close_reference_lengths_the_shorter_counts():
     assert score(["a b c"], [["a b c d", "a b"]]).bleu == pytest.approx(1.0)  # no penalty
 
 
@@ -58,22 +59,21 @@ def test_nist_by_hand():
     assert scores.nist == pytest.approx((1 + 2 + 1) / 4 + 1 / 2, rel=1e-12)
 
 
-def test_nist_of_unequally_many_references_takes_the_mean_length():
+def test_nist_uses_the_mean_length_of_the_references():
     scores = score(["a b c d"], [["a b c d", "a b c d e f g h"]])
-    assert scores.nist == pytest.approx(_information_of_all(), rel=1e-12)
+    assert scores.nist == pytest.approx(_nist_by_hand(), rel=1e-12)
 
 
-def _information_of_all():
+def _nist_by_hand():
     words, histories = 12, 2
     unigrams = 4 * math.log2(words / histories)
     penalty = math.exp(-math.log(2) / math.log(1.5) ** 2 * math.log(4 / 6) ** 2)
-    return (
-        penalty * unigrams / 4
-    )  # every longer n-gram is certain given its history: no information
+    # Longer n-grams have no information, because their history determines them.
+    return penalty * unigrams / 4
 
 
-def test_the_history_0_is_none_as_in_perl():
-    # "0 x" twice: by its history "0" its information would be 0
+def test_the_history_0_is_empty_as_in_perl():
+    # With the history "0" the information of "0 x" would be 0.
     with_zero = score(["0 x y"], [["0 x y", "0 x z"]]).nist
     with_one = score(["1 x y"], [["1 x y", "1 x z"]]).nist
     assert with_zero == pytest.approx(with_one + math.log2(6 / 2) / 2, rel=1e-12)
@@ -83,37 +83,37 @@ def test_empty_references_do_not_count():
     assert score(["a b c"], [["a b c", "", " "]]) == score(["a b c"], [["a b c"]])
 
 
-def test_empty_outputs_score_nothing():
+def test_empty_outputs_score_zero():
     scores = score(["", ""], [["a b"], ["c d"]])
     assert scores.bleu == scores.nist == 0.0
 
 
 @pytest.mark.parametrize(
-    ("outputs", "references", "said"),
+    ("outputs", "references", "message"),
     [
         (["a"], [["a"], ["b"]], "1 outputs for 2 groups"),
         ([], [], "0 outputs for 0 groups"),
         (["a", "b"], [["a"], ["", " "]], "segment 2 has no reference"),
     ],
 )
-def test_wrong_numbers_are_refused(outputs, references, said):
-    with pytest.raises(ValueError, match=said):
+def test_mismatched_numbers_raise(outputs, references, message):
+    with pytest.raises(ValueError, match=message):
         score(outputs, references)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_it_is_bounded_and_blind_to_the_order_of_references(seed):
-    draw = random.Random(seed)
+def test_scores_are_bounded_and_ignore_the_order_of_references(seed):
+    rng = random.Random(seed)
 
     def text():
-        return " ".join(draw.choices(WORDS, k=draw.randint(1, 9)))
+        return " ".join(rng.choices(WORDS, k=rng.randint(1, 9)))
 
-    outputs = [text() for _ in range(draw.randint(1, 4))]
-    references = [[text() for _ in range(draw.randint(1, 3))] for _ in outputs]
-    found = score(outputs, references)
-    assert 0 <= found.bleu <= 1
-    assert found.nist >= 0
-    turned = score(outputs, [group[::-1] for group in references])
-    assert turned.bleu == pytest.approx(found.bleu, rel=1e-12)
-    assert turned.nist == pytest.approx(found.nist, rel=1e-12)
+    outputs = [text() for _ in range(rng.randint(1, 4))]
+    references = [[text() for _ in range(rng.randint(1, 3))] for _ in outputs]
+    scores = score(outputs, references)
+    assert 0 <= scores.bleu <= 1
+    assert scores.nist >= 0
+    reversed_scores = score(outputs, [group[::-1] for group in references])
+    assert reversed_scores.bleu == pytest.approx(scores.bleu, rel=1e-12)
+    assert reversed_scores.nist == pytest.approx(scores.nist, rel=1e-12)
     assert score([group[0] for group in references], references).bleu == pytest.approx(1.0)

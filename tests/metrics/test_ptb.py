@@ -1,4 +1,4 @@
-"""Treebank tokens: by example, and against the Stanford tokenizer itself where Java is."""
+"""Treebank tokens: examples, and the Stanford tokenizer as the reference where Java exists."""
 
 import csv
 import os
@@ -44,13 +44,15 @@ library = pytest.mark.skipif(not captions.installed(), reason="the extra nlg is 
 def stanford(texts):
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-    found = PTBTokenizer().tokenize({i: [{"caption": text}] for i, text in enumerate(texts)})
-    return [found[i][0].split(" ") if found[i][0] else [] for i in range(len(texts))]
+    lines = PTBTokenizer().tokenize({i: [{"caption": text}] for i, text in enumerate(texts)})
+    return [lines[i][0].split(" ") if lines[i][0] else [] for i in range(len(texts))]
 
 
 def differing(texts):
     return [
-        text for text, sought in zip(texts, stanford(texts), strict=True) if tokens(text) != sought
+        text
+        for text, expected in zip(texts, stanford(texts), strict=True)
+        if tokens(text) != expected
     ]
 
 
@@ -62,10 +64,12 @@ def utf8(monkeypatch):
 @pytest.mark.data
 @java
 @library
-def test_it_equals_the_stanford_tokenizer_on_all_of_e2e(utf8):
+def test_tokens_equal_the_stanford_tokenizer_on_e2e(utf8):
     folder = Path(os.environ["RLORA_DATA"]) / "e2e"
     texts = [
-        " ".join(row[1].split())  # one text holds a line break, which the scorer's files cannot
+        " ".join(
+            row[1].split()
+        )  # one text has a line break, which the scorer's files cannot represent
         for name in ("trainset.csv", "devset.csv", "testset_w_refs.csv")
         for row in list(csv.reader((folder / name).open(encoding="utf-8-sig", newline="")))[1:]
     ]
@@ -76,12 +80,9 @@ def test_it_equals_the_stanford_tokenizer_on_all_of_e2e(utf8):
 @pytest.mark.data
 @java
 @library
-def test_elsewhere_it_differs_in_less_than_a_text_in_a_hundred(utf8):
-    rows = (
-        (Path(os.environ["RLORA_DATA"]) / "glue" / "QNLI" / "dev.tsv")
-        .read_text(encoding="utf-8")
-        .split("\n")[1:-1]
-    )
+def test_tokens_differ_in_less_than_one_text_in_a_hundred_on_qnli(utf8):
+    file = Path(os.environ["RLORA_DATA"]) / "glue" / "QNLI" / "dev.tsv"
+    rows = file.read_text(encoding="utf-8").split("\n")[1:-1]
     texts = [field for row in rows for field in row.split("\t")[1:3] if field.isprintable()]
     assert len(texts) > 10_000
     assert len(differing(texts)) < 0.01 * len(texts)

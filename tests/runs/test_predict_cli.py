@@ -149,9 +149,9 @@ def test_rows_of_two_fields():
         ("c", "d"),
     ]
     for text, form, told in [
-        ("a\n", "text", "in, line 1: 1 fields, not premise, hypothesis with tabs"),
+        ("a\n", "text", "in, line 1: 1 fields, expected premise, hypothesis with tabs"),
         ('{"premise": "a"}\n', "jsonl", "in, line 1 has no text under hypothesis: it has premise"),
-        ("[1]\n", "jsonl", "in, line 1 is no object with the keys premise, hypothesis"),
+        ("[1]\n", "jsonl", "in, line 1 is not an object with the keys premise, hypothesis"),
         ("premise\na\n", "csv", "in has no column hypothesis: it has premise"),
     ]:
         with pytest.raises(ValueError, match=told):

@@ -1,17 +1,21 @@
-"""E2E, DART and WebNLG: reading, linearization, grouping and writing; real E2E files if available."""
+"""E2E, DART and WebNLG: reading, linearization, grouping, output files, and the real E2E files."""
 
 import json
+import shutil
 
 import pytest
 
+from rlora.metrics import nlg
 from rlora.metrics.files import read_pairs
 from rlora.models.random_init import byte_tokenizer
 from rlora.tasks.data_to_text import linearize
 
 E2E = {
-    "trainset.csv": 'mr,ref\n"name[The Vaults], priceRange[cheap]",The Vaults is cheap.\n"name[A], food[pie]",A pie.\n',
+    "trainset.csv": 'mr,ref\n"name[The Vaults], priceRange[cheap]",The Vaults is cheap.\n'
+    '"name[A], food[pie]",A pie.\n',
     "devset.csv": "mr,ref\nname[B],B is there.\n",
-    "testset_w_refs.csv": 'mr,ref\nname[C],C.\n"name[D], familyFriendly[yes]","D, of\ncourse."\nname[C],It is C.\n',
+    "testset_w_refs.csv": 'mr,ref\nname[C],C.\n"name[D], familyFriendly[yes]","D, of\ncourse."\n'
+    "name[C],It is C.\n",
 }
 DART = [
     {
@@ -80,14 +84,13 @@ def test_the_official_reader_reads_the_written_files(e2e, tmp_path):
         task.write({"test": ["one"]}, tmp_path / "out")
 
 
-def test_references_as_outputs_have_the_best_scores(e2e, tmp_path):
+def test_references_as_outputs_have_the_best_scores(e2e, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)  # METEOR has its own tests
     scores = ready(e2e, tmp_path).score({"test": ["It is C.", "D, of course."]})
     assert scores.values["test/BLEU"] == pytest.approx(1.0)
-    assert task_names(scores) == {"BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr"}
-
-
-def task_names(scores):
-    return {name.removeprefix("test/") for name in scores.values} | set(scores.missing)
+    names = [*scores.values, *scores.missing]
+    assert names.count("test/METEOR") == 1
+    assert {name.removeprefix("test/") for name in names} == set(nlg.NAMES)
 
 
 @pytest.mark.parametrize(
@@ -178,13 +181,21 @@ def test_a_malformed_file_of_triples_raises(tmp_path, build_task, name, content,
 
 
 @pytest.mark.data
-def test_the_real_files(data_root, build_task, tmp_path):
-    task = ready(build_task("e2e", path=data_root / "e2e"), tmp_path)
-    assert task.describe()["rows"] == {"train": 42_061, "validation": 4_672, "test": 630}
+def test_the_real_files(data_root, build_task):
+    task = build_task("e2e", path=data_root / "e2e")
+    splits = task.read_splits(byte_tokenizer()).splits
+    assert {name: len(split) for name, split in splits.items()} == {
+        "train": 42_061,
+        "validation": 4_672,
+    }
+    # `setup` tokenizes all rows; here the length in bytes shows that every prompt leaves room.
+    prompts = {prompt for split in splits.values() for prompt, _ in split.texts}
+    assert max(len(prompt.encode()) for prompt in prompts) + 2 < task.max_length
+    assert len(task.test_prompts["test"]) == 630
     assert sum(len(prompt.references) for prompt in task.test_prompts["test"]) == 4_693
     lines = (data_root / "e2e" / "lora_format" / "test.txt").read_text().splitlines()
     public = dict.fromkeys(line.split("||")[0].replace(" ", "") for line in lines)
-    # their values are tokenized, so all but the white space is compared
+    # The public values are tokenized, so the comparison ignores white space.
     assert [prompt.text.replace(" ", "") for prompt in task.test_prompts["test"]] == list(public)
 
 
@@ -192,7 +203,7 @@ def test_linearize():
     meaning = (
         "name[Café Sicilia], eatType[pub], priceRange[less than £20], customer rating[5 out of 5]"
     )
-    assert (
-        linearize(meaning, "")
-        == "name : Café Sicilia | Type : pub | price : less than £20 | customer rating : 5 out of 5"
+    prompt = (
+        "name : Café Sicilia | Type : pub | price : less than £20 | customer rating : 5 out of 5"
     )
+    assert linearize(meaning, "") == prompt

@@ -1,4 +1,4 @@
-"""The official GLUE files: sizes, splits, metrics against reference code, published few-shot samples."""
+"""The official GLUE files: sizes, splits, reference metrics, published few-shot samples."""
 
 from collections import Counter
 
@@ -113,10 +113,10 @@ def test_few_shot_equals_the_published_rows(data_root, folder, label, seed):
 def test_few_shot_samples_of_cola_and_sst2(data_root):
     """CoLA agrees for seed 100, the first seed; SST-2 does not agree at all.
 
-    The published generator shuffles the lines of a file without a header in place, so that each seed
-    shuffles the result of the seed before it (100, 13, 21, 42, 87). In that order all five samples
-    agree. The published SST-2 sample comes from another release (whole sentences): not all its rows
-    are in GLUE's train.tsv.
+    The published generator shuffles the lines of a file without a header in place, so that each
+    seed shuffles the result of the seed before it (100, 13, 21, 42, 87). In that order all five
+    samples agree. The published SST-2 sample comes from another release (whole sentences): not all
+    its rows are in GLUE's train.tsv.
     """
     original = lines_of(data_root / "glue" / "CoLA" / "train.tsv", 0)
     assert sampled(original, 1, 100) == published(data_root, "CoLA", 100, 0)

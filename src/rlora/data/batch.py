@@ -13,7 +13,7 @@ class Batch(TypedDict):
     Attributes:
         inputs: Tensors for the model's forward, by the names of its arguments.
         labels: Targets of the loss; absent from an unlabeled split.
-        index: Row of each example in its split (B,), int64; a packed batch has fewer rows of inputs.
+        index: Row of each example in its split (B,), int64. Packed inputs have fewer than B rows.
         num_tokens: Number of real tokens in the batch, without padding.
         padded: Whether an attention mask of the inputs hides a token.
     """
@@ -40,7 +40,7 @@ def make_batch(
     batch = Batch(
         inputs=dict(inputs),
         index=index,
-        # A Python int and a Python bool: a training step that reads them does not wait for the device.
+        # Python int and bool, not tensors: a training step reads them without a synchronization.
         num_tokens=num_tokens,
         padded=not all(bool(mask.all()) for mask in masks),
     )

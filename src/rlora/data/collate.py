@@ -77,7 +77,7 @@ class PaddingCollator:
         return cls(int(token), int(tokenizer.pad_token_type_id), tokenizer.padding_side == "left")
 
     def __call__(self, rows: list[dict[str, Any]]) -> Batch:
-        """Return inputs `input_ids`, `attention_mask`, maybe `token_type_ids` (B, T), and labels (B,)."""
+        """Return a batch with labels (B,) and inputs (B, T), with `token_type_ids` if given."""
         lengths = [len(row["input_ids"]) for row in rows]
         width = max(lengths)
         inputs = {
@@ -104,7 +104,7 @@ class PaddingCollator:
 
 
 def default_workers() -> int:
-    """Return the number of loader processes: 0 without CUDA, else up to four, with one CPU left free.
+    """Return the number of loader processes: 0 without CUDA, else up to four, with one CPU free.
 
     Without CUDA the model needs all CPUs, and padding cached tokens takes little time.
     """
@@ -130,7 +130,7 @@ def make_loader(
         split: The examples.
         sampler: Rows of each batch.
         collate: Makes a batch of rows.
-        num_workers: Loader processes, or None for `default_workers`; it does not change the batches.
+        num_workers: Loader processes, or None for `default_workers`; no number changes the batches.
         seed: Seed of the loader's generator.
     """
     num_workers = default_workers() if num_workers is None else num_workers

@@ -1,4 +1,4 @@
-"""Parts of the training set that share nothing: for a PAC-Bayes prior, its certificate, and validation.
+"""Parts of the training set that share nothing: for a PAC-Bayes prior, certificates, validation.
 
 Rows that share a text belong to one group. Where rows may contain one another, as the phrases of
 SST-2 do, that rule is too strict: single words connect nearly all rows into one group. There the
@@ -92,7 +92,7 @@ def assign_groups(
         for group in members.tolist():
             weight[group] += 1 / len(members)
     order = generator(seed).permutation(names)
-    # The groups cover the interval [0, rows] in this order. The midpoint of a group decides its part.
+    # In this order the groups cover the interval [0, rows]; the midpoint of a group gives its part.
     ends = np.cumsum([weight[group] for group in order.tolist()])
     midpoints = ends - np.array([weight[group] for group in order.tolist()]) / 2
     edges = np.cumsum(list(shares.values()))[:-1] * ends[-1]

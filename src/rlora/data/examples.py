@@ -65,7 +65,8 @@ class Examples:
         invalid = ids[(ids < 0) | (ids >= num_labels)]
         if invalid.size:
             raise ValueError(
-                f"Label {invalid[0]} is outside 0..{num_labels - 1}; correct task.labels or the data."
+                f"Label {invalid[0]} is outside 0..{num_labels - 1}; "
+                "correct task.labels or the data."
             )
         return ids
 

@@ -135,11 +135,12 @@ class SequenceCollator:
 
 @dataclass(frozen=True)
 class PackingCollator:
-    """Collates examples into fewer rows, each a concatenation of examples that do not attend to one another.
+    """Collates examples into fewer rows, each a concatenation of examples.
 
-    A packed batch has no `attention_mask`. Its `position_ids` restart at 0 with every example, from
-    which transformers derives the limits of attention. The loss equals that of `SequenceCollator`,
-    because both are means over the same tokens.
+    The examples of a row do not attend to one another. A packed batch has no `attention_mask`. Its
+    `position_ids` restart at 0 with every example, from which transformers derives the limits of
+    attention. The loss equals that of `SequenceCollator`, because both are means over the same
+    tokens.
 
     Attributes:
         token: Id that fills `input_ids`.

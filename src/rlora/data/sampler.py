@@ -1,4 +1,4 @@
-"""Reproducible batch samplers that group examples of similar length, for one or several processes."""
+"""Reproducible batch samplers for examples of similar length, on one or several processes."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,10 +12,10 @@ from rlora.data.splits import generator
 class TrainBatchSampler(Sampler[list[int]]):
     """Shuffled training batches of similar length; their order depends only on seed and epoch.
 
-    A seeded permutation is cut into windows of `window` batches. Each window is sorted by length and
-    cut into batches, and the batches of the epoch are shuffled. With several processes, rank r takes
-    the batches r, r + world_size, ...: all ranks get the same number of full batches, and the rest
-    is dropped. A single process keeps the short batch as its last.
+    A seeded permutation is cut into windows of `window` batches. Each window is sorted by length
+    and cut into batches, and the batches of the epoch are shuffled. With several processes, rank r
+    takes the batches r, r + world_size, ...: all ranks get the same number of full batches, and the
+    rest is dropped. A single process keeps the short batch as its last.
 
     Args:
         lengths: Number of tokens of each example (N,).

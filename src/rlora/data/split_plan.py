@@ -1,4 +1,4 @@
-"""The rules that split training rows into train, validation and a prior's part, and their application."""
+"""Rules that split the training rows into train, validation and disjoint parts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,7 +65,8 @@ class SplitPlan:
     def __post_init__(self) -> None:
         if self.validation not in ("train", "dev"):
             raise ValueError(
-                f"task.validation={self.validation} is unknown; set task.validation to train or dev."
+                f"task.validation={self.validation} is unknown; "
+                "set task.validation to train or dev."
             )
         if not 0 < self.fraction < 1:
             raise ValueError(

@@ -23,10 +23,10 @@ def normalize(text: str) -> str:
 
 
 def group_rows(texts: Sequence[tuple[str, ...]], fields: Sequence[int]) -> NDArray[np.int64]:
-    """Return a group id per row (N,); rows that share a normalized text in any of `fields` share a group.
+    """Return a group id per row (N,); rows with a common text in any of `fields` share a group.
 
-    Sharing is transitive and crosses fields: the first field of one row may equal the second field
-    of another.
+    Texts are compared after `normalize`. Sharing is transitive and crosses fields: the first field
+    of one row may equal the second field of another.
     """
     parent = list(range(len(texts)))
 
@@ -47,9 +47,10 @@ def group_rows(texts: Sequence[tuple[str, ...]], fields: Sequence[int]) -> NDArr
 def grouped_split(
     groups: NDArray[np.int64], size: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the rows (rest, chosen) in file order, with at most `size` chosen and no group on both sides.
+    """Return the rows (rest, chosen) in file order, with at most `size` chosen.
 
-    Groups are chosen in seeded order while they fit; very large groups always stay in the rest.
+    No group is on both sides. Groups are chosen in seeded order while they fit; very large groups
+    always stay in the rest.
 
     Args:
         groups: Group id of each row (N,).

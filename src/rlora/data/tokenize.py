@@ -1,8 +1,8 @@
 """Tokenization with a cache on disk.
 
-One safetensors file holds a split: the token ids of all examples in one array, and the start of each
-example. The file is written under a temporary name and renamed when complete; a checksum detects a
-damaged file.
+One safetensors file holds a split: the token ids of all examples in one array, and the start of
+each example. The file is written under a temporary name and renamed when complete; a checksum
+detects a damaged file.
 """
 
 import hashlib
@@ -74,7 +74,7 @@ def tokenizer_identity(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         facts["backend"] = json.loads(backend.to_str())
-        # These two are state of the last call: with them, tokenizing a text would change the digest.
+        # State of the last call: with it, tokenizing a text would change the digest.
         facts["backend"].pop("truncation", None)
         facts["backend"].pop("padding", None)
     else:

@@ -12,7 +12,7 @@ ParseLabel = Callable[[str], int | float]
 
 
 def class_label(labels: Sequence[str]) -> ParseLabel:
-    """Return a function from a label name to its id, which raises a ValueError for unknown names."""
+    """Return a function from a label name to its id; it raises a ValueError for other names."""
     ids = {name: index for index, name in enumerate(labels)}
 
     def parse(text: str) -> int:
@@ -24,7 +24,7 @@ def class_label(labels: Sequence[str]) -> ParseLabel:
 
 
 def score_label(low: float, high: float) -> ParseLabel:
-    """Return a function from text to a score in [low, high], which raises a ValueError for other text."""
+    """Return a function from text to a score in [low, high]; it raises a ValueError otherwise."""
 
     def parse(text: str) -> float:
         try:
@@ -43,7 +43,8 @@ def _position(column: str | int, header: list[str] | None, width: int, path: Pat
         if header is None or column not in header:
             actual = "no header" if header is None else f"the columns {header}"
             raise ValueError(
-                f"{path}, line 1: has {actual}, expected a column {column!r} (task.text, task.label)."
+                f"{path}, line 1: has {actual}, expected a column {column!r} "
+                "(task.text, task.label)."
             )
         return header.index(column)
     if not 0 <= column < width:
@@ -70,9 +71,9 @@ def read_tsv(
         label: Column of the label, or None for an unlabeled file.
         header: Whether the first line names the columns.
         parse_label: Function from the label's text to an id or a score.
-        incomplete_rows: `error` or `skip`, for rows with a wrong number of columns or an empty text.
-            With `skip`, labeled files lose them with a warning, and unlabeled files keep them with
-            "" for missing text, because every row needs a prediction.
+        incomplete_rows: `error` or `skip`, for rows with a wrong number of columns or an empty
+            text. With `skip`, labeled files lose them with a warning. Unlabeled files keep them,
+            with "" for missing text, because every row needs a prediction.
 
     Raises:
         ValueError: A row is malformed, a column is missing, or there are no rows.

@@ -1,4 +1,4 @@
-"""Rows to predict, from text, JSON lines or CSV, one after the other as they come."""
+"""Rows to predict, read one after the other from text, JSON lines or CSV."""
 
 import csv
 import json
@@ -10,61 +10,65 @@ BY_SUFFIX = {".txt": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv
 
 
 def read_rows(
-    stream: TextIO, form: str, fields: Sequence[str], place: str
+    stream: TextIO, form: str, fields: Sequence[str], name: str
 ) -> Iterator[tuple[str, ...]]:
     """Yield the fields of each row.
 
     Args:
-        stream: What is read.
-        form: "text": a row a line, several fields parted by tabs; "jsonl": an object a line; "csv": with a header.
+        stream: The input.
+        form: `text`: one row per line, with tabs between the fields; `jsonl`: one object per line;
+            `csv`: a table with a header.
         fields: Names of the fields, in the order of the result.
-        place: What the stream is called in messages.
+        name: Name of the stream in messages.
 
     Raises:
-        ValueError: a row lacks a field, or cannot be read; told by line.
+        ValueError: A row lacks a field or is unreadable; the message names the line.
     """
     if form == "csv":
-        yield from _csv(stream, fields, place)
+        yield from _csv_rows(stream, fields, name)
         return
+    parse = _json_row if form == "jsonl" else _text_row
     for number, line in enumerate(stream, start=1):
         if line.strip():
-            where = f"{place}, line {number}"
-            yield _object(line, fields, where) if form == "jsonl" else _text(line, fields, where)
+            yield parse(line, fields, f"{name}, line {number}")
 
 
-def _text(line: str, fields: Sequence[str], where: str) -> tuple[str, ...]:
-    cells = tuple(line.rstrip("\r\n").split("\t")) if len(fields) > 1 else (line.rstrip("\r\n"),)
+def _text_row(line: str, fields: Sequence[str], location: str) -> tuple[str, ...]:
+    text = line.rstrip("\r\n")
+    cells = tuple(text.split("\t")) if len(fields) > 1 else (text,)
     if len(cells) != len(fields):
         raise ValueError(
-            f"{where}: {len(cells)} fields, not {', '.join(fields)} with tabs between them"
+            f"{location}: {len(cells)} fields, expected {', '.join(fields)} with tabs between them"
         )
     return cells
 
 
-def _object(line: str, fields: Sequence[str], where: str) -> tuple[str, ...]:
+def _json_row(line: str, fields: Sequence[str], location: str) -> tuple[str, ...]:
     try:
-        found: Any = json.loads(line)
+        value: Any = json.loads(line)
     except ValueError as error:
-        raise ValueError(f"{where} is not JSON: {error}") from error
-    if isinstance(found, str) and len(fields) == 1:
-        return (found,)
-    if not isinstance(found, dict):
-        raise ValueError(f"{where} is no object with the keys {', '.join(fields)}")
-    return _values(found, fields, where)
+        raise ValueError(f"{location} is not JSON: {error}") from error
+    if isinstance(value, str) and len(fields) == 1:
+        return (value,)
+    if not isinstance(value, dict):
+        raise ValueError(f"{location} is not an object with the keys {', '.join(fields)}")
+    return _values(value, fields, location)
 
 
-def _csv(stream: TextIO, fields: Sequence[str], place: str) -> Iterator[tuple[str, ...]]:
+def _csv_rows(stream: TextIO, fields: Sequence[str], name: str) -> Iterator[tuple[str, ...]]:
     reader = csv.DictReader(stream)
-    if missing := [name for name in fields if name not in (reader.fieldnames or ())]:
+    columns = reader.fieldnames or ()
+    if missing := [field for field in fields if field not in columns]:
         raise ValueError(
-            f"{place} has no column {missing[0]}: it has {', '.join(reader.fieldnames or ()) or 'none'}"
+            f"{name} has no column {missing[0]}: it has {', '.join(columns) or 'none'}"
         )
     for row in reader:
-        yield _values(row, fields, f"{place}, line {reader.line_num}")
+        yield _values(row, fields, f"{name}, line {reader.line_num}")
 
 
-def _values(row: dict[str, Any], fields: Sequence[str], where: str) -> tuple[str, ...]:
-    for name in fields:
-        if not isinstance(row.get(name), str):
-            raise ValueError(f"{where} has no text under {name}: it has {', '.join(map(str, row))}")
-    return tuple(row[name] for name in fields)
+def _values(row: dict[str, Any], fields: Sequence[str], location: str) -> tuple[str, ...]:
+    for field in fields:
+        if not isinstance(row.get(field), str):
+            keys = ", ".join(map(str, row))
+            raise ValueError(f"{location} has no text under {field}: it has {keys}")
+    return tuple(row[field] for field in fields)

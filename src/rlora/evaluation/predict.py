@@ -1,4 +1,4 @@
-"""Predictions of a trained model for rows: labels with probabilities, scores, or generated texts."""
+"""Predictions of a trained model: labels with probabilities, scores, or generated texts."""
 
 import contextlib
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Score files: python -m rlora.metrics OUTPUTS... --references FILE."""
+"""Score files of generated texts: python -m rlora.metrics OUTPUTS... --references FILE."""
 
 import argparse
 import sys
@@ -10,33 +10,51 @@ from rich.table import Table
 from rlora.metrics import nlg
 from rlora.metrics.files import read_pairs
 
+EXAMPLES = """\
+examples:
+  python -m rlora.metrics outputs/runs/e2e/texts/test.tsv --references testset_w_refs.csv
+  python -m rlora.metrics a.txt b.txt --references references.txt
+"""
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print a line of scores per file; 1 if a file could not be scored."""
-    parser = argparse.ArgumentParser(prog="python -m rlora.metrics", description=__doc__)
-    parser.add_argument(
-        "outputs", nargs="+", type=Path, help="tables of sources and outputs, or one output a line"
+    """Print a row of scores per file; return 1 if a file could not be scored."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rlora.metrics",
+        description="Print BLEU, NIST, METEOR, ROUGE_L and CIDEr as in the E2E challenge.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--references", required=True, type=Path, help="a table, or plain text")
-    given = parser.parse_args(arguments)
+    parser.add_argument(
+        "outputs",
+        nargs="+",
+        type=Path,
+        metavar="OUTPUTS",
+        help="a table of sources and outputs (.tsv, .csv), or a text file with one output per line",
+    )
+    parser.add_argument(
+        "--references",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="a table of sources and references, or text with an empty line between segments",
+    )
+    options = parser.parse_args(arguments)
     table = Table("file", *nlg.NAMES)
-    reasons: dict[str, None] = {}
+    reasons: dict[str, None] = {}  # a dict keeps the order
     failed = False
-    for path in given.outputs:
+    for path in options.outputs:
         try:
-            found, sought = read_pairs(path, given.references)
-            scores = nlg.score([row.text for row in found], sought)
+            rows, references = read_pairs(path, options.references)
+            scores = nlg.score([row.text for row in rows], references)
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)
             failed = True
             continue
-        table.add_row(
-            path.name,
-            *(f"{scores.values[n]:.4f}" if n in scores.values else "-" for n in nlg.NAMES),
-        )
-        reasons.update(
-            {f"{name} not computed: {why}": None for name, why in scores.missing.items()}
-        )
+        values = {name: f"{value:.4f}" for name, value in scores.values.items()}
+        table.add_row(path.name, *(values.get(name, "-") for name in nlg.NAMES))
+        for name, reason in scores.missing.items():
+            reasons[f"{name} not computed: {reason}"] = None
     if table.rows:
         Console().print(table)
     for reason in reasons:

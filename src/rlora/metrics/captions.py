@@ -1,4 +1,4 @@
-"""METEOR, ROUGE-L and CIDEr-D, by the caption metrics' own code on our tokens."""
+"""METEOR, ROUGE-L and CIDEr-D: pycocoevalcap's code on the tokens of `rlora.metrics.ptb`."""
 
 import contextlib
 import importlib.util
@@ -18,13 +18,14 @@ class Captions:
     """Scores by name.
 
     Attributes:
-        corpus: Of the corpus.
-        each: Of each segment; the corpus' METEOR is not their mean, for it pools their counts.
-        missing: Why the others were not computed.
+        corpus: Scores of the corpus.
+        segments: Scores of each segment. METEOR of the corpus is not their mean, because it pools
+            the counts of all segments.
+        missing: For each other score, its name and the reason.
     """
 
     corpus: dict[str, float]
-    each: dict[str, list[float]]
+    segments: dict[str, list[float]]
     missing: dict[str, str]
 
 
@@ -32,13 +33,14 @@ def score(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Captio
     """Score one output per segment against its references.
 
         METEOR   METEOR 1.5, English, in Java
-        ROUGE_L  mean of (1 + b^2) P R / (R + b^2 P), b = 1.2; P and R each of the reference where it is best
-        CIDEr    10 times the mean tf-idf cosine of 1- to 4-grams, clipped, with a Gaussian length penalty (CIDEr-D)
+        ROUGE_L  mean of (1 + b^2) P R / (R + b^2 P), b = 1.2; P and R each of their best reference
+        CIDEr    CIDEr-D: 10 times the mean tf-idf cosine of clipped 1- to 4-grams, with a Gaussian
+                 length penalty
 
-    Source: pycocoevalcap 1.2 (salaniz/pycocoevalcap), the code of the E2E challenge's scorer, on `rlora.metrics.ptb`.
+    Source: pycocoevalcap 1.2 (salaniz/pycocoevalcap), the code of the E2E challenge's scorer.
 
     Args:
-        outputs: A text per segment.
+        outputs: One text per segment.
         references: One or more texts per segment.
     """
     if not installed():
@@ -47,27 +49,30 @@ def score(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Captio
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
-    found = {i: [" ".join(tokens(text))] for i, text in enumerate(outputs)}
-    sought = {i: [" ".join(tokens(text)) for text in group] for i, group in enumerate(references)}
+    tokenized = {i: [" ".join(tokens(text))] for i, text in enumerate(outputs)}
+    expected = {i: [" ".join(tokens(text)) for text in group] for i, group in enumerate(references)}
     results, missing = {}, {}
     try:
-        results["METEOR"] = _meteor().compute_score(sought, found)
-    except (OSError, ValueError) as error:  # ValueError: it answered something other than a number
+        results["METEOR"] = _meteor().compute_score(expected, tokenized)
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # ValueError: Java answered something other than a number
         missing["METEOR"] = str(error)
-    results["ROUGE_L"] = Rouge().compute_score(sought, found)
-    results["CIDEr"] = Cider().compute_score(sought, found)
+    results["ROUGE_L"] = Rouge().compute_score(expected, tokenized)
+    results["CIDEr"] = Cider().compute_score(expected, tokenized)
     corpus = {name: float(value) for name, (value, _) in results.items()}
-    return Captions(
-        corpus, {name: [float(v) for v in values] for name, (_, values) in results.items()}, missing
-    )
+    segments = {name: [float(value) for value in values] for name, (_, values) in results.items()}
+    return Captions(corpus, segments, missing)
 
 
 def installed() -> bool:
-    """Whether the package that computes them is."""
+    """Return whether the package that computes the scores is installed."""
     return importlib.util.find_spec("pycocoevalcap") is not None
 
 
 def _meteor() -> Any:
+    """Start METEOR's Java process."""
     from pycocoevalcap.meteor.meteor import Meteor
 
     if shutil.which("java") is None:
@@ -78,7 +83,7 @@ def _meteor() -> Any:
 
 @contextlib.contextmanager
 def _java_in_utf8() -> Iterator[None]:
-    """Let Java read UTF-8 whatever the locale: before version 18 it reads by the locale."""
+    """Let Java read UTF-8; before version 18 it uses the encoding of the locale."""
     name = "JAVA_TOOL_OPTIONS"
     before = os.environ.get(name)
     os.environ[name] = f"{before or ''} -Dfile.encoding=UTF-8".strip()

@@ -1,7 +1,7 @@
-"""BLEU and NIST over a corpus with several references, as NIST's scorer mteval-v13a computes them.
+"""BLEU and NIST of a corpus with several references, as NIST's scorer mteval-v13a computes them.
 
-Source: mteval-v13a-sig.pl as shipped with tuetschek/e2e-metrics@1b9c4d8, options at their defaults. Its peculiarities
-are kept where they change a score, and told where they stand.
+Source: mteval-v13a-sig.pl in tuetschek/e2e-metrics@1b9c4d8, with default options. The code keeps
+the peculiarities that change a score, and a comment names each.
 """
 
 import math
@@ -15,10 +15,8 @@ NIST_ORDER = 5
 _ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 _ENTITIES = (("&quot;", '"'), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">"))
 _SPLITS = (
-    (
-        re.compile(r"([{-~\[-` -&(-+:-@/])"),
-        r" \1 ",
-    ),  # symbols; apostrophe, comma, dash and period are not among them
+    # Symbols, without apostrophe, comma, dash and period.
+    (re.compile(r"([{-~\[-` -&(-+:-@/])"), r" \1 "),
     (re.compile(r"([^0-9])([.,])"), r"\1 \2 "),
     (re.compile(r"([.,])([^0-9])"), r" \1 \2"),
     (re.compile(r"([0-9])(-)"), r"\1 \2 "),
@@ -27,7 +25,10 @@ Ngrams = Counter[tuple[str, ...]]
 
 
 def tokens(text: str) -> list[str]:
-    """Return the words of a text, ASCII letters in lower case, by mteval-v13a's rules for Western languages."""
+    """Return the words of a text by mteval-v13a's rules for Western languages.
+
+    Only ASCII letters become lower case.
+    """
     text = " ".join(text.split()).replace("<skipped>", "")
     for entity, character in _ENTITIES:
         text = text.replace(entity, character)
@@ -39,7 +40,7 @@ def tokens(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Scores:
-    """What mteval prints: ``bleu`` in [0, 1], ``nist`` in bits, not bounded above."""
+    """The scores that mteval prints: `bleu` in [0, 1]; `nist` in bits, without an upper bound."""
 
     bleu: float
     nist: float
@@ -48,30 +49,31 @@ class Scores:
 def score(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
     """Score one output per segment against the segment's references.
 
-    With m_n matched and c_n counted n-grams of the outputs, r the sum of the reference lengths closest to each output:
-
         BLEU = exp(min(0, 1 - r / c_1) + 1/4 sum_{n<=4} log(m_n / c_n))
-        NIST = BP sum_{n<=5} sum_{matched w} info(w) / c_n,   info(w_1..w_n) = log2(#(w_1..w_{n-1}) / #(w_1..w_n))
+        NIST = BP sum_{n<=5} sum_{matched w} info(w) / c_n
+        info(w_1..w_n) = log2(#(w_1..w_{n-1}) / #(w_1..w_n))
+        BP = exp(-beta log^2(min(1, c_1 / R))),   beta = log 2 / log^2 1.5
 
-    where an m_n of zero counts as 1/2, the next one as 1/4, and so on; # counts over all references; and
-    BP = exp(-beta log^2(min(1, c_1 / R))) with R the mean reference length and beta = log 2 / log^2 1.5.
+    c_n is the number of n-grams of the outputs and m_n the number of those that match. The first
+    m_n of zero counts as 1/2, the next as 1/4, and so on. r is the sum of the reference lengths
+    closest to each output, R the mean length of the references, and # counts over all references.
 
     Args:
-        outputs: A text per segment; it may be empty.
+        outputs: One text per segment; it may be empty.
         references: One or more texts per segment; empty ones do not count.
 
     Raises:
-        ValueError: the numbers of segments differ, or a segment has no reference that is not empty.
+        ValueError: The numbers of segments differ, or a segment has only empty references.
     """
     if len(outputs) != len(references) or not outputs:
         raise ValueError(
-            f"{len(outputs)} outputs for {len(references)} groups of references; give one each."
+            f"{len(outputs)} outputs for {len(references)} groups of references; pass one each."
         )
-    sought = [[words for text in group if (words := tokens(text))] for group in references]
-    if empty := [number for number, group in enumerate(sought, start=1) if not group]:
+    groups = [list(filter(None, map(tokens, group))) for group in references]
+    if empty := [number for number, group in enumerate(groups, start=1) if not group]:
         raise ValueError(f"segment {empty[0]} has no reference with a word in it.")
-    found = [tokens(text) for text in outputs]
-    return Scores(_bleu(found, sought), _nist(found, sought))
+    tokenized = [tokens(text) for text in outputs]
+    return Scores(_bleu(tokenized, groups), _nist(tokenized, groups))
 
 
 def _ngrams(words: Sequence[str], order: int) -> Iterator[tuple[str, ...]]:
@@ -79,60 +81,66 @@ def _ngrams(words: Sequence[str], order: int) -> Iterator[tuple[str, ...]]:
 
 
 def _matches(words: Sequence[str], group: Sequence[Sequence[str]], order: int) -> Ngrams:
-    """N-grams of an output, each as often as in the reference that has it most."""
-    most: Ngrams = Counter()
+    """Return the matched n-grams of an output, clipped to the largest count in one reference."""
+    limit: Ngrams = Counter()
     for reference in group:
-        most |= Counter(_ngrams(reference, order))
-    return Counter(_ngrams(words, order)) & most
+        limit |= Counter(_ngrams(reference, order))
+    return Counter(_ngrams(words, order)) & limit
 
 
-def _counted(found: Sequence[Sequence[str]], n: int) -> int:
-    return sum(max(0, len(words) - n + 1) for words in found)
+def _count_ngrams(outputs: Sequence[Sequence[str]], n: int) -> int:
+    """Return c_n."""
+    return sum(max(0, len(words) - n + 1) for words in outputs)
 
 
-def _bleu(found: Sequence[Sequence[str]], sought: Sequence[Sequence[Sequence[str]]]) -> float:
+def _bleu(outputs: Sequence[Sequence[str]], groups: Sequence[Sequence[Sequence[str]]]) -> float:
     matched: Counter[int] = Counter()
-    for words, group in zip(found, sought, strict=True):
+    for words, group in zip(outputs, groups, strict=True):
         for ngram, count in _matches(words, group, BLEU_ORDER).items():
             matched[len(ngram)] += count
-    length = _counted(found, 1)
+    length = _count_ngrams(outputs, 1)
     if not length:
         return 0.0
     closest = sum(
-        _closest(len(words), map(len, group)) for words, group in zip(found, sought, strict=True)
+        _closest(len(words), map(len, group)) for words, group in zip(outputs, groups, strict=True)
     )
     total, smooth = 0.0, 1
     for n in range(1, BLEU_ORDER + 1):
-        if not (counted := _counted(found, n)):
-            continue  # outputs shorter than n words: the logarithm counts as 0, the mean is still over four
+        count = _count_ngrams(outputs, n)
+        if not count:
+            continue  # all outputs are shorter than n: the term is 0, but the mean is over four
         if not matched[n]:
             smooth *= 2
-        total += math.log((matched[n] or 1 / smooth) / counted)
+        total += math.log((matched[n] or 1 / smooth) / count)
     return math.exp(min(0.0, 1 - closest / length)) * math.exp(total / BLEU_ORDER)
 
 
 def _closest(length: int, lengths: Iterator[int]) -> int:
-    """The reference length closest to an output's; of two as close, the shorter."""
+    """Return the reference length closest to an output's; of two equally close, the shorter."""
     return min(lengths, key=lambda other: (abs(other - length), other))
 
 
-def _nist(found: Sequence[Sequence[str]], sought: Sequence[Sequence[Sequence[str]]]) -> float:
+def _nist(outputs: Sequence[Sequence[str]], groups: Sequence[Sequence[Sequence[str]]]) -> float:
     counts: Ngrams = Counter(
-        ngram for group in sought for words in group for ngram in _ngrams(words, NIST_ORDER)
+        ngram for group in groups for words in group for ngram in _ngrams(words, NIST_ORDER)
     )
-    words_in_all = sum(len(words) for group in sought for words in group)
-    gained = [0.0] * (NIST_ORDER + 1)
-    for words, group in zip(found, sought, strict=True):
+    reference_words = sum(len(words) for group in groups for words in group)
+    information = [0.0] * (NIST_ORDER + 1)
+    for words, group in zip(outputs, groups, strict=True):
         for ngram, count in _matches(words, group, NIST_ORDER).items():
-            gained[len(ngram)] += count * _information(ngram, counts, words_in_all)
-    total = sum(gained[n] / max(1, _counted(found, n)) for n in range(1, NIST_ORDER + 1))
-    mean_references = sum(map(len, sought)) / len(sought)  # of each segment
-    return total * _length_penalty(_counted(found, 1) / (words_in_all / mean_references))
+            information[len(ngram)] += count * _information(ngram, counts, reference_words)
+    total = sum(
+        information[n] / max(1, _count_ngrams(outputs, n)) for n in range(1, NIST_ORDER + 1)
+    )
+    references_per_segment = sum(map(len, groups)) / len(groups)
+    mean_length = reference_words / references_per_segment
+    return total * _length_penalty(_count_ngrams(outputs, 1) / mean_length)
 
 
-def _information(ngram: tuple[str, ...], counts: Ngrams, words_in_all: int) -> float:
-    # in Perl the history "0" is false, and counts as none
-    before = counts[ngram[:-1]] if ngram[:-1] not in ((), ("0",)) else words_in_all
+def _information(ngram: tuple[str, ...], counts: Ngrams, reference_words: int) -> float:
+    history = ngram[:-1]
+    # In Perl the history "0" is false, so mteval treats it as empty.
+    before = reference_words if history in ((), ("0",)) else counts[history]
     return math.log2(before / counts[ngram])
 
 

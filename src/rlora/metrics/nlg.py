@@ -10,11 +10,11 @@ NAMES = ("BLEU", "NIST", *captions.NAMES)
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores by the challenge's names, in its units (BLEU, METEOR and ROUGE_L in [0, 1]).
+    """Scores by the names of the challenge; BLEU, METEOR and ROUGE_L are in [0, 1].
 
     Attributes:
-        values: What was computed.
-        missing: Why the others were not.
+        values: The computed scores.
+        missing: For each other score, its name and the reason.
     """
 
     values: dict[str, float]
@@ -25,8 +25,9 @@ def score(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Scores
     """Score one output per segment against its references, over the whole corpus.
 
     Raises:
-        ValueError: the numbers of segments differ, or a segment has no reference with a word in it.
+        ValueError: The numbers of segments differ, or a segment has only empty references.
     """
-    words = mteval.score(outputs, references)
-    others = captions.score(outputs, references)
-    return Scores({"BLEU": words.bleu, "NIST": words.nist, **others.corpus}, others.missing)
+    ngram_scores = mteval.score(outputs, references)
+    caption_scores = captions.score(outputs, references)
+    values = {"BLEU": ngram_scores.bleu, "NIST": ngram_scores.nist, **caption_scores.corpus}
+    return Scores(values, caption_scores.missing)

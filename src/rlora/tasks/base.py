@@ -1,4 +1,4 @@
-"""The task protocol: data, head, loss, decoding and scores of one problem, independent of model and trainer."""
+"""The task protocol: data, head, loss, decoding and scores, independent of model and trainer."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ class GenerationConfig:
     Attributes:
         batch_size: Prompts per batch.
         beams: Hypotheses per prompt.
-        length_penalty: A hypothesis with log probability s and t tokens ranks by s / t^length_penalty.
+        length_penalty: p, where a hypothesis of log probability s and t tokens ranks by s / t^p.
         no_repeat_ngram_size: No n-gram of this length occurs twice in a text; 0 allows all.
         max_new_tokens: Maximum number of generated tokens.
         end_token: Id of the token that ends a text; None: the one that ends the training texts.
@@ -137,7 +137,10 @@ class Task(ABC):
         raise NotImplementedError(f"{self.name} does not support certificates")
 
     def train_groups(self) -> list[NDArray[np.int64]]:
-        """Return the group ids of each training row; rows with shared or contained inputs share a group."""
+        """Return the group ids of each training row.
+
+        Rows whose inputs are equal, or contain one another, share a group.
+        """
         raise NotImplementedError(f"{self.name} does not support certificates")
 
     def train_rows_in_validation(self) -> int:
@@ -171,14 +174,14 @@ class Task(ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Return JSON facts for the run record: sizes, split convention, source and metric names."""
+        """Return JSON facts for the run record: sizes, split convention, source, metric names."""
 
 
 class GenerationTask(Task):
     """A task whose test scores come from texts that the model generates after prompts.
 
     Attributes:
-        processor: The backbone's processor. `setup` sets it; where no data is needed, set it directly.
+        processor: The backbone's processor. `setup` sets it; without data, assign it directly.
     """
 
     processor: Any = None

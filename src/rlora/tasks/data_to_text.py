@@ -178,7 +178,7 @@ class DART(DataToText):
 
 
 class WebNLG(DataToText):
-    """WebNLG 2017: triples; official JSON files with `entries`, of which texts commented "good" count."""
+    """WebNLG 2017: triples; official JSON files with `entries`; texts commented "good" count."""
 
     def entries(self, file: Path) -> list[Entry]:
         """Return one entry per entry of the file that has a good text."""

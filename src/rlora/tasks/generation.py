@@ -31,7 +31,7 @@ class Prompt:
 
 @dataclass(kw_only=True, eq=False)
 class PromptedGeneration(LanguageModeling, GenerationTask):
-    """Language modeling after prompts, tested by texts that the model generates after other prompts.
+    """Language modeling after prompts, tested by texts generated after other prompts.
 
     Attributes:
         decoding: Settings of the generation, see `GenerationConfig`.

@@ -37,7 +37,7 @@ class GLUE(TextClassification):
         dev: `file` and `hub` split of each labeled development set, by the name of its test loader.
         unlabeled: `file`, `hub` split and `submission` file of each unlabeled test set, by the name
             of its loader.
-        unlabeled_text: Columns of the text fields in the unlabeled files; None: as in the labeled ones.
+        unlabeled_text: Columns of the text fields in the unlabeled files; None: as in labeled ones.
         groups: Text columns that group rows when validation is split from train; None: all of them.
         incomplete_rows: `error` or `skip`.
 
@@ -101,7 +101,7 @@ class GLUE(TextClassification):
         return {"source": "directory", "location": str(directory)}
 
     def read(self) -> dict[str, Examples]:
-        """Return the official training set as `train` and the development sets under their test names."""
+        """Return the training set as `train` and the development sets under their test names."""
         directory = self._directory()
         sets = {"train": self.train, **self.dev}
         return {name: self._read_set(directory, one, labeled=True) for name, one in sets.items()}

@@ -49,7 +49,7 @@ class LanguageModeling(TextTask):
 
     Attributes:
         name: Task name.
-        max_length: Maximum number of tokens of prompt and text together; a longer text is truncated.
+        max_length: Maximum number of tokens of prompt and text; a longer text is truncated.
         label_smoothing: e, in the training and the validation loss; the perplexity ignores it.
         end_after_prompt: Whether an end token separates prompt and text.
         packing: Concatenate the examples of a batch into full rows instead of padding each one.

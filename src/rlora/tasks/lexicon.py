@@ -121,7 +121,7 @@ class Lexicon(TextClassification):
         return {"source": "directory", "location": str(lexicon_file(self.path))}
 
     def read(self) -> dict[str, Examples]:
-        """Return `train`, `validation` and `test`, which depend on `split_seed` and `train_size` only.
+        """Return `train`, `validation` and `test`; they depend on `split_seed` and `train_size`.
 
         Raises:
             ValueError: `train_size` leaves fewer than two words for validation and test.

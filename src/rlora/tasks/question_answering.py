@@ -53,7 +53,7 @@ class QuestionAnswering(PromptedGeneration):
     """Instruction tuning on questions, scored by the accuracy of the final answers.
 
     Attributes:
-        train: Training files: GSM8K's JSON lines, or JSON lists of instruction, input, output, answer.
+        train: Training files, see `read_questions`.
         tests: Test sets by name: `file`, and `answer`: "number", "letter" or a list of choices.
         template: Name of a prompt in `rlora/tasks/prompts`.
         folder: Name of the files' folder below `$RLORA_DATA`.
@@ -77,7 +77,8 @@ class QuestionAnswering(PromptedGeneration):
         templates = [stem for stem in stems if not stem.endswith("_input")]
         if self.template not in templates:
             raise ValueError(
-                f"task.template={self.template} is unknown; set task.template to one of {templates}."
+                f"task.template={self.template} is unknown; "
+                f"set task.template to one of {templates}."
             )
         for name, test in self.tests.items():
             if not isinstance(test["answer"], list) and test["answer"] not in ("number", "letter"):
@@ -188,7 +189,7 @@ class QuestionAnswering(PromptedGeneration):
         for prompt, output in zip(self.test_prompts[split], outputs, strict=True):
             answer, reference = extract(output), prompt.references[0]
             expected = float(reference) if form == "number" else reference
-            judged.append((answer, answers.is_right(answer, expected)))
+            judged.append((answer, answers.is_correct(answer, expected)))
         return judged
 
     def _split(self, name: str) -> str:
@@ -206,7 +207,10 @@ class QuestionAnswering(PromptedGeneration):
 
 
 def read_questions(file: Path) -> list[Question]:
-    """Read GSM8K's JSON lines (question, answer) or a JSON list of instruction, input, output, answer.
+    """Read the questions of a file.
+
+    It holds GSM8K's JSON lines (question, answer) or a JSON list (instruction, input, output,
+    answer).
 
     Raises:
         ValueError: The file is neither, or a row lacks a field; the message names file and row.

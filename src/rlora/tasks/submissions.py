@@ -1,4 +1,4 @@
-"""Files that official scorers read: predictions of GLUE, and generated texts with references of E2E."""
+"""Files that official scorers read: predictions for GLUE, texts and references for E2E."""
 
 import csv
 import io

@@ -77,7 +77,7 @@ class SupervisedTask(Task):
             )
         if self.labels is None:
             return functional.mse_loss(logits.squeeze(-1), labels.float())
-        # On an accelerator reading the values would synchronize every step; `setup` has checked them.
+        # On an accelerator this check would synchronize every step; `setup` has checked the labels.
         if labels.device.type == "cpu" and bool(((labels < 0) | (labels >= self.num_labels)).any()):
             raise ValueError(
                 f"A label of the batch is outside 0..{self.num_labels - 1}; "

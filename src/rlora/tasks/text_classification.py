@@ -62,7 +62,7 @@ class TextClassification(SupervisedTask, TextTask):
 
     @abstractmethod
     def read(self) -> dict[str, Examples]:
-        """Return `train`, `test`, maybe `validation`, and other splits whose names start with `test`."""
+        """Return `train`, `test`, maybe `validation`, and further splits named `test...`."""
 
     @abstractmethod
     def source(self) -> dict[str, str]:
