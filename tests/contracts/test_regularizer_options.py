@@ -46,11 +46,13 @@ def test_bad_options_are_refused_by_key(regularizer_options):
 
 
 @pytest.fixture(scope="module")
-def trained(regularizer_name, tiny_execution, tmp_path_factory):
-    """A finished run under the regularizer."""
+def trained(regularizer_name, regularizer_options, tiny_execution, tmp_path_factory):
+    """A finished run under the regularizer, with a mean rate that differs from 1."""
     folder = tmp_path_factory.mktemp(regularizer_name)
-    parts, _ = tiny_execution("adapter=rlora", f"regularizer={regularizer_name}", folder=folder)
-    return parts, folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(get_object(regularizer_options["_target_"]), "mean_rate", 0.5)
+        parts, _ = tiny_execution("adapter=rlora", f"regularizer={regularizer_name}", folder=folder)
+        yield parts, folder
 
 
 def test_a_run_trains_under_it(trained, regularizer_name):
@@ -65,7 +67,7 @@ def test_a_run_trains_under_it(trained, regularizer_name):
     rates = {"adapter": "lr", "head": "head_lr"}
     config = parts.plan.config["optimizer"]
     for group, key in rates.items():
-        assert groups[group]["initial_lr"] == pytest.approx(config[key] * regularizer.mean_rate)
+        assert groups[group]["initial_lr"] == pytest.approx(config[key] * 0.5)
     for group in regularizer.parameter_groups():
         assert groups[group["name"]]["initial_lr"] == group["lr"]
     inside = {id(parameter) for parameter in module.parameters()}
