@@ -1,4 +1,4 @@
-"""Every method with every option, and three tiny models to put it into."""
+"""Every method with every option, and three tiny models to inject it into."""
 
 import copy
 from functools import cache
@@ -48,7 +48,7 @@ METHODS = {
     for law in LAWS
     for number, scaling in enumerate(SCALINGS)
 }
-# one of each way to compute, for the slower tests
+# one of each implementation, for the slower tests
 KINDS = [
     "lora",
     "rlora-srht-core",
@@ -82,8 +82,8 @@ TARGETS = {
 
 def make(name, **changes):
     """The method of a row of the table."""
-    kind, options = METHODS[name]
-    return kind(**(options | changes))
+    method, options = METHODS[name]
+    return method(**(options | changes))
 
 
 @cache
@@ -168,7 +168,10 @@ def logits(model, ids=None, **kwargs):
 
 @torch.no_grad()
 def perturb(parameters, scale=0.1, seed=1):
-    """Move parameters in place by normals of their own generator; accepts modules, dicts and iterables."""
+    """Add normal noise to parameters in place; accepts modules, dicts and iterables.
+
+    The noise has its own generator, so that every call is the same.
+    """
     if isinstance(parameters, nn.Module):
         parameters = parameters.parameters()
     elif isinstance(parameters, dict):

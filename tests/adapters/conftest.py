@@ -10,7 +10,7 @@ from rlora.adapters import inject
 
 @pytest.fixture
 def adapt():
-    """Inject a method of the table into a fresh tiny model, with its trained parameters moved off the start."""
+    """Function: inject a method of the table into a fresh tiny model, trained parameters moved."""
 
     def build(model="bert", method="lora", *, seed=0, moved=True, **changes):
         net = zoo.build(model)

@@ -1,7 +1,7 @@
-"""dW of every method in NumPy float64 with explicit matrices and loops, written from the papers' formulas.
+"""dW of every method in NumPy float64, by explicit matrices and loops, from the papers' formulas.
 
-Only the random structure (rows, signs, permutations, banks), derived tensors and the trained values are read off the
-adapter.
+Only the random structure (rows, signs, permutations, banks), derived tensors and the trained values
+are read off the adapter.
 """
 
 import math

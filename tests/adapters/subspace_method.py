@@ -1,6 +1,7 @@
-"""A test-only method with one trained vector for the whole model: all factors are projections of it.
+"""A test-only method with one trained vector for the whole model.
 
-dW_l = s (P_l theta) Q_l with theta (d,) trained and P_l (out r, d), Q_l (r, in) random: dW = 0 at theta = 0.
+dW_l = s (P_l theta) Q_l with theta (d,) trained and P_l (out r, d), Q_l (r, in) random: dW = 0 at
+theta = 0.
 """
 
 import math

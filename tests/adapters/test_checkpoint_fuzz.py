@@ -1,6 +1,6 @@
-"""Files from elsewhere: whatever is done to them, they load as they were or are refused with the documented error.
+"""Damaged files load unchanged or raise the documented error.
 
-Over 2,000 damaged files; after each refusal the model is compared with what it was.
+Over 2,000 damaged files; after each refusal the model is compared with its state before.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ BERT = {
     "max_position_embeddings": 16,
 }
 HEAD = ["classifier.weight", "classifier.bias"]
-CASES = 350  # of each kind of damage
+CASES = 350  # per type of damage
 
 
 def fresh():
@@ -38,7 +38,7 @@ def fresh():
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory):
-    """An adapter directory of ours, and a model to load it into."""
+    """An adapter directory, and a model to load it into."""
     folder = tmp_path_factory.mktemp("ours") / "adapter"
     made = inject(fresh(), LoRA(rank=2), head=HEAD)
     for parameter in (*made.adapter_parameters().values(), *made.head_parameters().values()):
@@ -49,7 +49,7 @@ def ours(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory):
-    """A directory of PEFT's."""
+    """A directory written by PEFT."""
     folder = tmp_path_factory.mktemp("theirs") / "adapter"
     model = peft.get_peft_model(
         fresh(), peft.LoraConfig(r=2, target_modules=["query"], task_type="SEQ_CLS")
@@ -58,20 +58,20 @@ def theirs(tmp_path_factory):
     return folder
 
 
-def damaged(content, kind, draw):
-    """A file's content after one of several accidents."""
+def damaged(content, damage, draw):
+    """Return a file's content after one type of damage."""
     content = bytearray(content)
-    if kind == "bits":
+    if damage == "bits":
         for _ in range(draw.randint(1, 8)):
             content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
-    elif kind == "cut":
+    elif damage == "cut":
         del content[draw.randrange(len(content)) :]
-    elif kind == "header":
+    elif damage == "header":
         size = draw.choice([0, 1, 7, len(content), 2**31, 2**63 - 1, draw.randrange(2**64)])
         content[:8] = struct.pack("<Q", size)
-    elif kind == "random":
+    elif damage == "random":
         content[: draw.randint(1, 200)] = draw.randbytes(draw.randint(0, 200))
-    else:  # a header that is JSON, of nonsense
+    else:  # a JSON header with nonsense values
         values = [
             0,
             -1,
@@ -102,15 +102,15 @@ def same(net, before):
     return all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
-@pytest.mark.parametrize("kind", ["bits", "cut", "header", "random", "json"])
-def test_a_damaged_tensor_file_of_ours_is_refused_whole(ours, tmp_path, kind):
+@pytest.mark.parametrize("damage", ["bits", "cut", "header", "random", "json"])
+def test_a_damaged_tensor_file_is_refused(ours, tmp_path, damage):
     folder, adapters = ours
     target = shutil.copytree(folder, tmp_path / "adapter")
-    draw, before = random.Random(kind), state(adapters.model)
+    draw, before = random.Random(damage), state(adapters.model)
     for number in range(CASES):
         name = draw.choice([checkpoint.ADAPTER_FILE, checkpoint.HEAD_FILE])
         content = (folder / name).read_bytes()
-        changed = damaged(content, kind, draw)
+        changed = damaged(content, damage, draw)
         (target / name).write_bytes(changed)
         if changed != content:
             with pytest.raises(ValueError, match=rf"{name}"):
@@ -119,17 +119,17 @@ def test_a_damaged_tensor_file_of_ours_is_refused_whole(ours, tmp_path, kind):
         (target / name).write_bytes(content)
 
 
-@pytest.mark.parametrize("kind", ["bits", "cut", "random"])
-def test_a_damaged_card_loads_the_same_or_is_refused(ours, tmp_path, kind):
+@pytest.mark.parametrize("damage", ["bits", "cut", "random"])
+def test_a_damaged_manifest_loads_the_same_or_is_refused(ours, tmp_path, damage):
     folder, adapters = ours
     target = shutil.copytree(folder, tmp_path / "adapter")
-    draw, before = random.Random(kind), state(adapters.model)
+    draw, before = random.Random(damage), state(adapters.model)
     content = (folder / checkpoint.MANIFEST).read_bytes()
     checkpoint.load(adapters, folder, fingerprint="x")
     loaded = state(adapters.model)
     for _ in range(CASES):
         adapters.model.load_state_dict(before)
-        (target / checkpoint.MANIFEST).write_bytes(damaged(content, kind, draw))
+        (target / checkpoint.MANIFEST).write_bytes(damaged(content, damage, draw))
         try:
             checkpoint.load(adapters, target, fingerprint="x")
         except ValueError:
@@ -140,22 +140,22 @@ def test_a_damaged_card_loads_the_same_or_is_refused(ours, tmp_path, kind):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ["bits", "cut", "header", "json"])
-def test_a_damaged_file_of_pefts_is_read_as_finite_tensors_or_refused(theirs, kind):
+@pytest.mark.parametrize("damage", ["bits", "cut", "header", "json"])
+def test_a_damaged_peft_file_gives_finite_tensors_or_is_refused(theirs, damage):
     path = theirs / "adapter_model.safetensors"
-    content, draw = path.read_bytes(), random.Random(kind)
+    content, draw = path.read_bytes(), random.Random(damage)
     names = set(load_file(path))
     for _ in range(CASES):
         with contextlib.suppress(ValueError):
-            found = parse_tensors(damaged(content, kind, draw), path)
+            actual = parse_tensors(damaged(content, damage, draw), path)
             assert all(
-                tensor.isfinite().all() and tensor.is_floating_point() for tensor in found.values()
+                tensor.isfinite().all() and tensor.is_floating_point() for tensor in actual.values()
             )
-            assert len(found) <= len(names) + 1
+            assert len(actual) <= len(names) + 1
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_directory_of_pefts_is_applied_whole_or_not_at_all(theirs, tmp_path):
+def test_a_peft_directory_loads_completely_or_not_at_all(theirs, tmp_path):
     target = shutil.copytree(theirs, tmp_path / "adapter")
     tensors = load_file(theirs / "adapter_model.safetensors")
     key = next(name for name in tensors if "lora_A" in name)
@@ -180,12 +180,12 @@ def test_a_directory_of_pefts_is_applied_whole_or_not_at_all(theirs, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ["bits", "cut", "random"])
-def test_a_damaged_config_of_pefts_is_read_or_refused(theirs, tmp_path, kind):
-    target, draw = shutil.copytree(theirs, tmp_path / "adapter"), random.Random(kind)
+@pytest.mark.parametrize("damage", ["bits", "cut", "random"])
+def test_a_damaged_peft_config_loads_or_is_refused(theirs, tmp_path, damage):
+    target, draw = shutil.copytree(theirs, tmp_path / "adapter"), random.Random(damage)
     content = (theirs / "adapter_config.json").read_bytes()
     for _ in range(60):  # a model each
-        (target / "adapter_config.json").write_bytes(damaged(content, kind, draw))
+        (target / "adapter_config.json").write_bytes(damaged(content, damage, draw))
         with contextlib.suppress(ValueError):
             inject(fresh(), Peft(path=str(target)), head=HEAD)
 

@@ -56,7 +56,7 @@ def test_the_state_holds_no_regenerated_tensor(name, adapt):
 
 
 @pytest.mark.parametrize("name", zoo.METHODS)
-def test_the_state_and_the_seed_give_the_model_back(name, adapt):
+def test_the_state_and_the_seed_restore_the_model(name, adapt):
     source, same = adapt("bert", name), adapt("bert", name, moved=False)
     other = adapt("bert", name, seed=1, moved=False)
     zoo.perturb(source.adapters.adapter_parameters(), 0.3, seed=8)
@@ -73,16 +73,16 @@ def test_a_cast_model_runs_and_trains(name, dtype, adapt):
     expected = zoo.logits(adapt("bert", name).model)
     adapted = adapt("bert", name)
     adapted.model.to(dtype)
-    found = zoo.logits(adapted.model)
-    assert found.dtype == dtype
-    torch.testing.assert_close(found.float(), expected, rtol=0.15, atol=0.15)
-    found.square().mean().backward()
+    actual = zoo.logits(adapted.model)
+    assert actual.dtype == dtype
+    torch.testing.assert_close(actual.float(), expected, rtol=0.15, atol=0.15)
+    actual.square().mean().backward()
     for parameter in adapted.adapters.adapter_parameters().values():
         assert parameter.grad.dtype == dtype
         assert parameter.grad.isfinite().all()
     with adapted.adapters.merged():
         torch.testing.assert_close(
-            zoo.logits(adapted.model).float(), found.float(), rtol=0.15, atol=0.15
+            zoo.logits(adapted.model).float(), actual.float(), rtol=0.15, atol=0.15
         )
 
 

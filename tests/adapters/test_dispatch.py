@@ -1,4 +1,4 @@
-"""Every path computes the same; the cheapest is taken; none keeps more for backward than PEFT does."""
+"""All compute paths agree, the cheapest one runs, and none keeps more for backward than PEFT."""
 
 import copy
 
@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 
 
 def plain(model):
-    """Turn the fused functions off: the layers' own outputs plus dW x."""
+    """Turn the fused functions off: the layers' outputs plus dW x."""
     for module in model.modules():
         if isinstance(module, AdaptedLinear):
             module._fusible = lambda _: False
@@ -40,7 +40,7 @@ def plain(model):
 
 
 def results(model):
-    """Logits and the gradients of all that trains, in float64."""
+    """Return the logits and the gradients of all trained parameters, in float64."""
     model.zero_grad()
     logits = zoo.logits(model)
     (logits.square().sum()).backward()
@@ -57,35 +57,39 @@ def perturbed(adapt, model, name, **changes):
 @pytest.mark.parametrize("name", zoo.KINDS)
 @pytest.mark.parametrize("model", list(zoo.TARGETS))
 def test_all_paths_agree(model, name, path, adapt):
-    own = perturbed(adapt, model, name)
-    reference = plain(copy.deepcopy(own))
+    model_under_test = perturbed(adapt, model, name)
+    reference = plain(copy.deepcopy(model_under_test))
     with force_path(path):
-        found = results(own)
-    torch.testing.assert_close(found, results(reference), rtol=1e-8, atol=1e-10)
+        actual = results(model_under_test)
+    torch.testing.assert_close(actual, results(reference), rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("model", list(zoo.TARGETS))
 def test_randlora_agrees_kept_and_computed_again(model, keep, adapt):
-    own = perturbed(adapt, model, "randlora-uniform-0", keep_delta=keep)
+    model_under_test = perturbed(adapt, model, "randlora-uniform-0", keep_delta=keep)
     torch.testing.assert_close(
-        results(own), results(plain(copy.deepcopy(own))), rtol=1e-8, atol=1e-10
+        results(model_under_test),
+        results(plain(copy.deepcopy(model_under_test))),
+        rtol=1e-8,
+        atol=1e-10,
     )
 
 
 def crossovers(limit=4096, **shape):
-    """Numbers of tokens at which the cheapest path changes: (tokens, before, after)."""
-    found, last = [], None
+    """Return where the cheapest path changes: (tokens, before, after)."""
+    actual, last = [], None
     for tokens in range(1, limit):
         costs = low_rank_costs(tokens, dtype=torch.float32, **shape)
         path = cheapest_path(costs)
         if last is not None and path is not last:
-            found.append((tokens, last, path))
+            actual.append((tokens, last, path))
         last = path
-    return found
+    return actual
 
 
-CROSSOVERS = [  # rank, in, out, and the paths in the order in which they are cheapest as tokens grow
+# rank, in, out, and the cheapest paths in order of growing numbers of tokens
+CROSSOVERS = [
     (LoRA, 8, 48, 80, [ComputePath.FACTORED, ComputePath.MERGED_FORWARD, ComputePath.MERGED]),
     (LoRA, 8, 80, 48, [ComputePath.FACTORED, ComputePath.MERGED_BACKWARD, ComputePath.MERGED]),
     (LoRA, 8, 64, 64, [ComputePath.FACTORED, ComputePath.MERGED]),
@@ -111,12 +115,12 @@ CROSSOVERS = [  # rank, in, out, and the paths in the order in which they are ch
 @pytest.mark.parametrize(("method", "rank", "size", "out", "expected"), CROSSOVERS)
 def test_both_paths_agree_at_every_crossover(method, rank, size, out, expected):
     trains_a = method is LoRA
-    found = crossovers(in_features=size, out_features=out, rank=rank, trains_a=trains_a)
-    assert [before for _, before, _ in found] + [found[-1][2]] == expected
+    actual = crossovers(in_features=size, out_features=out, rank=rank, trains_a=trains_a)
+    assert [before for _, before, _ in actual] + [actual[-1][2]] == expected
     layer = method(rank=rank, alpha=float(rank)).build([Site("x", out, size)], RandomSource(0))[0]
     zoo.perturb(layer.parameters(), 0.5, seed=1)
     w, c = torch.randn(out, size), torch.randn(out)
-    for tokens, before, after in found:
+    for tokens, before, after in actual:
         for count in (tokens - 1, tokens):
             x = torch.randn(count, size, requires_grad=True)
             chosen = cheapest_path(layer.costs(x, rank))
@@ -143,16 +147,16 @@ def test_transforms_of_activations_equal_the_factors(rank, out, size, transform)
     nn.init.normal_(layer.b)
     nn.init.normal_(layer.g)
     x = torch.randn(2, 5, size, dtype=torch.float64, requires_grad=True)
-    found, expected = layer.transformed(x, layer.a, layer.b, layer.g), F.linear(x, layer.delta())
-    torch.testing.assert_close(found, expected)
+    actual, expected = layer.transformed(x, layer.a, layer.b, layer.g), F.linear(x, layer.delta())
+    torch.testing.assert_close(actual, expected)
     inputs = (x, layer.a, layer.b, layer.g)
-    g = torch.randn_like(found)
+    g = torch.randn_like(actual)
     torch.testing.assert_close(
-        torch.autograd.grad(found, inputs, g), torch.autograd.grad(expected, inputs, g)
+        torch.autograd.grad(actual, inputs, g), torch.autograd.grad(expected, inputs, g)
     )
 
 
-def test_large_ranks_of_few_tokens_go_through_transforms():
+def test_large_ranks_with_few_tokens_run_by_transforms():
     layer = RLoRA(rank=512).build([Site("x", 512, 512)], RandomSource(0))[0]
     few, many, low = torch.zeros(16, 512), torch.zeros(65536, 512), 8
     assert cheapest_path(layer.costs(few, 512)) is ComputePath.TRANSFORMED
@@ -197,7 +201,7 @@ def test_vera_projects_an_input_once_for_the_layers_that_read_it(monkeypatch):
     assert bases.projections._result is None  # gone with the input
 
 
-def test_a_changed_input_is_projected_anew():
+def test_a_changed_input_is_projected_again():
     layer = VeRA(rank=5).build([Site("x", 6, 7)], RandomSource(0))[0]
     nn.init.ones_(layer.b)
     w, x = torch.zeros(6, 7), torch.ones(3, 7)
@@ -209,7 +213,7 @@ def test_a_changed_input_is_projected_anew():
     torch.testing.assert_close(layer.linear(x, w, None), 6 * first)
 
 
-def test_nothing_random_is_drawn_in_forward(adapt):
+def test_forward_samples_nothing(adapt):
     ids = zoo.token_ids()
     for name in zoo.KINDS:
         model = adapt("bert", name).model
@@ -253,8 +257,8 @@ def roberta():
 
 
 def bytes_kept(model, tokens):
-    """Bytes of the distinct storages kept from a forward pass, parameters and buffers apart."""
-    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    """Return the bytes of the storages that forward keeps, without parameters and buffers."""
+    known = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     held = {}
 
     def pack(tensor):
@@ -264,7 +268,7 @@ def bytes_kept(model, tokens):
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = model(input_ids=tokens, labels=torch.zeros(len(tokens), dtype=torch.long)).loss
     loss.backward()
-    return sum(t.untyped_storage().nbytes() for address, t in held.items() if address not in own)
+    return sum(t.untyped_storage().nbytes() for address, t in held.items() if address not in known)
 
 
 @pytest.mark.parametrize("precision", ["float32", "autocast"])

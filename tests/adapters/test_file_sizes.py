@@ -1,4 +1,4 @@
-"""Files hold what trained and nothing else: sizes on the true shapes of RoBERTa base."""
+"""Adapter files hold trained and derived tensors only: sizes on the shapes of RoBERTa base."""
 
 import pytest
 from transformers import AutoModelForSequenceClassification, RobertaConfig

@@ -1,4 +1,4 @@
-"""Putting updates into a model: nothing changes at the start, exactly the declared parameters train."""
+"""Injection: logits do not change at the start, exactly the declared parameters train."""
 
 import random
 
@@ -60,7 +60,7 @@ def test_exactly_the_declared_parameters_train(name, model):
 
 
 def count(name, out, inner):
-    """Trained parameters of one layer."""
+    """Return the number of trained parameters of one layer."""
     options = {"rank": 1} | zoo.METHODS[name][1]
     r, m, n = options["rank"], min(out, inner), -(-min(out, inner) // options["rank"])
 
@@ -113,7 +113,8 @@ def test_the_model_keeps_its_training_mode(name):
 @pytest.mark.parametrize("name", EVERY)
 def test_the_global_generators_are_untouched(name):
     net = zoo.build("bert")
-    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    numpy_state = np.random.get_state()[1].copy()  # noqa: NPY002
+    states = torch.get_rng_state(), numpy_state, random.getstate()
     inject(net, any_method(name, "bert"), seed=5)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (np.random.get_state()[1] == states[1]).all()  # noqa: NPY002

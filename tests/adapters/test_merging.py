@@ -1,4 +1,4 @@
-"""Merging folds dW into W and leaves no trace when undone."""
+"""Merging adds dW to W, and unmerging restores W bit for bit."""
 
 import adapter_zoo as zoo
 import pytest
@@ -34,8 +34,8 @@ def test_merged_weights_are_w_plus_delta_in_the_layout_of_the_layer(model, adapt
             expected = weight.T.clone() if wrapper.transposed else weight.clone()
             for (start, stop), adapter in zip(wrapper.rows, wrapper.adapters(), strict=True):
                 expected[start:stop] += adapter.delta()
-            found = wrapper.weight.T if wrapper.transposed else wrapper.weight
-            torch.testing.assert_close(found.detach(), expected.detach(), rtol=1e-6, atol=1e-7)
+            actual = wrapper.weight.T if wrapper.transposed else wrapper.weight
+            torch.testing.assert_close(actual.detach(), expected.detach(), rtol=1e-6, atol=1e-7)
             assert wrapper.merged
 
 
@@ -50,10 +50,10 @@ def test_unmerging_restores_every_bit_in_the_same_storage(name, dtype, adapt):
     for _ in range(3):
         adapted.adapters.merge()
         adapted.adapters.unmerge()
-    found = dict(adapted.model.named_parameters())
-    assert found.keys() == weights.keys()
+    actual = dict(adapted.model.named_parameters())
+    assert actual.keys() == weights.keys()
     for n, (parameter, pointer, value) in weights.items():
-        assert found[n] is parameter
+        assert actual[n] is parameter
         assert parameter.data_ptr() == pointer
         assert parameter.dtype == dtype
         assert torch.equal(parameter, value)
@@ -114,10 +114,10 @@ def test_merging_for_evaluation_does_not_disturb_training(mode, adapt):
     )
     with mode(), adapted.adapters.merged():
         zoo.logits(adapted.model)
-    found = zoo.gradients(
+    actual = zoo.gradients(
         zoo.logits(adapted.model).square().sum(), adapted.adapters.adapter_parameters()
     )
-    assert all(torch.equal(found[n], expected[n]) for n in expected)
+    assert all(torch.equal(actual[n], expected[n]) for n in expected)
 
 
 def test_embeddings_stay_tied():

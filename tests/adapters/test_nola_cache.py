@@ -1,4 +1,4 @@
-"""NOLA computes all layers' combinations at once and hands them out: never a stale or foreign one."""
+"""NOLA mixes the basis once for all layers: no layer gets a stale row or another layer's."""
 
 import adapter_zoo as zoo
 import pytest
@@ -22,7 +22,7 @@ def coefficients(adapted):
 
 
 def fresh_logits(adapted, adapt):
-    """Logits of a model that never ran before, with the same values."""
+    """Return the logits of a model with the same values that has not run before."""
     other = adapt("bert", adapted.name)
     values = coefficients(adapted)
     with torch.no_grad():
@@ -31,12 +31,12 @@ def fresh_logits(adapted, adapt):
     return zoo.logits(other.model)
 
 
-def test_one_product_a_step_for_all_layers_of_a_shape(nola, monkeypatch):
+def test_one_product_per_pass_serves_all_layers_of_a_shape(nola, monkeypatch):
     calls = []
-    for kind in (DenseBasis, HadamardBasis):
-        original = kind.forward
+    for basis in (DenseBasis, HadamardBasis):
+        original = basis.forward
         monkeypatch.setattr(
-            kind, "forward", lambda self, c, f=original: (calls.append(len(c)), f(self, c))[1]
+            basis, "forward", lambda self, c, f=original: (calls.append(len(c)), f(self, c))[1]
         )
     zoo.logits(nola.model).sum().backward()
     # in: 32 (q, v, fc1) and 48 (fc2); out: 32 (q, v, fc2) and 48 (fc1); two blocks
@@ -69,7 +69,7 @@ def test_changed_coefficients_are_used(nola, change, mode, adapt):
 
 
 @pytest.mark.parametrize("number", [0, -1])
-def test_one_changed_layer_is_enough(nola, number, adapt):
+def test_one_changed_layer_recomputes_the_product(nola, number, adapt):
     zoo.logits(nola.model)
     with torch.no_grad():
         list(coefficients(nola).values())[number].add_(1.0)
@@ -90,25 +90,25 @@ def test_a_cast_after_a_forward(nola, mode, dtype):
     with mode():
         expected = zoo.logits(nola.model)
         nola.model.to(dtype)
-        found = zoo.logits(nola.model)
-    assert found.dtype == dtype
-    torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.1)
+        actual = zoo.logits(nola.model)
+    assert actual.dtype == dtype
+    torch.testing.assert_close(actual.float(), expected, rtol=0.1, atol=0.1)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_draws_made_inside_the_mode(nola, mode):
+def test_samples_made_inside_the_mode(nola, mode):
     plain = {n: p.detach() + 0.5 for n, p in coefficients(nola).items()}
     expected = functional_call(nola.model, plain, (zoo.token_ids(),)).logits
     with mode():
         for _ in range(2):
-            drawn = {n: p + 0.5 for n, p in coefficients(nola).items()}
+            sampled = {n: p + 0.5 for n, p in coefficients(nola).items()}
             assert torch.equal(
-                functional_call(nola.model, drawn, (zoo.token_ids(),)).logits, expected
+                functional_call(nola.model, sampled, (zoo.token_ids(),)).logits, expected
             )
 
 
 @pytest.mark.parametrize("number", [0, -1])
-def test_function_transforms_leave_nothing_behind(nola, number):
+def test_function_transforms_leave_no_cached_rows(nola, number):
     name, value = list(coefficients(nola).items())[number]
     expected = zoo.gradients(zoo.logits(nola.model).square().mean(), {name: value})[name]
     before, ids = zoo.logits(nola.model), zoo.token_ids()
@@ -129,11 +129,11 @@ def test_gradients_of_a_part_of_the_parameters(nola):
     full = zoo.gradients(zoo.logits(nola.model).square().mean(), values)
     for name in (next(iter(values)), list(values)[-1]):
         loss = zoo.logits(nola.model).square().mean()
-        (found,) = torch.autograd.grad(loss, [values[name]])
-        torch.testing.assert_close(found, full[name], rtol=1e-4, atol=1e-7)
+        (actual,) = torch.autograd.grad(loss, [values[name]])
+        torch.testing.assert_close(actual, full[name], rtol=1e-4, atol=1e-7)
 
 
-def test_a_failed_forward_is_forgotten(nola, adapt):
+def test_a_failed_forward_leaves_no_stale_rows(nola, adapt):
     with pytest.raises(IndexError):
         zoo.logits(nola.model, zoo.token_ids() + 1000)
     zoo.perturb(coefficients(nola), 0.3, seed=3)

@@ -28,7 +28,7 @@ def test_shared_options(method, key, value):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_edges_are_allowed(method):
+def test_the_limits_are_allowed(method):
     assert method(rank=1, alpha=1e-3, dropout=0).scale == 1e-3
     assert method(dropout=0.999).dropout == 0.999
 
@@ -47,7 +47,7 @@ def test_the_edges_are_allowed(method):
         (NOLA, {"num_bases": 2.0}),
     ],
 )
-def test_own_options(method, options):
+def test_options_of_one_method(method, options):
     (key,) = options
     with pytest.raises(ValueError, match=rf"adapter\.{key}="):
         method(**options)

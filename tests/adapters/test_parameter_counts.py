@@ -67,8 +67,9 @@ HEADS = [
 ]
 FIVE = ["q", "k", "v", "up", "down"]
 SIX = ["q", "k", "v", "o", "fc1", "fc2"]
-# LLaMA-3-8B, r = 30: n = ceil(4096/30) = 137 for q, up and down, 137 (30 + 4096) = 565,262 each; k and v have 1,024
-# rows: n = 35, 35 (30 + 1024) = 36,890 each; in 32 blocks 56,626,112, the 56.63 M of the paper's q, k, v, up, down
+# LLaMA-3-8B, r = 30: n = ceil(4096/30) = 137 for q, up and down, 137 (30 + 4096) = 565,262 each; k
+# and v have 1,024 rows: n = 35, 35 (30 + 1024) = 36,890 each; in 32 blocks 56,626,112, the 56.63 M
+# of the paper's q, k, v, up, down
 COUNTS = [
     ("roberta-base", LoRA(rank=8, targets=["q", "v"]), 24, 294_912),
     ("gpt2-medium", LoRA(rank=4, targets=["q", "v"]), 48, 393_216),
@@ -82,7 +83,8 @@ COUNTS = [
     ("llama-2-7b", NOLA(num_bases=128, targets="all-linear"), 224, 57_344),
     ("roberta-base", RandLoRA(rank=64, targets=SIX), 72, 718_848),
     ("roberta-large", RandLoRA(rank=100, targets=SIX), 144, 1_780_416),
-    # LLaMA 7B has the shapes of LLaMA-2 7B; LoRA's 56.1 M are the 0.83 % of Liu et al. (DoRA), table 1
+    # LLaMA 7B has the shapes of LLaMA-2 7B; LoRA's 56.1 M are the 0.83 % of Liu et al. (DoRA),
+    # table 1
     ("llama-2-7b", LoRA(rank=32, targets=FIVE), 160, 32 * (3 * 32 * 8192 + 2 * 32 * 15_104)),
     ("llama-2-7b", RLoRA(targets=FIVE), 160, 32 * (3 * 8192 + 2 * 15_104)),
     ("llama-2-7b", NOLA(num_bases=512, targets=FIVE), 160, 160 * 2 * 512),
@@ -91,7 +93,8 @@ COUNTS = [
     ("llama-2-7b", Full(), 0, 6_738_415_616),
     ("llama-3-8b", RandLoRA(rank=30, targets=FIVE), 160, 56_626_112),
     ("gpt2-medium", VeRA(rank=1024, targets=["q", "v"]), 48, 98_304),
-    # 0.84 % of LLaMA 7B: Liu et al. (DoRA), table 1; LoRA's number and one magnitude per output feature
+    # 0.84 % of LLaMA 7B: Liu et al. (DoRA), table 1; LoRA's number and one magnitude per output
+    # feature
     ("llama-2-7b", DoRA(rank=32, targets=FIVE), 160, 56_098_816 + 32 * (4 * 4096 + 11_008)),
     # Banaei et al. (LoRA-XS), table 1: 24.6 K and 60 K
     ("roberta-large", LoRAXS(rank=16, targets=["q", "v", "o", "fc2"]), 96, 24_576),
@@ -101,7 +104,8 @@ COUNTS = [
     ("roberta-large", FourierFT(num_frequencies=1000, targets=["q", "v"]), 48, 48_000),
     ("llama-2-7b", FourierFT(num_frequencies=1000, targets=["q", "v"]), 64, 64_000),
 ]
-# parameters of the backbone without the head: RoBERTa as published less its pooler, which a classifier does not use
+# parameters of the backbone without the head: RoBERTa as published less its pooler, which a
+# classifier does not use
 BACKBONES = {
     "roberta-base": 124_055_040,
     "roberta-large": 354_310_144,
@@ -119,13 +123,13 @@ BACKBONES = {
 )
 def test_count(backbone, method, matrices, expected):
     config = CONFIGS[backbone]
-    kind = (
+    auto_class = (
         AutoModelForSequenceClassification
         if backbone.startswith("roberta")
         else AutoModelForCausalLM
     )
     with torch.device("meta"):
-        model = kind.from_config(config)
+        model = auto_class.from_config(config)
     adapters = inject(model, method, head=HEADS if backbone.startswith("roberta") else [])
     report = adapters.report()
     assert len(adapters.adapters) == matrices

@@ -43,10 +43,10 @@ def expression(layers):
 
 def check(ours, theirs, gradients, rtol=1e-8, atol=1e-9):
     start = zoo.logits(zoo.build("bert"))
-    found, expected = zoo.logits(ours.double()), zoo.logits(theirs.double())
+    actual, expected = zoo.logits(ours.double()), zoo.logits(theirs.double())
     assert (expected - start).abs().max() > 1e-2
-    torch.testing.assert_close(found, expected, rtol=rtol, atol=atol)
-    found.square().mean().backward()
+    torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol)
+    actual.square().mean().backward()
     expected.square().mean().backward()
     for our, their in gradients():
         assert their.abs().max() > 1e-9
@@ -127,8 +127,9 @@ def test_randlora(layers, rank):
         torch.testing.assert_close(
             their.randlora_gamma["default"], torch.full((products, 32), 1 / 32)
         )
-        # PEFT flattens A's rows with the product index fastest and B's columns with the rank index fastest, and pairs
-        # them by position: so B's columns are re-ordered for column r n + j to be ours of product j, rank r
+        # PEFT flattens A's rows with the product index fastest and B's columns with the rank index
+        # fastest, and pairs them by position: so B's columns are re-ordered for column r n + j to
+        # be ours of product j, rank r
         paired = our.bases.B.transpose(1, 2).reshape(our.bases.B.shape)
         their.randlora_A["default"] = our.bases.A[:, None, :].clone()
         their.randlora_B["default"] = paired.clone()

@@ -1,4 +1,4 @@
-"""PEFT's methods in this house: every type for linear layers, merging bit for bit, and what is refused."""
+"""adapter=peft: every PEFT type for linear layers, merging bit for bit, and refusals."""
 
 import peft
 import pytest
@@ -46,10 +46,13 @@ def encoder():
     return random_model(ENCODER, kind="classification", num_labels=2, seed=0).model.eval()
 
 
-def adapted(kind, net=None, seed=0, **options):
+def adapted(peft_type, net=None, seed=0, **options):
     net = net or encoder()
     return net, inject(
-        net, Peft({"peft_type": kind, **TYPES.get(kind, {}), **options}), seed=seed, head=HEAD
+        net,
+        Peft({"peft_type": peft_type, **TYPES.get(peft_type, {}), **options}),
+        seed=seed,
+        head=HEAD,
     )
 
 
@@ -60,9 +63,9 @@ def moved(adapters, amount=0.05):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", TYPES)
-def test_every_type_trains_saves_loads_and_merges(kind, tmp_path):
-    net, adapters = adapted(kind)
+@pytest.mark.parametrize("peft_type", TYPES)
+def test_every_type_trains_saves_loads_and_merges(peft_type, tmp_path):
+    net, adapters = adapted(peft_type)
     moved(adapters)
     unmerged = net(TOKENS).logits
     torch.nn.functional.cross_entropy(unmerged, torch.tensor([0, 1])).backward()
@@ -76,7 +79,7 @@ def test_every_type_trains_saves_loads_and_merges(kind, tmp_path):
     checkpoint.save(
         adapters, tmp_path / "adapter", backbone={"source": "", "fingerprint": "x"}, extra={}
     )
-    other, fresh = adapted(kind)
+    other, fresh = adapted(peft_type)
     checkpoint.load(fresh, tmp_path / "adapter", fingerprint="x")
     torch.testing.assert_close(other(TOKENS).logits, unmerged, rtol=1e-5, atol=1e-6)
 
@@ -87,29 +90,29 @@ def test_every_type_trains_saves_loads_and_merges(kind, tmp_path):
     assert all(torch.equal(p, before[name]) for name, p in net.named_parameters())
 
 
-@pytest.mark.parametrize("kind", ["LORA", "VERA", "FOURIERFT"])
-def test_the_seed_decides_and_the_global_generator_stays(kind):
+@pytest.mark.parametrize("peft_type", ["LORA", "VERA", "FOURIERFT"])
+def test_the_seed_determines_the_start_and_the_global_generator_is_unchanged(peft_type):
     torch.manual_seed(3)
     state = torch.get_rng_state()
-    one, two, other = (adapted(kind, seed=seed)[1] for seed in (0, 0, 1))
+    one, two, other = (adapted(peft_type, seed=seed)[1] for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), state)
     for name, parameter in one.adapter_parameters().items():
         assert torch.equal(parameter, two.adapter_parameters()[name])
     assert one.digest == two.digest
-    if kind == "LORA":
+    if peft_type == "LORA":
         assert any(
             not torch.equal(p, other.adapter_parameters()[n])
             for n, p in one.adapter_parameters().items()
         )
 
 
-def test_a_lora_of_peft_counts_as_ours_does():
+def test_a_peft_lora_has_as_many_parameters_as_ours():
     _, theirs = adapted("LORA", r=4)
     ours = inject(encoder(), LoRA(rank=4, targets="all-linear"), head=HEAD)
     assert theirs.report() == ours.report()
 
 
-def test_an_exported_model_has_none_of_its_layers_left():
+def test_an_unwrapped_model_has_no_peft_layers():
     net, adapters = adapted("LORA")
     moved(adapters)
     expected = net(TOKENS).logits
@@ -133,11 +136,12 @@ def test_conv1d_is_adapted_whole():
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
         (
             {"peft_type": "LORRA"},
-            r"adapter\.config\.peft_type=LORRA is none that goes to linear layers: choose one of .*FOURIERFT",
+            r"adapter\.config\.peft_type=LORRA is none that goes to linear layers: "
+            r"choose one of .*FOURIERFT",
         ),
         ({"peft_type": "PROMPT_TUNING"}, "PROMPT_TUNING is none that goes to linear layers"),
         ({"peft_type": "LORA", "rank": 3}, r"adapter\.config does not fit LORA: .*rank"),
@@ -148,14 +152,14 @@ def test_conv1d_is_adapted_whole():
         ({"peft_type": "LORA", "r": 0}, "PEFT refuses LORA here"),
     ],
 )
-def test_what_peft_does_not_know_is_refused(config, told):
-    with pytest.raises(ValueError, match=told):
+def test_unknown_peft_configs_are_refused(config, message):
+    with pytest.raises(ValueError, match=message):
         inject(encoder(), Peft(config), head=HEAD)
 
 
 @pytest.fixture
 def directory(tmp_path):
-    """Function (config): a directory that PEFT wrote of a trained model, and that model."""
+    """Function (config): a directory that PEFT wrote for a trained model, and that model."""
 
     def write(config):
         model = peft.get_peft_model(encoder(), config)
@@ -187,11 +191,11 @@ QV = {"target_modules": ["query", "value"], "task_type": "SEQ_CLS"}
     ],
     ids=lambda config: config.peft_type.value,
 )
-def test_a_directory_of_peft_is_a_start(directory, config):
-    place, model = directory(config)
+def test_a_peft_directory_gives_the_start_values(directory, config):
+    path, model = directory(config)
     expected = model(TOKENS).logits
     net = encoder()
-    adapters = inject(net, Peft(path=str(place)), head=HEAD)
+    adapters = inject(net, Peft(path=str(path)), head=HEAD)
     torch.testing.assert_close(net(TOKENS).logits, expected, rtol=1e-5, atol=1e-6)
     assert adapters.report().adapter > 0
     net(TOKENS).logits.sum().backward()

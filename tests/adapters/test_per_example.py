@@ -1,4 +1,4 @@
-"""Adapters whose parameters multiply activations give every example an update of its own."""
+"""Adapters whose parameters multiply activations give every example its own update."""
 
 import pytest
 import torch
@@ -34,23 +34,23 @@ def test_every_row_is_computed_with_its_own_parameters(name, out, size, lead):
     adapted = AdaptedLinear(base, [(0, out, layer)])
     assert layer.per_example
     rest = dict(layer.named_parameters())
-    own = {
+    values = {
         k: torch.randn(lead[0], *p.shape, dtype=torch.float64).requires_grad_()
         for k, p in rest.items()
     }
     x = torch.randn(*lead, size, dtype=torch.float64, requires_grad=True)
-    put(layer, own)
+    put(layer, values)
     assert layer.batched
     y = adapted(x)
     rows = []
     for row in range(lead[0]):
-        put(layer, {k: v[row] for k, v in own.items()})
+        put(layer, {k: v[row] for k, v in values.items()})
         assert not layer.batched
         rows.append(adapted(x[row]))
     put(layer, rest)
     expected = torch.stack(rows)
     torch.testing.assert_close(y, expected)
-    inputs = (x, *own.values())
+    inputs = (x, *values.values())
     g = torch.randn_like(y)
     torch.testing.assert_close(
         torch.autograd.grad(y, inputs, g), torch.autograd.grad(expected, inputs, g)

@@ -1,4 +1,4 @@
-"""The digest of the random structure, and the names it hangs on."""
+"""The digest of the random structure, and the site names it depends on."""
 
 import hashlib
 import os
@@ -29,10 +29,10 @@ def test_the_same_seed_gives_the_same_digest_and_another_another(name, model):
 
 
 def test_all_structures_differ():
-    found = [digest(name) for name in zoo.METHODS if name not in zoo.UNSEEDED]
+    actual = [digest(name) for name in zoo.METHODS if name not in zoo.UNSEEDED]
     # the core adds no structure, the two scalings of RandLoRA share theirs
-    assert len(set(found)) == 2 + 2 + 2 + 5 + 1
-    assert EMPTY not in found
+    assert len(set(actual)) == 2 + 2 + 2 + 5 + 1
+    assert EMPTY not in actual
 
 
 @pytest.mark.parametrize("name", zoo.SEEDED)
@@ -93,11 +93,11 @@ def test_the_default_dtype_does_not_change_an_adapter(name, adapt):
     torch.set_default_dtype(torch.float64)
     try:
         adapters = inject(net, zoo.make(name, targets=zoo.TARGETS["bert"]))
-        found = zoo.logits(adapters.model)
+        actual = zoo.logits(adapters.model)
     finally:
         torch.set_default_dtype(torch.float32)
     assert adapters.digest == expected.digest
-    assert found.dtype == torch.float32
+    assert actual.dtype == torch.float32
     for n, parameter in expected.adapter_parameters().items():
         assert adapters.adapter_parameters()[n].dtype == parameter.dtype == torch.float32
         assert torch.equal(adapters.adapter_parameters()[n], parameter)
@@ -119,9 +119,10 @@ class Net(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(20, 33), nn.Linear(33, 20))])
 
-for method in (RLoRA(rank=4, transform="fastfood", targets="all-linear"), NOLA(num_bases=9, targets="all-linear"),
-               NOLA(num_bases=9, basis="hadamard", targets="all-linear"), VeRA(targets="all-linear"),
-               RandLoRA(rank=4, basis="normal", targets="all-linear")):
+for method in (RLoRA(rank=4, transform="fastfood", targets="all-linear"),
+               NOLA(num_bases=9, targets="all-linear"),
+               NOLA(num_bases=9, basis="hadamard", targets="all-linear"),
+               VeRA(targets="all-linear"), RandLoRA(rank=4, basis="normal", targets="all-linear")):
     print(inject(Net(), method, seed=3).digest)
 """
 

@@ -1,4 +1,4 @@
-"""A method with one vector for the whole model: parameters, files, copies, merging, posterior and refusals."""
+"""A method with one trained vector for the whole model."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""Which layers a selection means."""
+"""Which layers a target selection selects."""
 
 import adapter_zoo as zoo
 import pytest
@@ -18,25 +18,25 @@ BERT_SUFFIXES = {
 }
 
 
-def found(model, targets, roles=None):
+def select(model, targets, roles=None):
     return find_targets(zoo.build(model), targets, FAMILIES[model] if roles is None else roles)
 
 
 def bert(*roles):
-    """Names the roles should give, block by block in the order of the model."""
+    """Return the module names of roles, block by block in the order of the model."""
     return [f"bert.encoder.layer.{i}.{BERT_SUFFIXES[role]}" for i in (0, 1) for role in roles]
 
 
 @pytest.mark.parametrize("role", BERT_SUFFIXES)
 def test_every_role_of_bert(role):
-    assert [t.module for t in found("bert", [role])] == bert(role)
+    assert [t.module for t in select("bert", [role])] == bert(role)
 
 
 @pytest.mark.parametrize(
     "order", [["q", "v", "fc2"], ["fc2", "v", "q"], ["v", "q", "v", "fc2", "query", "q"]]
 )
 def test_targets_come_in_the_order_of_the_model_and_once(order):
-    assert found("bert", order) == [Target(name) for name in bert("q", "v", "fc2")]
+    assert select("bert", order) == [Target(name) for name in bert("q", "v", "fc2")]
 
 
 @pytest.mark.parametrize(
@@ -52,23 +52,23 @@ def test_targets_come_in_the_order_of_the_model_and_once(order):
     ],
 )
 def test_suffixes_and_expressions(targets, roles):
-    assert [t.module for t in found("bert", targets)] == bert(*roles)
+    assert [t.module for t in select("bert", targets)] == bert(*roles)
 
 
 def test_a_suffix_begins_at_a_dot():
     with pytest.raises(ValueError, match="'uery' matches no"):
-        found("bert", ["uery"])
+        select("bert", ["uery"])
 
 
 def test_an_expression_means_the_whole_name():
-    assert [t.module for t in found("bert", r"bert\.encoder\.layer\.1\..*key")] == bert("k")[1:]
+    assert [t.module for t in select("bert", r"bert\.encoder\.layer\.1\..*key")] == bert("k")[1:]
     with pytest.raises(ValueError, match="matches no"):
-        found("bert", "query")
+        select("bert", "query")
 
 
 @pytest.mark.parametrize("model", list(zoo.TARGETS))
 def test_all_linear_leaves_pooler_and_head_alone(model):
-    names = [t.module for t in found(model, "all-linear")]
+    names = [t.module for t in select(model, "all-linear")]
     per_block = {"bert": 6, "gpt2": 4, "llama": 7}[model]
     assert len(names) == 2 * per_block
     assert not any(
@@ -89,7 +89,7 @@ def test_all_linear_leaves_pooler_and_head_alone(model):
 def test_poolers_heads_and_embeddings_cannot_be_chosen(model, entry):
     for targets in ([entry], f".*{entry}"):
         with pytest.raises(ValueError, match="matches no linear layer"):
-            found(model, targets)
+            select(model, targets)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_poolers_heads_and_embeddings_cannot_be_chosen(model, entry):
 )
 def test_what_matches_nothing_is_refused_with_the_candidates(targets):
     with pytest.raises(ValueError, match=r"adapter\.targets") as error:
-        found("bert", targets)
+        select("bert", targets)
     for word in (
         "q, k, v, o, fc1, fc2",
         "attention.self.query",
@@ -110,7 +110,7 @@ def test_what_matches_nothing_is_refused_with_the_candidates(targets):
 
 def test_without_roles_the_suffixes_are_listed():
     with pytest.raises(ValueError, match=r"'q' matches no .*attention\.self\.query"):
-        found("bert", ["q"], {})
+        select("bert", ["q"], {})
 
 
 @pytest.mark.parametrize("targets", [[], ()])
@@ -123,11 +123,11 @@ def test_an_invalid_expression_is_refused():
     with pytest.raises(
         ValueError, match=r"adapter\.targets='\(query' is not a valid regular expression"
     ):
-        found("bert", "(query")
+        select("bert", "(query")
 
 
 def test_row_blocks():
-    targets = found("gpt2", ["v", "q"], BLOCKS)
+    targets = select("gpt2", ["v", "q"], BLOCKS)
     expected = [
         Target(f"transformer.h.{i}.attn.c_attn", r, (b, 3))
         for i in (0, 1)
@@ -137,30 +137,30 @@ def test_row_blocks():
     assert all(FAMILIES["gpt2"][role] == BLOCKS[role] for role in BLOCKS)
 
 
-def test_a_whole_module_swallows_its_blocks():
+def test_a_whole_module_replaces_its_blocks():
     whole = [Target(f"transformer.h.{i}.attn.c_attn") for i in (0, 1)]
     for targets in (["q", "c_attn"], ["c_attn", "q", "v"], ["attn.c_attn", "v"]):
-        assert found("gpt2", targets, BLOCKS) == whole
-    mixed = found("gpt2", ["q", "mlp.c_fc"], BLOCKS)
+        assert select("gpt2", targets, BLOCKS) == whole
+    mixed = select("gpt2", ["q", "mlp.c_fc"], BLOCKS)
     assert [t.label for t in mixed] == ["q", "", "q", ""]
 
 
 def test_gpt2_roles_tell_the_two_projections_apart():
-    assert [t.module for t in found("gpt2", ["o"])] == [
+    assert [t.module for t in select("gpt2", ["o"])] == [
         f"transformer.h.{i}.attn.c_proj" for i in (0, 1)
     ]
-    assert [t.module for t in found("gpt2", ["fc2"])] == [
+    assert [t.module for t in select("gpt2", ["fc2"])] == [
         f"transformer.h.{i}.mlp.c_proj" for i in (0, 1)
     ]
 
 
 def test_every_role_of_llama():
     for role in ("q", "k", "v", "o"):
-        assert [t.module for t in found("llama", [role])] == [
+        assert [t.module for t in select("llama", [role])] == [
             f"model.layers.{i}.self_attn.{role}_proj" for i in (0, 1)
         ]
     for role in ("gate", "up", "down"):
-        assert [t.module for t in found("llama", [role])] == [
+        assert [t.module for t in select("llama", [role])] == [
             f"model.layers.{i}.mlp.{role}_proj" for i in (0, 1)
         ]
 

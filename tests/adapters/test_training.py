@@ -16,11 +16,11 @@ def trained(adapted):
     return {n: p for n, p in adapted.model.named_parameters() if p.requires_grad}
 
 
-def assert_same(found, expected, rtol=1e-4, atol=1e-6):
-    assert found.keys() == expected.keys()
+def assert_same(actual, expected, rtol=1e-4, atol=1e-6):
+    assert actual.keys() == expected.keys()
     for name in expected:
         torch.testing.assert_close(
-            found[name], expected[name], rtol=rtol, atol=atol, msg=lambda m, n=name: f"{n}: {m}"
+            actual[name], expected[name], rtol=rtol, atol=atol, msg=lambda m, n=name: f"{n}: {m}"
         )
 
 
@@ -69,16 +69,14 @@ def test_gradients_point_along_the_loss(name, adapt):
 def test_functional_call_sees_the_replaced_parameters(name, adapt):
     adapted, other = adapt("bert", name), adapt("bert", name)
     zoo.perturb(trained(other), 0.2, seed=5)
-    own, replaced = (
-        zoo.logits(adapted.model),
-        {n: p.detach().clone() for n, p in trained(other).items()},
-    )
+    start = zoo.logits(adapted.model)
+    replaced = {n: p.detach().clone() for n, p in trained(other).items()}
     expected = zoo.logits(other.model)
-    assert not torch.allclose(own, expected)
+    assert not torch.allclose(start, expected)
     for _ in range(2):
-        found = functional_call(adapted.model, replaced, (zoo.token_ids(),)).logits
-        assert torch.equal(found, expected)
-        assert torch.equal(zoo.logits(adapted.model), own)
+        actual = functional_call(adapted.model, replaced, (zoo.token_ids(),)).logits
+        assert torch.equal(actual, expected)
+        assert torch.equal(zoo.logits(adapted.model), start)
 
 
 @pytest.mark.parametrize("name", zoo.KINDS)
@@ -88,8 +86,8 @@ def test_functional_call_gives_gradients_to_the_replaced_parameters(name, adapt)
     expected = zoo.gradients(loss_of(other.model), trained(other))
     mean = {n: p.detach().clone().requires_grad_() for n, p in trained(other).items()}
     loss_of(adapted.model)  # whatever is kept of this forward must not be used
-    drawn = {n: 1.0 * p for n, p in mean.items()}
-    loss = functional_call(adapted.model, drawn, (zoo.token_ids(),)).logits.square().mean()
+    sampled = {n: 1.0 * p for n, p in mean.items()}
+    loss = functional_call(adapted.model, sampled, (zoo.token_ids(),)).logits.square().mean()
     assert_same(zoo.gradients(loss, mean), expected)
     assert all(p.grad is None for p in adapted.model.parameters())
 
@@ -194,7 +192,7 @@ def test_autocast(name, adapt):
     adapted = adapt("bert", name)
     expected = zoo.logits(adapted.model)
     with torch.autocast("cpu", torch.bfloat16):
-        found = zoo.logits(adapted.model)
-        found.float().square().mean().backward()
-    torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.1)
+        actual = zoo.logits(adapted.model)
+        actual.float().square().mean().backward()
+    torch.testing.assert_close(actual.float(), expected, rtol=0.1, atol=0.1)
     assert all(p.grad.isfinite().all() for p in trained(adapted).values())

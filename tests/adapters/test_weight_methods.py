@@ -1,4 +1,4 @@
-"""Methods that read W: Site.weight, derived tensors and their files, and DoRA's and LoRA-XS's definitions."""
+"""Methods that read W: Site.weight, derived tensors and their files, DoRA, LoRA-XS."""
 
 import json
 import pickle
@@ -82,11 +82,11 @@ def test_a_quantized_weight_is_dequantized():
         model = nn.ModuleDict({"blocks": nn.ModuleList([nn.Sequential(nn.Linear(64, 96))])})
         quantize(model, how)
         site = next(iter(inject(model, LoRA(rank=2, targets="all-linear")).adapters.values())).site
-        found = site.weight()
+        actual = site.weight()
         dequantize(model)
         layer = next(module for module in model.modules() if type(module) is nn.Linear)
-        assert type(found) is torch.Tensor
-        assert torch.equal(found, layer.weight)
+        assert type(actual) is torch.Tensor
+        assert torch.equal(actual, layer.weight)
 
 
 # DoRA
@@ -98,11 +98,11 @@ def test_no_gradient_flows_through_the_norm_of_dora():
     layer = DoRA(rank=3).build([Site("x", 6, 5, lambda: w)], RandomSource(0))[0].double()
     zoo.perturb(layer, 0.5, seed=2)
     g = torch.randn(6, 5, generator=generator, dtype=torch.float64)
-    found = torch.autograd.grad(layer.delta(), (layer.m, layer.B, layer.A), g)
+    actual = torch.autograd.grad(layer.delta(), (layer.m, layer.B, layer.A), g)
     v = w + layer.scale * layer.B @ layer.A
     norm = v.detach().norm(dim=1)
     expected = torch.autograd.grad((layer.m / norm)[:, None] * v, (layer.m, layer.B, layer.A), g)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(actual, expected)
 
 
 def test_the_magnitudes_of_dora_are_the_norms_of_the_rows(adapt):
@@ -191,7 +191,7 @@ def test_an_adapter_of_version_0_1_is_refused_in_one_sentence(adapt, tmp_path):
 def test_a_training_checkpoint_holds_what_derives_from_w(
     tiny_execution, tiny_run, tmp_path, other_svd
 ):
-    """Evaluation from a .ckpt on a machine with another SVD gives the scores of the training run."""
+    """Evaluation of a .ckpt on a machine with another SVD gives the same scores."""
     options = ("adapter=lora_xs", "adapter.rank=4", "optimizer.lr=0.05")
     parts, record = tiny_execution(*options, folder=tmp_path / "first")
     best = tmp_path / "first" / "checkpoints" / "best.ckpt"

@@ -27,7 +27,8 @@ def test_entries_of_rlora_have_the_variance_of_lora(transform, shape):
     sites = [Site(f"layer.{i}", out, size) for i in range(150)]
     built = RLoRA(rank=5, transform=transform).build(sites, RandomSource(0))
     squares = torch.stack([layer.factors()[1].square() for layer in built]) * 3 * size
-    # a layer holds `size` independent numbers; each mean square has mean 1 and variance 0.8 (uniform) to 2 (normal)
+    # a layer holds `size` independent numbers; each mean square has mean 1 and variance 0.8
+    # (uniform) to 2 (normal)
     means = squares.mean((1, 2))
     assert abs(means.mean() - 1) < 5 * math.sqrt(2 / (150 * size))
     assert abs(squares.mean((0, 1)) - 1).max() < 6 * math.sqrt(2 / 150)  # in every column
@@ -91,9 +92,7 @@ def test_nola_bases_are_shared_by_layers_of_a_shape(basis):
         0
     ]
     a, b = (mixer.basis(torch.eye(8)) for mixer in (same_size.right, same_size.left))
-    assert (
-        abs(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) < 0.2
-    )  # A and B have their own
+    assert abs(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) < 0.2
 
 
 def test_hadamard_basis_refuses_more_vectors_than_it_has():

@@ -1,4 +1,4 @@
-"""What the contract suites share: building an adapted model from the config alone."""
+"""Fixtures of the contract suites: adapted models built from the config alone."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,10 +16,10 @@ SENTENCES = ["good", "terrible news", "so and so"]
 
 @pytest.fixture(scope="session")
 def bare(compose):
-    """Function (model, *words): the backbone without an adapter, in evaluation mode, its config and its task."""
+    """Function (model, *overrides): a backbone in evaluation mode, its config and its task."""
 
-    def make(model, *words):
-        config = compose(f"model={model}", "task=lexicon", *words).config
+    def make(model, *overrides):
+        config = compose(f"model={model}", "task=lexicon", *overrides).config
         task = build(config["task"])
         backbone = build(config["model"], **task.head(), seed=config["seed"])
         backbone.model.eval()
@@ -30,10 +30,10 @@ def bare(compose):
 
 @pytest.fixture(scope="session")
 def adapted(bare):
-    """Function (model, adapter, *words, **changes): `bare` with the adapter of the config in it."""
+    """Function (model, adapter, *overrides, **changes): `bare` with an adapter injected."""
 
-    def make(model, adapter, *words, structure_seed=None, **changes):
-        made = bare(model, f"adapter={adapter}", *words)
+    def make(model, adapter, *overrides, structure_seed=None, **changes):
+        made = bare(model, f"adapter={adapter}", *overrides)
         seed = made.config["seed"] if structure_seed is None else structure_seed
         made.adapters = inject(
             made.net,

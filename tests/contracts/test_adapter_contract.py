@@ -1,4 +1,4 @@
-"""What every adapter of conf/adapter keeps to, on an encoder and a decoder: start, training, record, file, merging."""
+"""Contract of every adapter of conf/adapter: start, training, record, files, merging."""
 
 import itertools
 from pathlib import Path
@@ -20,7 +20,7 @@ MODELS = ("tiny_encoder", "tiny_decoder")
 PAIRS = [pytest.param(pair, id="-".join(pair)) for pair in itertools.product(ADAPTERS, MODELS)]
 HEAD = {"tiny_encoder": {"classifier.weight", "classifier.bias"}, "tiny_decoder": {"score.weight"}}
 pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches")
-TRAIN_IN_PLACE = {"full", "bitfit"}  # no updates beside the backbone's weights
+TRAIN_IN_PLACE = {"full", "bitfit"}  # no updates, the backbone's own weights train
 
 
 @pytest.fixture(params=PAIRS)
@@ -32,7 +32,7 @@ def values(parameters):
     return {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
 
-def test_starts_as_the_backbone(pair, bare, adapted, logits):
+def test_an_adapted_model_starts_as_the_backbone(pair, bare, adapted, logits):
     adapter, model = pair
     made = adapted(model, adapter)
     assert torch.equal(logits(made.backbone), logits(bare(model).backbone))
@@ -63,7 +63,7 @@ def test_only_what_is_declared_trains(pair, adapted, logits, move):
             assert parameter.grad.any(), name
 
 
-def test_merged_gives_the_same(pair, adapted, logits, move):
+def test_merged_logits_equal_unmerged_ones(pair, adapted, logits, move):
     adapter, model = pair
     made = adapted(model, adapter)
     move(
@@ -100,14 +100,15 @@ def run(pair, tiny_execution, tmp_path_factory):
     if pair not in FINISHED:
         adapter, model = pair
         folder = tmp_path_factory.mktemp("-".join(pair))
-        # the default rates are MiniLM's: on a random head this small they could overshoot in a dozen steps
-        words = [
+        # the default rates are MiniLM's: on a random head this small they could overshoot in a
+        # dozen steps
+        overrides = [
             f"model={model}",
             f"adapter={adapter}",
             "trainer.max_epochs=3",
             "optimizer.head_lr=5e-3",
         ]
-        parts, record = tiny_execution(*words, folder=folder)
+        parts, record = tiny_execution(*overrides, folder=folder)
         parts.module.model.eval()
         FINISHED[pair] = SimpleNamespace(folder=folder, parts=parts, record=record)
     return FINISHED[pair]
@@ -145,7 +146,7 @@ def test_a_run_lowers_the_loss_and_keeps_the_rest(pair, run, adapted):
     )
 
 
-def test_a_run_leaves_the_full_record(pair, run):
+def test_a_run_writes_the_full_record(pair, run):
     adapter, model = pair
     record, report = read_record(run.folder), run.parts.adapters.report()
     assert record == run.record
@@ -194,11 +195,11 @@ def test_the_files_hold_exactly_what_trains_or_derives_from_w(run):
         assert all(torch.equal(tensors[key], parameters[key]) for key in tensors)
         assert all(tensor.dtype == torch.float32 for tensor in tensors.values())
     assert run.record.adapter_file_bytes == (folder / "adapter.safetensors").stat().st_size
-    card = checkpoint.read_manifest(folder)
-    assert card["derived"] == {n: list(t.shape) for n, t in adapters.derived_tensors().items()}
-    assert card["backbone"]["fingerprint"] == run.record.backbone["fingerprint"]
-    assert card["random_structure"] == run.record.backbone["random_structure"]
-    assert card["parameters"]["adapter"] == run.record.parameters.adapter
+    manifest = checkpoint.read_manifest(folder)
+    assert manifest["derived"] == {n: list(t.shape) for n, t in adapters.derived_tensors().items()}
+    assert manifest["backbone"]["fingerprint"] == run.record.backbone["fingerprint"]
+    assert manifest["random_structure"] == run.record.backbone["random_structure"]
+    assert manifest["parameters"]["adapter"] == run.record.parameters.adapter
 
 
 def test_a_loaded_adapter_is_bit_identical(pair, run, adapted, logits):

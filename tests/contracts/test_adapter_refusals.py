@@ -1,4 +1,4 @@
-"""What `checkpoint.load` refuses, for every adapter of conf/adapter: one sentence, and a model left as it was."""
+"""Refusals of `checkpoint.load`, for every adapter: one sentence, and an unchanged model."""
 
 import hashlib
 import json
@@ -17,12 +17,12 @@ ADAPTERS = sorted(
     file.stem for file in (Path(__file__).parents[2] / "conf" / "adapter").glob("*.yaml")
 )
 MODEL = "tiny_encoder"
-OTHER_WORDS = {
+OTHER_CHOICES = {
     "basis": ("hadamard", "normal"),
     "transform": ("fastfood",),
     "scaling": ("alpha/(r sqrt(n))",),
 }
-OTHER_WORDS["config"] = ({"peft_type": "LORA", "r": 4},)
+OTHER_CHOICES["config"] = ({"peft_type": "LORA", "r": 4},)
 
 
 @pytest.fixture(params=ADAPTERS)
@@ -32,7 +32,7 @@ def adapter(request):
 
 @pytest.fixture(scope="module")
 def saved(adapted, move, tmp_path_factory):
-    """Function (adapter): the folder of a trained one, written once; it is not to be changed."""
+    """Function (adapter): the folder of a trained adapter, written once; do not change it."""
     folders = {}
 
     def folder_of(adapter):
@@ -50,39 +50,39 @@ def saved(adapted, move, tmp_path_factory):
 
 @pytest.fixture
 def copied(adapter, saved, tmp_path):
-    """A folder of one's own to damage."""
+    """A copy of the folder, to damage."""
     return Path(shutil.copytree(saved(adapter), tmp_path / "adapter"))
 
 
 def refused(made, folder, fingerprint=None):
-    """The one sentence of a refusal, after which nothing has changed."""
+    """Return the message of a refusal, which has one sentence and leaves the model unchanged."""
     before = {name: tensor.clone() for name, tensor in made.net.state_dict().items()}
     with pytest.raises(ValueError, match=r"\S") as caught:
         checkpoint.load(made.adapters, folder, fingerprint=fingerprint or made.backbone.fingerprint)
     after = made.net.state_dict()
     assert list(before) == list(after)
     assert all(torch.equal(before[name], after[name]) for name in before)
-    told = str(caught.value)
-    assert len(told.splitlines()) == 1
-    return told
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
 
 
 def rewritten(tensors, file):
-    """Other tensors in the place of a file's, with a card that agrees."""
+    """Replace a file's tensors, and its digest in the manifest."""
     save_file(tensors, file)
-    card = json.loads((file.parent / checkpoint.MANIFEST).read_text())
-    card["sha256"][file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
-    (file.parent / checkpoint.MANIFEST).write_text(json.dumps(card))
+    manifest = json.loads((file.parent / checkpoint.MANIFEST).read_text())
+    manifest["sha256"][file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    (file.parent / checkpoint.MANIFEST).write_text(json.dumps(manifest))
 
 
 def trained_file(folder):
-    """The adapter's tensors, or the head's where the adapter has none of its own."""
+    """Return the adapter's tensor file, or the head's if the adapter has no tensors."""
     file = folder / checkpoint.ADAPTER_FILE
     return file if load_file(file) else folder / checkpoint.HEAD_FILE
 
 
 def altered(made):
-    """Option to another allowed value, for all options that a file is bound to."""
+    """Yield each option that a file depends on, with another allowed value."""
     method = made.adapters.method
     for option in fields(method) if hasattr(method, "__dataclass_fields__") else []:
         value = getattr(method, option.name)
@@ -95,13 +95,17 @@ def altered(made):
         else:
             yield (
                 option.name,
-                next(word for word in OTHER_WORDS[option.name] if takes(method, option.name, word)),
+                next(
+                    choice
+                    for choice in OTHER_CHOICES[option.name]
+                    if takes(method, option.name, choice)
+                ),
             )
 
 
-def takes(method, option, word):
+def takes(method, option, choice):
     try:
-        replace(method, **{option: word})
+        replace(method, **{option: choice})
     except ValueError:
         return False
     return True
@@ -125,9 +129,9 @@ def test_the_right_one_loads(adapter, adapted, saved):
 
 
 def test_another_backbone(adapter, adapted, saved):
-    told = refused(adapted(MODEL, adapter), saved(adapter), fingerprint="0" * 64)
-    assert "another backbone" in told
-    assert "model=" in told
+    message = refused(adapted(MODEL, adapter), saved(adapter), fingerprint="0" * 64)
+    assert "another backbone" in message
+    assert "model=" in message
 
 
 def test_another_seed_of_the_backbone(adapter, adapted, saved):
@@ -137,9 +141,9 @@ def test_another_seed_of_the_backbone(adapter, adapted, saved):
 def test_another_random_structure(adapter, adapted, saved):
     made = adapted(MODEL, adapter, structure_seed=1)
     if regenerates(made):
-        told = refused(made, saved(adapter))
-        assert "random structure" in told
-        assert "seed" in told
+        message = refused(made, saved(adapter))
+        assert "random structure" in message
+        assert "seed" in message
     else:  # all of it is in the file
         checkpoint.load(made.adapters, saved(adapter), fingerprint=made.backbone.fingerprint)
 
@@ -193,13 +197,13 @@ def test_a_longer_file(adapter, adapted, copied):
 
 
 def test_a_flipped_bit_in_the_header(adapter, adapted, copied):
-    """Every byte of the header of one file, one bit of each in turn; a sparser walk for the longer headers."""
+    """Flip one bit per byte of a file's header, or of a sample of bytes of a longer header."""
     made, file = adapted(MODEL, adapter), trained_file(copied)
     whole = file.read_bytes()
     end = 8 + int.from_bytes(whole[:8], "little")
-    for number, place in enumerate(range(0, end, max(1, end // 150))):
+    for number, position in enumerate(range(0, end, max(1, end // 150))):
         damaged = bytearray(whole)
-        damaged[place] ^= 1 << number % 8
+        damaged[position] ^= 1 << number % 8
         file.write_bytes(damaged)
         refused(made, copied)
 
@@ -213,7 +217,7 @@ def test_a_flipped_bit_in_the_numbers(adapter, adapted, copied):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_number_that_is_none(adapter, adapted, copied, value):
+def test_a_number_that_is_not_finite(adapter, adapted, copied, value):
     file = trained_file(copied)
     tensors = load_file(file)
     name = sorted(tensors)[-1]
@@ -246,7 +250,7 @@ def test_a_missing_folder(adapter, adapted, tmp_path):
     assert "not an adapter directory" in refused(adapted(MODEL, adapter), tmp_path / "nowhere")
 
 
-# the card, the same for all adapters
+# the manifest, the same for all adapters
 
 only_lora = pytest.mark.parametrize("adapter", ["lora"], indirect=True)
 
@@ -257,7 +261,7 @@ only_lora = pytest.mark.parametrize("adapter", ["lora"], indirect=True)
     ["", "{", "[]", "null", "{}", '{"format": 2}', '{"format": "1"}'],
     ids=["empty", "cut", *"abcde"],
 )
-def test_a_card_that_is_none(adapter, adapted, copied, text):
+def test_an_invalid_manifest(adapter, adapted, copied, text):
     (copied / checkpoint.MANIFEST).write_text(text)
     assert checkpoint.MANIFEST in refused(adapted(MODEL, adapter), copied)
 
@@ -267,24 +271,26 @@ def test_a_card_that_is_none(adapter, adapted, copied, text):
     ("key", "value"),
     [("backbone", None), ("backbone", "bert"), ("method", None), ("method", [1]), ("method", {})],
 )
-def test_a_card_with_a_wrong_entry(adapter, adapted, copied, key, value):
-    card = json.loads((copied / checkpoint.MANIFEST).read_text())
-    (copied / checkpoint.MANIFEST).write_text(json.dumps(card | {key: value}))
+def test_a_manifest_with_a_wrong_entry(adapter, adapted, copied, key, value):
+    manifest = json.loads((copied / checkpoint.MANIFEST).read_text())
+    (copied / checkpoint.MANIFEST).write_text(json.dumps(manifest | {key: value}))
     refused(adapted(MODEL, adapter), copied)
 
 
 @only_lora
-def test_a_card_of_a_later_format(adapter, adapted, copied):
-    card = json.loads((copied / checkpoint.MANIFEST).read_text())
-    (copied / checkpoint.MANIFEST).write_text(json.dumps(card | {"format": checkpoint.FORMAT + 1}))
+def test_a_manifest_of_a_later_format(adapter, adapted, copied):
+    manifest = json.loads((copied / checkpoint.MANIFEST).read_text())
+    (copied / checkpoint.MANIFEST).write_text(
+        json.dumps(manifest | {"format": checkpoint.FORMAT + 1})
+    )
     assert f"format {checkpoint.FORMAT}" in refused(adapted(MODEL, adapter), copied)
 
 
 @only_lora
-def test_a_card_without_an_entry(adapter, adapted, copied):
-    card = json.loads((copied / checkpoint.MANIFEST).read_text())
+def test_a_manifest_without_an_entry(adapter, adapted, copied):
+    manifest = json.loads((copied / checkpoint.MANIFEST).read_text())
     for key in ("backbone", "method", "random_structure"):
         (copied / checkpoint.MANIFEST).write_text(
-            json.dumps({k: value for k, value in card.items() if k != key})
+            json.dumps({k: value for k, value in manifest.items() if k != key})
         )
         refused(adapted(MODEL, adapter), copied)

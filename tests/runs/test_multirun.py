@@ -143,7 +143,7 @@ def test_one_that_fails_leaves_the_others_alone(launcher, start, tmp_path):
     assert "1 finished, 1 failed" in output
     assert "[1/2] adapter.rank=-1\n" in output
     assert "[2/2] adapter.rank=4" in output
-    assert "must be a whole number" in output
+    assert "expected a whole number" in output
     (done,) = tmp_path.glob(f"multiruns/*/*/{RECORD_FILE}")
     assert read_record(done).config["adapter"]["rank"] == 4
     assert len(list(tmp_path.glob("multiruns/*/*/error.log"))) == 1

@@ -56,7 +56,7 @@ def save(
     *,
     backbone: Mapping[str, str] | None = None,
     extra: Mapping[str, Any] | None = None,
-    beside: Mapping[str, bytes] | None = None,
+    other_files: Mapping[str, bytes] | None = None,
 ) -> int:
     """Write an adapter directory, whole or not at all; an older one is replaced.
 
@@ -68,7 +68,7 @@ def save(
         backbone: "source" and "fingerprint" of the backbone it was trained on; by default those of
             `adapters`.
         extra: Further plain values for the manifest, such as the config.
-        beside: Further files by name, such as a regularizer's state.
+        other_files: Further files by name, such as a regularizer's state.
 
     Returns:
         Size of the adapter's tensor file in bytes, without the head's.
@@ -96,7 +96,7 @@ def save(
     }
     content = (json.dumps(manifest, indent=2) + "\n").encode()
     with write_folder_atomically(Path(directory)) as folder:
-        for name, data in {**tensors, **(beside or {}), MANIFEST: content}.items():
+        for name, data in {**tensors, **(other_files or {}), MANIFEST: content}.items():
             (folder / name).write_bytes(data)
     return len(tensors[ADAPTER_FILE])
 

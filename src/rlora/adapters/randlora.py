@@ -157,7 +157,7 @@ class RandLoRALayer(Adapter):
         self.gamma = constant_parameter(source, (products, small), 1 / small)
 
     def delta(self) -> Tensor:
-        """Return the sum as one product, [B_j]_j (M, n r) times [s lambda_j A gamma_j]_j (n r, m)."""
+        """Return the sum as one product of [B_j]_j (M, n r) and [lambda_j A gamma_j]_j (n r, m)."""
         delta: Tensor = RandomSum.apply(self.lambda_, self.gamma, *self._bases(), self.scale)
         return delta.mT if self.transposed else delta
 

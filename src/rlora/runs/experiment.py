@@ -193,7 +193,7 @@ def _save_adapter(parts: Parts, directory: Path) -> int | None:
         directory,
         backbone={"source": backbone.source, "fingerprint": backbone.fingerprint},
         extra={"config": module.run_config, "prior_facts": module.regularizer.prior_facts},
-        beside=resume.regularizer_files(module.regularizer),
+        other_files=resume.regularizer_files(module.regularizer),
     )
 
 
