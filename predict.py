@@ -1,4 +1,4 @@
-"""Predict rows with a trained run: python predict.py run=outputs/runs/... input=FILE (--help lists the options)."""
+"""Predict rows with a trained run: python predict.py run=outputs/runs/... input=FILE."""
 
 import sys
 

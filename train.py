@@ -30,7 +30,7 @@ def chosen_groups() -> dict[str, str]:
 
 
 def describe_config_error(error: Exception) -> str:
-    """Return one sentence on an invalid override, with the nearest valid names among the chosen groups."""
+    """Return one sentence on an invalid override, with the nearest valid names."""
     groups = chosen_groups()
     swept = {group for group, option in groups.items() if "," in option}
     known = [f"{g}={o}" for g, o in groups.items() if (CONF / g / f"{o}.yaml").is_file()]

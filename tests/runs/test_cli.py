@@ -27,7 +27,10 @@ pytestmark = pytest.mark.cli
 
 
 def offline_messages(file: Path) -> Iterator[Any]:
-    """Messages of a W&B offline file: a LevelDB log (32 KiB blocks; crc, length and type before each piece)."""
+    """Yield the messages of a W&B offline file.
+
+    The file is a LevelDB log: blocks of 32 KiB, each piece with checksum, length and type.
+    """
     from wandb.proto import wandb_internal_pb2
 
     data, place, message = file.read_bytes(), 7, b""  # W&B's own header is 7 bytes
@@ -270,7 +273,7 @@ def test_precision_checkpointing_compiling_and_early_stopping_are_switches(train
 
 
 def test_default_run_is_accurate_and_small(train, tmp_path):
-    """The README's claim: on the embedded backbone and data, at least 0.90 test accuracy within 2 GB."""
+    """The README promises 0.90 test accuracy within 2 GB on the installed backbone and data."""
     run = tmp_path / "run"
     train("trainer.enable_progress_bar=false", f"hydra.run.dir={run}")
     record = read_record(run)

@@ -63,7 +63,7 @@ def test_the_start_is_six_lines(tiny_parts, tmp_path):
 
 @pytest.fixture
 def trained(tiny_parts, tmp_path):
-    """Function (stream, *overrides): what a training of two epochs, three steps each, writes to a stream."""
+    """Function (stream, *overrides): the output of a training of two epochs of three steps."""
 
     def train(stream, *overrides, folder="run"):
         overrides = ("trainer.enable_progress_bar=true", "trainer.max_epochs=2", *overrides)

@@ -1,4 +1,4 @@
-"""Runs in this process: what a failure leaves, evaluating and going on from a run, switching parts off."""
+"""Runs in this process: failures, evaluating and resuming saved runs, optional parts."""
 
 import json
 from importlib.metadata import version

@@ -1,4 +1,4 @@
-"""Several runs from one command: one that fails leaves the others alone, wherever they run, and is told."""
+"""Multiruns: a failed run is reported and stops no other; finished runs are skipped."""
 
 import re
 import shutil
@@ -151,7 +151,7 @@ def test_one_that_fails_leaves_the_others_alone(launcher, start, tmp_path):
 
 @pytest.mark.cli
 def test_the_comparison_is_one_command_and_its_table_another(train, tmp_path, capsys):
-    """Two sittings: the second one skips what the first has done, from the study's records alone."""
+    """Run it twice: the second time skips the finished runs by the study's records alone."""
     words = (
         "-m",
         "experiment=compare_adapters",

@@ -1,4 +1,4 @@
-"""Freed memory that the process keeps, measured in processes of their own: the setting cannot be taken back."""
+"""The C allocator keeps freed memory; measured in subprocesses, as it cannot be undone."""
 
 import json
 import os
@@ -18,7 +18,8 @@ from rlora.training.allocator import keep_freed_memory
 
 def rounds(count):
     for _ in range(count):
-        tensors = [torch.empty(10 * 2**20).fill_(1.0) for _ in range(3)]  # 40 MiB each: above glibc's own limits
+        tensors = [torch.empty(10 * 2**20).fill_(1.0) for _ in range(3)]  # 40 MiB each: above
+        glibc's own limits
 
 kept = sys.argv[1] == "keep" and keep_freed_memory()
 rounds(10)
@@ -33,7 +34,7 @@ def faults(how, **settings):
     own = {
         key: value
         for key, value in os.environ.items()
-        if not key.startswith(allocator.OWN_SETTINGS)
+        if not key.startswith(allocator.USER_SETTINGS)
     }
     command = [sys.executable, "-c", LOOP, how]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The callback that merges for evaluation, on layers of its own: what it leaves alone, and what it says."""
+"""The callback that merges for evaluation: where it does not merge, and its messages."""
 
 import logging
 

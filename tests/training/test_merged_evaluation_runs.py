@@ -1,4 +1,4 @@
-"""Validation, test and prediction run with W + dW in place of W, and W comes back whatever happens."""
+"""Validation, test and prediction use W + dW; W is restored even after a failure."""
 
 import lightning as L
 import pytest
@@ -141,7 +141,7 @@ def test_training_goes_on_after_each_evaluation_in_an_epoch(ready):
 
 
 class Watch(L.Callback):
-    """Notes whether the weights are merged where others, such as checkpoints and loggers, look at them."""
+    """Records whether the weights are merged in the hooks of other callbacks."""
 
     def __init__(self, parts):
         self.parts, self.seen = parts, {}
@@ -220,7 +220,7 @@ def test_a_failure_while_restoring_is_made_good(ready, monkeypatch):
     with pytest.raises(Broken):
         parts.trainer.validate(parts.module, verbose=False)
     assert not any(merged(parts))
-    assert not callback._mine
+    assert not callback._merged_here
     assert unchanged(parts, before)
 
 

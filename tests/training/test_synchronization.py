@@ -1,4 +1,4 @@
-"""A training step never waits for the device: the host reads nothing of what is computed there."""
+"""A training step never waits for the device: the host reads none of its results."""
 
 import traceback
 from types import SimpleNamespace
@@ -67,7 +67,7 @@ class Reads(TorchDispatchMode):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """All reads in Lightning's training batches: fetching, step, backward, clipping, optimizer, schedule, logging."""
+    """Reads in Lightning's training batches: from fetching to the optimizer and logging."""
     found, advance = Reads(), _TrainingEpochLoop.advance
 
     def watched(loop, fetcher):

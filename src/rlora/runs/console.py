@@ -1,4 +1,4 @@
-"""The console output of a run: the lines at its start, the table at its end, and which warnings are hidden."""
+"""The console output of a run: lines at its start, a table at its end, hidden warnings."""
 
 import logging
 import warnings
@@ -15,7 +15,8 @@ from rlora.runs.assemble import Parts
 HIDDEN_WARNINGS = (
     # Lightning counts workers; tokenized rows need none, and processes would only slow the start
     ".*does not have many workers.*",
-    # Lightning's checkpoints and CSV logger: the run folder exists, because config.yaml is written first
+    # Lightning's checkpoints and CSV logger: the run folder exists, because config.yaml is written
+    # first
     ".*Checkpoint directory .* exists.*",
     ".*Experiment logs directory .* exists.*",
     # Lightning cannot shard a batch sampler; rlora's own sampler shards itself

@@ -45,8 +45,8 @@ ERROR_FILE = "error.log"
 def run(config: DictConfig, job: Job) -> float | None:
     """Run one job and return its monitored validation score, for a sweeper to maximize.
 
-    A run that fails writes its traceback to error.log and no results.json. In a multirun the other runs continue, and
-    the failed one returns None.
+    A run that fails writes its traceback to error.log and no results.json. In a multirun the other
+    runs continue, and the failed one returns None.
 
     Raises:
         ValueError: The config is invalid.
@@ -172,7 +172,7 @@ def execute(parts: Parts, job: Job) -> RunRecord:
 
 
 def _publish(parts: Parts, record: RunRecord, directory: Path) -> None:
-    """Send the final scores to the loggers and write the record, last: its presence means a finished run."""
+    """Log the final scores, then write the record: its presence means a finished run."""
     for logger in parts.trainer.loggers:
         logger.log_metrics(summary_metrics(record))
         logger.finalize("success")

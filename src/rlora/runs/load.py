@@ -22,7 +22,8 @@ class TrainedRun:
         backbone: The model, its processor and fingerprint.
         adapters: The trained adapters and head in it.
         kind: The task's head: "classification", "regression" or "text".
-        record: The run's record; None for an adapter folder without a run, and for an unfinished run.
+        record: The run's record; None for an adapter folder without a run, and for an unfinished
+            run.
         posterior: Posterior over the trainable parameters, if the run learned one.
     """
 

@@ -27,11 +27,12 @@ SKIPPED = "skipped (finished earlier)"
 class MultirunSummary(Callback):
     """Hydra's callback on a multirun.
 
-    Before each run it prints the run's number, its overrides and the remaining time. At the end it counts the runs and
-    lists the failed ones, which makes the exit status 1. Where all fail for one reason, that reason is the error.
+    Before each run it prints the run's number, its overrides and the remaining time. At the end it
+    counts the runs and lists the failed ones, which makes the exit status 1. Where all fail for one
+    reason, that reason is the error.
 
-    Launchers copy this object to the processes of the runs, so that what it knows at the start is all it keeps: what
-    other runs have done since is read from their folders.
+    Launchers copy this object to the processes of the runs, so that what it knows at the start is
+    all it keeps: what other runs have done since is read from their folders.
     """
 
     def __init__(self) -> None:
@@ -59,7 +60,7 @@ class MultirunSummary(Callback):
         Console().print(" ".join(parts), highlight=False, markup=False, soft_wrap=True)
 
     def _remaining(self, folder: Path) -> float | None:
-        """Return the seconds that the remaining runs take at the pace so far; None before a run has ended."""
+        """Return the remaining seconds at the pace so far; None before a run has ended."""
         if self._total is None:
             return None
         ended = [

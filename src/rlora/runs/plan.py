@@ -1,4 +1,4 @@
-"""The plan of a run: the config after `ckpt_path` and the prior have changed it, checked before anything is loaded."""
+"""The plan of a run: the config with all changes by `ckpt_path` and a prior, checked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,8 +36,8 @@ class RunPlan:
 def resolve(config: dict[str, Any], job: Job) -> RunPlan:
     """Return the plan of a run: the one place that rewrites a composed config.
 
-    The sections that `ckpt_path` restores come first, then the task's part for a learned prior, then the checks.
-    Reads the saved run; writes nothing and loads no model or data.
+    The sections that `ckpt_path` restores come first, then the task's part for a learned prior,
+    then the checks. Reads the saved run; writes nothing and loads no model or data.
 
     Args:
         config: Composed, plain and resolved.
@@ -72,10 +72,11 @@ def restore_sections(
     *,
     resume: bool,
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the config with the saved run's sections, changed by the overrides of the command line.
+    """Return the config with the saved run's sections, changed by the command line.
 
-    A group on the command line (`task=rte`) is taken as composed. A single key (`task.batch_size=8`) changes the saved
-    section. Everything else in these sections is as it was saved. The arguments are left unchanged.
+    A group on the command line (`task=rte`) is taken as composed. A single key
+    (`task.batch_size=8`) changes the saved section. Everything else in these sections is as it was
+    saved. The arguments are left unchanged.
 
     Args:
         config: Composed, plain and resolved.
@@ -120,7 +121,7 @@ def _get(tree: Any, path: Sequence[str]) -> Any:
 
 
 def _set(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    """Set a nested value; every dict on the way is copied, for the saved config is left unchanged."""
+    """Set a nested value; copy the dicts on the way, so that the saved config is unchanged."""
     for part in path[:-1]:
         tree[part] = dict(tree.get(part) or {})
         tree = tree[part]

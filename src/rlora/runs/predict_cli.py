@@ -30,8 +30,8 @@ HELP = """Predict rows with a trained run. Each prediction is written as soon as
 
   run=         run folder or adapter folder
   input=       file, or - for standard input
-  output=      file, written as CSV if it ends in .csv, else as JSON lines; - (default) is standard output
-  format=      of the input: text (a row per line, fields separated by tabs), jsonl or csv;
+  output=      file, written as CSV if it ends in .csv, else as JSON lines; - (default) is standard
+  output format=      of the input: text (a row per line, fields separated by tabs), jsonl or csv;
                by default by the suffix, and text for standard input
   batch_size=  rows per batch, 32 by default
   draws=       samples of a PAC-Bayes run's posterior, 16 by default; 0 predicts with its mean
@@ -47,7 +47,8 @@ class Arguments:
         run: Run folder or adapter folder.
         input: File, or "-" for standard input.
         output: File, or "-" for standard output; JSON lines, or CSV by its suffix.
-        format: Of the input: text, jsonl or csv; by default by its suffix, and text for standard input.
+        format: Of the input: text, jsonl or csv; by default by its suffix, and text for standard
+            input.
         batch_size: Rows per batch.
         draws: Samples of the posterior of a PAC-Bayes run; 0 for its mean.
         device: "cpu", "cuda" or "auto".
@@ -96,7 +97,7 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
         raise ValueError(f"{unknown[0]} is unknown: the keys are {', '.join(keys)}")
     if missing := [key for key in ("run", "input") if not pairs.get(key)]:
         raise ValueError(
-            f"{missing[0]}= is missing: python predict.py run=outputs/runs/... input=FILE, or input=-"
+            f"{missing[0]}= is missing: python predict.py run=<run folder> input=FILE, or input=-"
         )
     values: dict[str, Any] = dict(pairs)
     for key in ("batch_size", "draws"):
@@ -107,7 +108,7 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Predict as the arguments say, and return the exit status: 1, with one sentence, on an error."""
+    """Predict as the arguments say, and return the exit status: 1 on an error."""
     if {"--help", "-h"} & set(arguments):
         print(HELP, end="")
         return 0

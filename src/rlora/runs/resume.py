@@ -52,8 +52,9 @@ def find_saved(path: str, *, resume: bool, key: str = "ckpt_path") -> SavedRun:
 
     Args:
         path: Run folder, adapter folder or .ckpt file.
-        resume: Whether to resume its training or to evaluate it. Of a run folder, resuming loads the last checkpoint.
-            An evaluation loads the adapter folder, or the best checkpoint of an unfinished run.
+        resume: Whether to resume its training or to evaluate it. Of a run folder, resuming loads
+            the last checkpoint. An evaluation loads the adapter folder, or the best checkpoint of
+            an unfinished run.
         key: The option that the path belongs to, for messages.
 
     Raises:
@@ -103,7 +104,7 @@ def _checked(config: Any, path: Path) -> dict[str, Any]:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return a Lightning checkpoint of this project; nothing but tensors and plain values is unpickled.
+    """Return a checkpoint of this project; unpickle only tensors and plain values.
 
     Raises:
         ValueError: The file is damaged, of another project, or of another format.

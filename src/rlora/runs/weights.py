@@ -15,7 +15,8 @@ log = logging.getLogger(__name__)
 def train(parts: Parts) -> dict[str, float]:
     """Train, load the best epoch, and return its validation scores.
 
-    A saved adapter is a start: optimizer and epochs begin at zero. A saved checkpoint is resumed, with both.
+    A saved adapter is a start: optimizer and epochs begin at zero. A saved checkpoint is resumed,
+    with both.
 
     Raises:
         ValueError: The checkpoint has trained all epochs already.
@@ -65,7 +66,8 @@ def _check_unfinished(parts: Parts, state: dict[str, Any]) -> None:
     epochs = state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     limit = config["trainer"]["max_epochs"]
     all_trained = limit is not None and 0 <= limit <= epochs
-    # without a record the run trained all epochs and stopped before its end: resuming it tests and saves
+    # without a record the run trained all epochs and stopped before its end: resuming it tests and
+    # saves
     if all_trained and saved and (saved.folder / RECORD_FILE).is_file():
         raise ValueError(
             f"ckpt_path={config['ckpt_path']} has trained {epochs} of trainer.max_epochs={limit} "
@@ -89,7 +91,7 @@ def _load_adapter(parts: Parts, directory: Path) -> None:
     same_task = saved_task == task
     if not same_task and not trains:
         raise ValueError(
-            f"{directory} was trained on task={saved_task}, and its head cannot answer task={task}: "
+            f"{directory} was trained on task={saved_task}, whose head does not fit task={task}: "
             "omit task=, or set train=true to start from the adapter"
         )
     if not same_task:

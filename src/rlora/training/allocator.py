@@ -1,34 +1,34 @@
-"""Memory that one training step frees and the next one asks for again."""
+"""The C allocator: keep the memory that training steps free and allocate again."""
 
 import contextlib
 import ctypes
 import os
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h of glibc
-OWN_SETTINGS = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
+USER_SETTINGS = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
 
 
 def keep_freed_memory() -> bool:
-    """Let the process keep the memory that tensors on the CPU give back, instead of returning it to the system.
+    """Let the process keep the memory of freed CPU tensors, instead of returning it to the system.
 
-    By default glibc takes every large block from the system and gives it back when it is freed, so that each training
-    step faults all the pages of its activations in anew, zeroed by the kernel. Kept, they are there for the next step.
+    By default glibc maps every large block and unmaps it when it is freed. Each training step then
+    faults in all pages of its activations, zeroed by the kernel. Kept memory is reused by the next
+    step.
 
-    Does nothing without glibc, or where the environment has settings of its own for the allocator, which it keeps.
+    Does nothing without glibc, or where the environment configures the allocator.
 
     Returns:
-        Whether the memory is kept from now on.
+        Whether the process keeps the memory.
     """
-    if not _has_glibc() or any(name.startswith(OWN_SETTINGS) for name in os.environ):
+    if not _has_glibc() or any(name.startswith(USER_SETTINGS) for name in os.environ):
         return False
     malloc = ctypes.CDLL(None)
-    # -1: never trim; 0: no block gets a mapping of its own. mallopt gives 1 where it succeeds.
+    # -1: never trim; 0: map no block separately. mallopt returns 1 on success.
     return bool(malloc.mallopt(M_MMAP_MAX, 0)) and bool(malloc.mallopt(M_TRIM_THRESHOLD, -1))
 
 
 def _has_glibc() -> bool:
-    with contextlib.suppress(
-        AttributeError, ValueError, OSError
-    ):  # no confstr, or it knows no such name
+    # a system without confstr or without this name has another C library
+    with contextlib.suppress(AttributeError, ValueError, OSError):
         return bool(os.confstr("CS_GNU_LIBC_VERSION"))
     return False

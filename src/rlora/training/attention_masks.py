@@ -1,8 +1,8 @@
-"""Attention masks without a look at the device.
+"""Attention masks without reading the device.
 
-transformers leaves the mask out where no row is padded, which lets attention take its fastest kernel. To find out it
-reads the mask's values, and on a GPU every such look waits for all the work under way. The host, which put the batch
-together, knows.
+transformers omits the mask where no row is padded, so that attention uses its fastest kernel. To
+decide, it reads the values of the mask, and on a GPU each reading waits for all pending work. The
+host assembled the batch and knows.
 """
 
 import functools
@@ -20,10 +20,11 @@ _padded: ContextVar[bool | None] = ContextVar("padded", default=None)
 
 @contextmanager
 def known_padding(padded: bool | None) -> Iterator[None]:
-    """Within it, transformers makes the masks that it always makes, but is told what it would look for.
+    """Tell transformers whether the batch is padded: it builds the same masks without reading.
 
     Args:
-        padded: Whether any row of the batch is padded, in any of its masks; None: not known, let it look.
+        padded: Whether any row of the batch is padded, in any of its masks; None if unknown:
+            transformers reads.
     """
     _install()
     token = _padded.set(padded)
@@ -33,12 +34,13 @@ def known_padding(padded: bool | None) -> Iterator[None]:
         _padded.reset(token)
 
 
-def _told(make: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
-    """The mask function `make` of transformers, with what is known of the padding."""
+def _with_known_padding(make: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
+    """Return the mask function `make` of transformers, using the known padding."""
 
     @functools.wraps(make)
     def mask(*args: Any, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
-        # under torch.compile transformers does not look either, and what is known of one batch would be compiled in
+        # under torch.compile transformers does not read either, and the padding of one batch would
+        # be compiled in
         padded = None if torch.compiler.is_compiling() else _padded.get()
         if padded:
             options |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
@@ -49,6 +51,8 @@ def _told(make: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
 
 @functools.cache
 def _install() -> None:
-    """Put `_told` around transformers' mask functions; outside `known_padding` they do what they did."""
+    """Wrap transformers' mask functions once; outside `known_padding` they behave as before."""
     for attention in ("sdpa", "eager"):
-        ALL_MASK_ATTENTION_FUNCTIONS[attention] = _told(ALL_MASK_ATTENTION_FUNCTIONS[attention])
+        ALL_MASK_ATTENTION_FUNCTIONS[attention] = _with_known_padding(
+            ALL_MASK_ATTENTION_FUNCTIONS[attention]
+        )

@@ -1,4 +1,4 @@
-"""The training loop's content: batch -> backbone with adapters -> task loss -> regularizer -> log."""
+"""The Lightning module: batch -> backbone with adapters -> task loss -> regularizer -> log."""
 
 import contextlib
 import hashlib
@@ -27,24 +27,31 @@ CHECKPOINT_FORMAT = 2  # of the key "rlora"; rlora 0.1 wrote none
 
 
 def step_seed(*parts: int) -> int:
-    """Seed of one training step's dropout, a pure function of (seed, epoch, batch, rank), so that resuming is exact."""
+    """Return the seed of a training step.
+
+    A pure function of (seed, epoch, batch, rank), so that a resumed run repeats the dropout of an
+    uninterrupted one.
+    """
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1
 
 
 class FineTuning(L.LightningModule):
     """Fine-tune an adapted backbone on a task under a regularizer.
 
-    Only what trains enters the optimizer and the checkpoints.
+    The optimizer and the checkpoints hold only the trainable parameters and tensors derived from W.
 
     Args:
-        adapters: What `inject` gave for the backbone.
-        task: A task that is set up.
-        regularizer: Changes the loss, or leaves it.
-        optimizer: Makes the optimizer from the groups of trained parameters.
-        scheduler: Makes the learning-rate schedule from optimizer and total_steps.
-        seed: Seed of dropout.
-        compatibility: Plain facts that a checkpoint must share with a model to be loaded into it.
+        adapters: Adapters in the backbone, as `inject` returns them.
+        task: Task after `setup`.
+        regularizer: Changes the objective of a step, or leaves it.
+        optimizer: Builds the optimizer from the groups of trainable parameters.
+        scheduler: Builds the learning-rate schedule from optimizer and total_steps.
+        seed: Seed of dropout and of the regularizer's noise.
+        compatibility: Plain facts that a checkpoint and the model it is loaded into must share.
         run_config: The resolved config, stored in checkpoints.
+
+    Raises:
+        ValueError: The regularizer needs a loss in [0, 1], and the task has none.
     """
 
     def __init__(
@@ -60,32 +67,31 @@ class FineTuning(L.LightningModule):
         run_config: dict[str, Any],
     ) -> None:
         super().__init__()
-        self.model = (
-            adapters.model.train()
-        )  # loaded in evaluation mode, which would leave its dropout off
+        # transformers loads models in evaluation mode, without dropout
+        self.model = adapters.model.train()
         self.regularizer = regularizer
         self.adapter_set, self.task, self.seed = adapters, task, seed
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
         self.compatibility, self.run_config = compatibility, run_config
         self.loader_names: dict[str, list[str]] = {}
-        self.start = (0, 0)  # epoch, and batches of it that are done
+        self.start = (0, 0)  # epoch, and its batches that a resumed run skips
         self.metrics = nn.ModuleDict()
         if regularizer.needs_bounded_loss and not task.has_bounded_loss:
             raise ValueError(
-                f"task={task.name} has no loss in [0, 1], which regularizer.objective asks for: only classification "
-                "has; use regularizer.objective=elbo or pac_tuning"
+                f"task={task.name} is invalid with this regularizer.objective: expected a loss in "
+                "[0, 1], as classification has; set regularizer.objective=elbo or pac_tuning"
             )
         regularizer.prepare(self.model, self.parameter_groups(), task.num_train_examples)
         self._perturbation = contextlib.ExitStack()
 
     def parameter_groups(self) -> dict[str, dict[str, nn.Parameter]]:
-        """What trains, by group and stable name."""
+        """Return the trainable parameters by group ("adapter", "head") and stable name."""
         return self.adapter_set.parameter_groups()
 
     # data
 
     def train_dataloader(self) -> DataLoader:
-        """This rank's share of the training batches, from where a resumed run goes on."""
+        """Return this rank's training batches, without those that a resumed run has done."""
         loader = self.task.train_loader(
             rank=self.trainer.global_rank, world_size=self.trainer.world_size
         )
@@ -95,7 +101,11 @@ class FineTuning(L.LightningModule):
         return loader
 
     def resume_from(self, checkpoint: dict[str, Any]) -> None:
-        """Start the batches where a checkpoint stopped; Lightning asks for them before it restores its own counters."""
+        """Start the training batches where a checkpoint stopped.
+
+        Lightning asks for the loader before it restores its own counters, so that the module sets
+        the position.
+        """
         loop = checkpoint["loops"]["fit_loop"]
         epochs = loop["epoch_progress"]["current"]
         inside = epochs["processed"] < epochs["ready"]
@@ -105,15 +115,15 @@ class FineTuning(L.LightningModule):
         )
 
     def val_dataloader(self) -> list[DataLoader]:
-        """The validation split."""
+        """Return the loaders of the validation split."""
         return self._evaluation_loaders("validation", self.task.validation_loaders)
 
     def test_dataloader(self) -> list[DataLoader]:
-        """The test splits."""
+        """Return the loaders of the test splits."""
         return self._evaluation_loaders("test", self.task.test_loaders)
 
     def predict_dataloader(self) -> list[DataLoader]:
-        """The unlabeled splits."""
+        """Return the loaders of the unlabeled splits."""
         return self._evaluation_loaders("predict", self.task.predict_loaders)
 
     def _evaluation_loaders(
@@ -140,10 +150,14 @@ class FineTuning(L.LightningModule):
         torch.manual_seed(step_seed(self.seed, self.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One batch's objective; what is perturbed stays so until backward is through, which may run forward again."""
+        """Return the objective of one batch.
+
+        The parameters stay perturbed until the end of backward, as gradient checkpointing runs
+        forward again there.
+        """
         size = len(batch["index"])  # a packed batch has fewer rows than examples
         step = self._step(batch_idx, size)
-        self._perturbation.close()  # of a step that broke off
+        self._perturbation.close()  # a step that failed may have left it open
         self._perturbation.enter_context(self.regularizer.perturbed(step))
         outputs = self(batch)
         loss = self.task.loss(outputs, batch)
@@ -165,11 +179,11 @@ class FineTuning(L.LightningModule):
         )
 
     def on_after_backward(self) -> None:
-        """The parameters themselves again."""
+        """Restore the parameters."""
         self._perturbation.close()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Leave alone what the regularizer has frozen: without a gradient no optimizer moves it."""
+        """Remove the gradients of what the regularizer freezes, so that no optimizer moves it."""
         for parameter in self.regularizer.frozen(self._step(0, 1)):
             parameter.grad = None
 
@@ -199,13 +213,13 @@ class FineTuning(L.LightningModule):
     def predict_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """Rows' positions and predictions."""
+        """Return the positions (B,) and predictions (B,) of the rows of a batch."""
         return batch["index"].cpu(), self.task.decode(self(batch)).cpu()
 
     # optimization
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Optimizer over what trains, schedule over optimizer steps."""
+        """Return the optimizer and the schedule over optimizer steps."""
         optimizer = self._make_optimizer(self.parameter_groups())
         for group in optimizer.param_groups:
             group["lr"] *= self.regularizer.mean_rate
@@ -220,19 +234,19 @@ class FineTuning(L.LightningModule):
 
     # checkpoints
 
-    def _kept(self) -> set[str]:
-        """Keys of state_dict that a checkpoint holds: what trains or derives from W, and the regularizer's state.
+    def _saved_keys(self) -> set[str]:
+        """Return the keys of a checkpoint: trainable, derived from W, and the regularizer's state.
 
-        Tensors derived from W travel with the checkpoint: another machine may derive others, such as an SVD of other
-        signs.
+        Tensors derived from W are saved, because another machine may derive different ones: the
+        signs of an SVD are arbitrary.
         """
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         kept = trained | set(derived_tensors([("", self)]))
         return {key for key in self.state_dict() if key in kept or key.startswith("regularizer.")}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Drop what is frozen; add what a load has to agree with."""
-        kept = self._kept()
+        """Remove the frozen tensors and add what a load checks."""
+        kept = self._saved_keys()
         checkpoint["state_dict"] = {
             key: v for key, v in checkpoint["state_dict"].items() if key in kept
         }
@@ -244,43 +258,47 @@ class FineTuning(L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a foreign checkpoint, then fill in the frozen part from the model itself, so that loading is strict.
+        """Check that a checkpoint fits, and add the frozen tensors, so that loading is strict.
 
         Raises:
-            ValueError: it belongs to another backbone, adapter or random structure.
+            ValueError: The checkpoint belongs to another backbone, adapter or random structure.
         """
         saved = checkpoint.get("rlora", {}).get("compatibility", {})
-        other = [key for key in self.compatibility if saved.get(key) != self.compatibility[key]]
-        if other:
-            told = "; ".join(
-                f"{key}: saved {saved.get(key)}, here {self.compatibility[key]}" for key in other
+        different = [key for key in self.compatibility if saved.get(key) != self.compatibility[key]]
+        if different:
+            message = "; ".join(
+                f"{key}: saved {saved.get(key)}, here {self.compatibility[key]}"
+                for key in different
             )
             raise ValueError(
-                f"the checkpoint belongs to another run and cannot be loaded ({told}); to start another task from an "
-                "adapter, give its adapter folder"
+                f"the checkpoint belongs to another run and cannot be loaded ({message}); to start "
+                "another task from an adapter, set ckpt_path to its adapter folder"
             )
-        state, kept = checkpoint["state_dict"], self._kept()
-        if set(state) != kept:
-            differing = sorted(set(state) ^ kept)[:3]
+        state, keys = checkpoint["state_dict"], self._saved_keys()
+        if set(state) != keys:
+            differing = sorted(set(state) ^ keys)[:3]
             raise ValueError(
-                f"the checkpoint does not hold what trains here; it differs in {', '.join(differing)}"
+                "the checkpoint does not hold the trainable parameters of this model: it differs "
+                f"in {', '.join(differing)}"
             )
-        own = self.state_dict()
-        if wrong := [key for key in state if state[key].shape != own[key].shape]:
+        current = self.state_dict()
+        if wrong := [key for key in state if state[key].shape != current[key].shape]:
+            key = wrong[0]
             raise ValueError(
-                f"the checkpoint's {wrong[0]} has shape {tuple(state[wrong[0]].shape)}, not that of the model"
+                f"the checkpoint's {key} has shape {tuple(state[key].shape)}, "
+                f"the model's {tuple(current[key].shape)}"
             )
-        checkpoint["state_dict"] = {key: state.get(key, value) for key, value in own.items()}
+        checkpoint["state_dict"] = {key: state.get(key, value) for key, value in current.items()}
         # required: a learned prior mistaken for the start values would void a certificate
         self.regularizer.prior_facts = checkpoint["rlora"]["prior_facts"]
 
 
 def write_predictions(trainer: L.Trainer, module: FineTuning, directory: Path) -> None:
-    """Predict the unlabeled splits and write a file for each."""
+    """Predict the unlabeled splits and write one file per split."""
     outputs = trainer.predict(module) or []
     names = module.loader_names["predict"]
     for name, batches in zip(names, outputs if len(names) > 1 else [outputs], strict=True):
         index = torch.cat([rows for rows, _ in batches])
         values = torch.cat([predicted for _, predicted in batches])[index.argsort()]
         file = module.task.write_predictions(directory, name, values.tolist())
-        log.info("predictions: %s", file)
+        log.info("wrote predictions to %s", file)

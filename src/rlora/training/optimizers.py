@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules as configs name them."""
+"""Optimizers and learning-rate schedules."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,31 +19,31 @@ def adamw(
     betas: Sequence[float] = (0.9, 0.999),
     eps: float = 1e-8,
 ) -> torch.optim.AdamW:
-    """AdamW with one learning rate for the adapter and one for the head.
+    """Return AdamW with one learning rate for the adapter and one for the head.
 
-    Weight decay falls on adapter and head weights, not on biases and normalization layers.
+    Weight decay applies to adapter and head weights, not to biases and normalization layers.
 
     Args:
-        parameters: Group ("adapter", "head") to name to trained parameter.
+        parameters: Group ("adapter", "head") to name to trainable parameter.
         lr: Learning rate of the adapter.
         head_lr: Learning rate of the head.
-        weight_decay: Decoupled decay a step, as a fraction of lr.
-        betas: Averaging factors of the moments.
-        eps: Added to the root of the second moment.
+        weight_decay: Decoupled decay per step, as a fraction of lr.
+        betas: Decay rates of the moment estimates.
+        eps: Added to the root of the second moment estimate.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: A value is negative or not a number.
     """
     for key, value in (("lr", lr), ("head_lr", head_lr), ("weight_decay", weight_decay)):
         if not value >= 0:
-            raise ValueError(f"optimizer.{key}={value} must be a number of at least 0")
+            raise ValueError(f"optimizer.{key}={value} is invalid: expected a number of at least 0")
     groups = []
     for group, rate in (("adapter", lr), ("head", head_lr)):
         members = parameters[group]
-        spared = {name for name in members if name.endswith("bias") or "norm" in name.lower()}
-        for kind, names, decay in (
-            (group, [n for n in members if n not in spared], weight_decay),
-            (f"{group}_no_decay", sorted(spared), 0.0),
+        no_decay = {name for name in members if name.endswith("bias") or "norm" in name.lower()}
+        for label, names, decay in (
+            (group, [n for n in members if n not in no_decay], weight_decay),
+            (f"{group}_no_decay", sorted(no_decay), 0.0),
         ):
             if names:
                 groups.append(
@@ -51,7 +51,7 @@ def adamw(
                         "params": [members[n] for n in names],
                         "lr": rate,
                         "weight_decay": decay,
-                        "name": kind,
+                        "name": label,
                     }
                 )
     return torch.optim.AdamW(groups, betas=(betas[0], betas[1]), eps=eps)
@@ -64,24 +64,24 @@ def schedule(
     shape: str = "linear",
     warmup: float = 0.06,
 ) -> LRScheduler:
-    """Warm the learning rates up over a share of all steps, then let them fall.
+    """Return a schedule that warms up linearly over a share of all steps, then decays.
 
     Args:
-        optimizer: Its groups' rates are the peaks.
+        optimizer: The learning rates of its groups are the peaks.
         total_steps: Optimizer steps of the whole run.
         shape: "linear" or "cosine" to zero, or "constant".
-        warmup: Share of the steps, in [0, 1].
+        warmup: Share of the steps to warm up in, in [0, 1].
 
     Raises:
-        ValueError: unknown shape, or a share outside [0, 1].
+        ValueError: The shape is unknown, or the share outside [0, 1].
     """
     if shape not in SCHEDULES:
         raise ValueError(
-            f"scheduler.shape={shape!r} is unknown: choose one of {', '.join(SCHEDULES)}"
+            f"scheduler.shape={shape!r} is invalid: expected one of {', '.join(SCHEDULES)}"
         )
     if not 0 <= warmup <= 1:
         raise ValueError(
-            f"scheduler.warmup={warmup} must lie in [0, 1]: it is a share of all steps"
+            f"scheduler.warmup={warmup} is invalid: expected a share of all steps in [0, 1]"
         )
     return transformers.get_scheduler(
         SCHEDULES[shape],

@@ -13,7 +13,7 @@ from rlora.tasks.base import Task
 from rlora.training.callbacks.checkpoint import AtomicCheckpointIO
 from rlora.training.callbacks.merged_evaluation import MergedEvaluation
 
-GROUPS = ("task", "model", "adapter", "regularizer")  # whose options name a run
+GROUPS = ("task", "model", "adapter", "regularizer")  # their options name a run
 
 
 def make_trainer(
@@ -23,35 +23,37 @@ def make_trainer(
     adapters: AdapterSet,
     recorder: L.Callback,
 ) -> L.Trainer:
-    """Build the trainer that a config asks for.
+    """Build the trainer of a config, with its callbacks and loggers.
 
     Args:
         config: Plain and resolved.
         choices: Group to option, for the loggers.
-        task: Whose score is watched.
-        adapters: Merged while scoring.
-        recorder: Keeps what the record needs.
+        task: Its monitored score selects the best epoch.
+        adapters: Merged during evaluation.
+        recorder: Collects what the record says of training.
     """
     monitor = f"validation/{task.monitor}"
-    callbacks: list[L.Callback] = [recorder]  # first: merging counts as validation, not as training
+    callbacks: list[L.Callback] = [
+        recorder
+    ]  # first: the time to merge counts as validation, not as training
     if config["merge_for_evaluation"]:
         callbacks.append(MergedEvaluation(adapters))
     for node in (config.get("callbacks") or {}).values():
-        watched = {"monitor": monitor, "mode": task.mode} if "monitor" in node else {}
-        callbacks.append(build({k: v for k, v in node.items() if k not in watched}, **watched))
+        monitored = {"monitor": monitor, "mode": task.mode} if "monitor" in node else {}
+        callbacks.append(build({k: v for k, v in node.items() if k not in monitored}, **monitored))
     if not config["trainer"].get("enable_progress_bar", True):
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
-    keeps = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+    saves = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
     loggers: list[Logger] = [build(node) for node in (config.get("logger") or {}).values()]
     for logger in loggers:
         if isinstance(logger, CSVLogger):
-            continue  # config.yaml says it already
+            continue  # config.yaml is in the same folder
         logger.log_hyperparams({**flatten(config), **{k: choices.get(k, "") for k in GROUPS}})
     trainer: L.Trainer = build(
         config["trainer"],
         logger=loggers,
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
-        enable_checkpointing=keeps,
+        enable_checkpointing=saves,
     )
     return trainer

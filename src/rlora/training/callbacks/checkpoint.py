@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill, and the best epoch also across a resumption."""
+"""Checkpoints that are written atomically, and a best epoch that survives resuming."""
 
 import shutil
 from pathlib import Path
@@ -12,13 +12,14 @@ from rlora.io.atomic import open_atomically
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keep the best epoch so far; a run resumed in another folder brings its best epoch along.
+    """Checkpoint of the best epoch so far; a run resumed in another folder copies it there.
 
-    Lightning forgets the best score when the folder changes, and would then call a worse, later epoch the best.
+    Lightning forgets the best score when the folder changes, and a worse, later epoch would then
+    count as the best.
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the earlier best and copy its file into this run's folder."""
+        """Restore the best score and copy its checkpoint into this run's folder."""
         best = Path(state_dict.get("best_model_path") or "")
         if (
             self.dirpath is not None
@@ -32,18 +33,18 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 def _moved(value: Any, old: str, new: str) -> Any:
-    """The state with every path below `old` put below `new`."""
+    """Return the state with `new` in place of the folder `old` in every path."""
     if isinstance(value, dict):
         return {_moved(key, old, new): _moved(inner, old, new) for key, inner in value.items()}
     return value.replace(old, new, 1) if isinstance(value, str) and value.startswith(old) else value
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint beside its place and move it there whole: a kill or a full disk leaves the previous one."""
+    """Atomic writing of checkpoints: after a kill or on a full disk the previous one is intact."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Save to `path`, or leave what was there."""
+        """Write the checkpoint to `path`, or leave the file that is there."""
         with open_atomically(Path(path)) as file:
             torch.save(checkpoint, file)

@@ -1,4 +1,4 @@
-"""Evaluation with W + dW in the place of W, so that no adapter costs anything there."""
+"""Evaluation with W + dW in place of W, without the cost of adapters."""
 
 import logging
 from typing import Any
@@ -12,38 +12,39 @@ log = logging.getLogger(__name__)
 
 
 class MergedEvaluation(L.Callback):
-    """Merge the adapters where a loop of validation, test or prediction starts, and bring W back where it ends.
+    """Merge the adapters for each validation, test and prediction, and restore W after it.
 
-    The sum is that of the parameters at the start of the loop. What comes after it among the callbacks finds W again
-    when a loop has ended or failed; Lightning puts those that write checkpoints last. Where merging is not possible, or
-    memory does not hold W beside W + dW, the adapters stay as they are in training.
+    Later callbacks see W again when a loop has ended or failed, so that no checkpoint holds merged
+    weights: Lightning calls the callbacks that write checkpoints last. Where merging is impossible,
+    or memory cannot hold both W and W + dW, the adapters stay unmerged.
 
     Args:
-        adapters: What `inject` gave for the backbone.
+        adapters: Adapters in the backbone, as `inject` returns them.
     """
 
     def __init__(self, adapters: AdapterSet) -> None:
         self._adapters = adapters
-        self._mine = False  # whether there is something to undo
-        self._possible: bool | None = (
-            None  # found out at the first loop, and then the same for all of them
+        self._merged_here = (
+            False  # False for what the caller of a loop merged: the caller restores it
         )
+        self._possible: bool | None = None  # decided at the first loop, once for all loops
 
-    # Outside inference mode: a tensor made in it, in W or in what an adapter keeps, could not be trained with.
+    # Outside inference mode: autograd refuses tensors created inside it, so that neither W nor what
+    # an adapter caches may come from there.
     @torch.inference_mode(False)
     def _merge(self, *_: Any, **__: Any) -> None:
         if self._possible is None:
             self._possible = self._can_merge()
-        if not self._possible or self._adapters.is_merged:  # merged: by the caller of the loop
+        if not self._possible or self._adapters.is_merged:
             return
-        self._mine = True
+        self._merged_here = True
         try:
             self._adapters.merge()
-        except torch.OutOfMemoryError:  # nothing is merged then
-            self._mine = self._possible = False
+        except torch.OutOfMemoryError:  # `merge` restores all layers on an error
+            self._merged_here = self._possible = False
             log.warning(
-                "the device's memory does not hold the merged weights beside the frozen ones: evaluation runs unmerged "
-                "(merge_for_evaluation=false leaves out the try)"
+                "the device's memory cannot hold both frozen and merged weights: evaluation runs "
+                "unmerged; set merge_for_evaluation=false to skip the attempt"
             )
 
     def _can_merge(self) -> bool:
@@ -54,11 +55,11 @@ class MergedEvaluation(L.Callback):
 
     @torch.inference_mode(False)
     def _restore(self, *_: Any, **__: Any) -> None:
-        if not self._mine:
+        if not self._merged_here:
             return
         if self._adapters.is_merged:  # an earlier call may have failed after the last layer
             self._adapters.unmerge()
-        self._mine = False
+        self._merged_here = False
 
     on_validation_start = on_test_start = on_predict_start = _merge
     on_validation_end = on_test_end = on_predict_end = _restore

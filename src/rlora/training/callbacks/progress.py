@@ -20,9 +20,9 @@ STAGES = {"validate": "validating", "test": "testing", "predict": "predicting"}
 class Progress(ProgressBar):
     """One line for the whole run: epoch, step, loss, last validation scores, remaining time.
 
-    On a terminal the line is redrawn in place. Elsewhere, such as in a file, each epoch writes one line.
-    Reading the loss waits for the device, so that a redraw reads it every `refresh_rate` batches only. Whatever is
-    logged with `prog_bar=True` in a step would be read at every step.
+    On a terminal the line is redrawn in place. Elsewhere, such as in a file, each epoch writes one
+    line. Reading the loss waits for the device, so that a redraw reads it every `refresh_rate`
+    batches only. Whatever is logged with `prog_bar=True` in a step would be read at every step.
 
     Args:
         refresh_rate: Batches between two readings of the loss.
@@ -53,7 +53,7 @@ class Progress(ProgressBar):
 
     @property
     def stream(self) -> TextIO:
-        """Where the line is written; looked up late, as tests and notebooks replace `sys.stderr`."""
+        """Where the line is written; looked up late, as tests and notebooks replace it."""
         return self._stream or sys.stderr
 
     @property
@@ -114,7 +114,7 @@ class Progress(ProgressBar):
     on_test_batch_end = on_predict_batch_end = on_validation_batch_end
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep the scores for the line; after a test or a prediction erase it, as the closing table has the scores."""
+        """Show the scores; after a test or a prediction erase the line."""
         if _is_fitting(trainer) and not trainer.sanity_checking:
             self._scores = {
                 key: float(value)

@@ -1,4 +1,4 @@
-"""Collects what the run record tells about training."""
+"""The callback that collects what the run record says of training."""
 
 import time
 from typing import Any
@@ -10,7 +10,7 @@ from rlora.records.record import Training
 
 
 class Recorder(L.Callback):
-    """Keep scores by epoch, throughput and time; its state travels with checkpoints, so a resumed run has it all."""
+    """Scores by epoch, throughput and time; saved in checkpoints for resumed runs."""
 
     def __init__(self) -> None:
         self.history: list[dict[str, float]] = []
@@ -19,15 +19,14 @@ class Recorder(L.Callback):
         self.step_seconds = 0.0
         self.seconds = 0.0
         self.world_size = 1
-        self.best_epoch: int | None = (
-            None  # the epoch whose weights are kept; set when training has ended
-        )
-        self._epoch_started = self._fit_started = self._validation_started = (
-            self._validation_seconds
-        ) = 0.0
+        self.best_epoch: int | None = None  # the epoch whose weights are kept, set after training
+        self._epoch_started = 0.0
+        self._fit_started = 0.0
+        self._validation_started = 0.0
+        self._validation_seconds = 0.0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count the processes and start the clocks; one resumed within an epoch gets no `on_train_epoch_start`."""
+        """Start the clocks: resuming within an epoch skips `on_train_epoch_start`."""
         self._fit_started = self._epoch_started = time.perf_counter()
         self._validation_seconds = 0.0
         self.world_size = trainer.world_size
@@ -45,20 +44,20 @@ class Recorder(L.Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Count examples and real tokens."""
+        """Count examples, and tokens without padding."""
         self.examples += len(batch["index"])
         self.tokens += batch["num_tokens"]
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Validation does not count as training time."""
+        """Stop the epoch's clock: validation does not count as training time."""
         self._validation_started = time.perf_counter()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """See `on_validation_start`."""
+        """Start the epoch's clock again."""
         self._validation_seconds += time.perf_counter() - self._validation_started
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Close the epoch."""
+        """Add the epoch to the history."""
         # Reading the scores waits for the device, so that the clock stops after its last step.
         scores = {
             k: float(v) for k, v in trainer.callback_metrics.items() if not k.endswith("_step")
@@ -71,17 +70,17 @@ class Recorder(L.Callback):
         self.history.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **scores})
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run goes on from."""
+        """Return the state for a checkpoint."""
         names = ("history", "examples", "tokens", "step_seconds", "seconds")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint's state."""
+        """Restore the state from a checkpoint."""
         for name, value in state_dict.items():
             setattr(self, name, value)
 
     def training(self) -> Training:
-        """The record's part on training."""
+        """Return the record's section on training."""
         rate = self.world_size / self.step_seconds if self.step_seconds else 0.0
         return Training(
             epochs=len(self.history),
