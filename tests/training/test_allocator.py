@@ -18,8 +18,8 @@ from rlora.training.allocator import keep_freed_memory
 
 def rounds(count):
     for _ in range(count):
-        tensors = [torch.empty(10 * 2**20).fill_(1.0) for _ in range(3)]  # 40 MiB each: above
-        glibc's own limits
+        # 40 MiB each: above the sizes that glibc keeps by default
+        tensors = [torch.empty(10 * 2**20).fill_(1.0) for _ in range(3)]
 
 kept = sys.argv[1] == "keep" and keep_freed_memory()
 rounds(10)
