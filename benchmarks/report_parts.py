@@ -16,10 +16,9 @@ LABELS = {
 }
 
 
-def steps(result: Result, settings: Result) -> list[str]:
-    """Return times and memory of training steps."""
+def _explain_steps(settings: Result) -> list[str]:
     encoder, ranks = settings["encoder"], settings["ranks"]
-    lines = [
+    return [
         f"Forward and backward without an optimizer, of a RoBERTa with {encoder['layers']} layers "
         f"of width {encoder['hidden']}, on {settings['batch']} x {settings['length']} tokens in "
         f"float32 with dropout and SDPA; {settings['rounds']} rounds. Ranks: {_ranks(ranks)}.",
@@ -40,6 +39,11 @@ def steps(result: Result, settings: Result) -> list[str]:
         "that torch's profiler records in one step. They are reproducible, unlike the resident "
         "size of a process, and do not include scratch memory outside torch's allocator.",
     ]
+
+
+def steps(result: Result, settings: Result) -> list[str]:
+    """Return times and memory of training steps."""
+    lines = _explain_steps(settings)
     for label, selection in result.items():
         rows = [
             (

@@ -84,13 +84,7 @@ def load_pretrained(
             cannot be quantized.
     """
     local = Path(path).expanduser().is_dir()
-    if not local and (path.startswith((".", "/", "~")) or path.count("/") > 1):
-        raise ValueError(
-            f"model.path={path} is not a directory: set it to one with config.json, weights and "
-            "tokenizer"
-        )
-    if dtype not in DTYPES:
-        raise ValueError(f"model.dtype={dtype!r} is unknown: choose one of {', '.join(DTYPES)}")
+    _check(path, local, dtype)
     common: dict[str, Any] = {"trust_remote_code": False}
     if not local:
         common |= {"revision": revision, "local_files_only": not hub_answers()}
@@ -123,6 +117,16 @@ def load_pretrained(
     described = f"directory {path}" if local else f"hub {path}@{revision or 'main'}"
     fresh = sorted({*loading["missing_keys"], *mismatched})
     return make_backbone(model, tokenizer, described, fresh, gradient_checkpointing, quantize)
+
+
+def _check(path: str, local: bool, dtype: str) -> None:
+    if not local and (path.startswith((".", "/", "~")) or path.count("/") > 1):
+        raise ValueError(
+            f"model.path={path} is not a directory: set it to one with config.json, weights and "
+            "tokenizer"
+        )
+    if dtype not in DTYPES:
+        raise ValueError(f"model.dtype={dtype!r} is unknown: choose one of {', '.join(DTYPES)}")
 
 
 def configure_head(kind: str, config: Any, num_labels: int) -> Any:

@@ -122,7 +122,7 @@ class Regularizer(nn.Module, ABC):
         return []
 
     def frozen(self, step: Step) -> Iterable[nn.Parameter]:
-        """Return those of its own parameters that this step must not update."""
+        """Return the parameters of the regularizer that this step must not update."""
         return ()
 
     def metrics(self) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from rlora.regularizers.posterior import GaussianPosterior
 BOUNDED = {
     "mcallester": bounds.mcallester,
     "quadratic": bounds.quadratic,
-    "lambda": None,  # has a parameter of its own, see `_value`
+    "lambda": None,  # has another parameter, see `_value`
     "kl": bounds.klinv,
 }
 UNBOUNDED = ("elbo", "pac_tuning")  # accept any loss

@@ -230,7 +230,7 @@ def score_run(record: RunRecord, split: str, metric: str) -> Score | str:
     if validation is not None and not larger_is_better:
         validation = -validation
     scale = metric_format(metric)
-    if metric == monitored:  # the task knows the direction of its own metric best
+    if metric == monitored:  # the task itself declares the direction of its metric
         scale = replace(scale, larger_is_better=larger_is_better)
     return Score(settings, value, scale, validation, record)
 
