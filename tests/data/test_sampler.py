@@ -1,3 +1,5 @@
+"""Batch samplers: coverage, order, similar lengths, skipping and ranks."""
+
 from itertools import chain
 
 import numpy as np
@@ -46,7 +48,7 @@ def test_batches_have_similar_lengths():
     assert padded < 1.15 * LENGTHS.sum() < sum(16 * LENGTHS[row].max() for row in shuffled)
 
 
-def test_skip_starts_later_once():
+def test_skip_applies_to_the_next_iteration_only():
     sampler = TrainBatchSampler(LENGTHS, 16, seed=0)
     whole = epoch(sampler, 2)
     sampler.skip(10)
@@ -59,7 +61,7 @@ def test_skip_starts_later_once():
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_ranks_share_an_epoch(world):
+def test_ranks_share_the_batches_of_an_epoch(world):
     samplers = [
         TrainBatchSampler(LENGTHS, 16, seed=0, rank=rank, world_size=world) for rank in range(world)
     ]
@@ -77,7 +79,7 @@ def test_ranks_share_an_epoch(world):
     ]
 
 
-def test_errors():
+def test_invalid_arguments_raise():
     with pytest.raises(ValueError, match=r"lower task\.batch_size"):
         TrainBatchSampler([5] * 7, 4, seed=0, world_size=2)
     with pytest.raises(ValueError, match="seed=-1"):

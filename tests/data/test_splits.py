@@ -1,3 +1,5 @@
+"""Seeded splits: groups, validation, few-shot samples and digests."""
+
 import numpy as np
 import pytest
 
@@ -18,7 +20,7 @@ def test_a_row_that_shares_a_text_with_each_of_two_groups_joins_them():
     assert groups[0] == groups[1] == groups[2] != groups[3]
 
 
-def test_grouped_split_is_whole_seeded_and_sized():
+def test_grouped_split_is_complete_seeded_and_of_its_size():
     groups = np.array([row // 3 for row in range(900)])
     rest, chosen = grouped_split(groups, 90, seed=0)
     assert len(chosen) == 90
@@ -28,13 +30,13 @@ def test_grouped_split_is_whole_seeded_and_sized():
     assert (grouped_split(groups, 90, seed=1)[1] != chosen).any()
 
 
-def test_a_giant_group_stays_in_train():
+def test_a_very_large_group_stays_in_train():
     groups = np.array([0] * 60 + list(range(1, 941)))
     for seed in range(5):
         assert 0 not in groups[grouped_split(groups, 100, seed)[1]]
 
 
-def test_no_validation_possible():
+def test_a_single_group_allows_no_validation():
     with pytest.raises(ValueError, match=r"task\.validation=dev"):
         grouped_split(np.zeros(50, dtype=np.int64), 5, 0)
 
@@ -64,7 +66,7 @@ def test_a_sample_is_seeded_sorted_and_nested():
         sample(5, 6, 0)
 
 
-def test_digests_tell_fields_and_labels_apart():
+def test_digests_distinguish_fields_and_labels():
     assert Examples([("ab", "c")]).text_digest != Examples([("a", "bc")]).text_digest
     first, second = Examples([("a",)], [0]), Examples([("a",)], [1])
     assert first.text_digest == second.text_digest

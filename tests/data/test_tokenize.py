@@ -1,3 +1,5 @@
+"""Tokenization: the cache, its damages, and equality with direct calls of the tokenizer."""
+
 import errno
 import logging
 import os
@@ -46,12 +48,12 @@ def test_key_covers_texts_length_and_tokenizer(tokenizer, tmp_path, count):
     cached(PAIRS.take(range(49)), tokenizer, tmp_path)
     assert len(count) == 3
     identity = tokenizer_identity(tokenizer)
-    tokenizer("a call leaves truncation behind in the backend", truncation=True, max_length=5)
+    tokenizer("a call changes the truncation of the backend", truncation=True, max_length=5)
     assert tokenizer_identity(tokenizer) == identity
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "junk"])
-def test_a_damaged_file_is_rebuilt(tokenizer, tmp_path, count, caplog, damage):
+def test_a_damaged_cache_file_is_rebuilt(tokenizer, tmp_path, count, caplog, damage):
     good = cached(PAIRS, tokenizer, tmp_path)
     (path,) = tmp_path.iterdir()
     data = bytearray(path.read_bytes())
@@ -91,7 +93,7 @@ def test_a_full_disk_does_not_stop_the_run(tokenizer, tmp_path, monkeypatch, cap
     "examples", [PAIRS, Examples([(f"word {'long ' * (i % 9)}",) for i in range(20)])]
 )
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_batches_equal_direct_tokenizing(tokenizer, tmp_path, examples, side):
+def test_batches_equal_direct_calls_of_the_tokenizer(tokenizer, tmp_path, examples, side):
     split = EncodedSplit(cached(examples, tokenizer, tmp_path, 14), examples.label_array(2))
     collate = PaddingCollator(
         tokenizer.pad_token_id, tokenizer.pad_token_type_id, left=side == "left"
@@ -99,7 +101,7 @@ def test_batches_equal_direct_tokenizing(tokenizer, tmp_path, examples, side):
     rows = [5, 3, 13, 7]
     batch = collate([split[row] for row in rows])
     fields = [list(column) for column in zip(*(examples.texts[row] for row in rows), strict=True)]
-    wanted = tokenizer(
+    expected = tokenizer(
         *fields,
         truncation=True,
         max_length=14,
@@ -107,14 +109,14 @@ def test_batches_equal_direct_tokenizing(tokenizer, tmp_path, examples, side):
         padding_side=side,
         return_tensors="pt",
     )
-    for name, tensor in wanted.items():
+    for name, tensor in expected.items():
         assert batch["inputs"][name].dtype == torch.int64
         assert torch.equal(batch["inputs"][name], tensor), name
     assert batch["index"].tolist() == rows
     assert ("labels" in batch) == (examples.labels is not None)
 
 
-def test_no_padding_token_falls_back_to_end_of_text():
+def test_without_a_padding_token_the_end_of_text_token_pads():
     class Bare:
         pad_token_id = None
         eos_token_id = 50256
@@ -123,7 +125,9 @@ def test_no_padding_token_falls_back_to_end_of_text():
 
     assert PaddingCollator.of(Bare()).token == 50256
     Bare.eos_token_id = None
-    with pytest.raises(ValueError, match="no padding and no end-of-text token"):
+    with pytest.raises(
+        ValueError, match=r"Bare has no token for padding \(pad_token or eos_token\)"
+    ):
         PaddingCollator.of(Bare())
 
 
@@ -136,7 +140,7 @@ def test_label_errors():
     assert Examples([("a",)], [1.5]).label_array(None).dtype == np.float32
 
 
-def test_second_start_of_many_rows_is_quick(tokenizer, tmp_path):
+def test_the_cache_of_many_rows_loads_quickly(tokenizer, tmp_path):
     examples = Examples([(f"sentence number {i} of a longer set",) for i in range(20_000)])
     cached(examples, tokenizer, tmp_path)
     start = time.perf_counter()

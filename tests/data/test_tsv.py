@@ -1,3 +1,5 @@
+"""Tab-separated files: quotes, encodings, malformed rows and labels."""
+
 import re
 
 import pytest
@@ -48,7 +50,7 @@ def test_positions_without_header(tmp_path):
         ("", "line 1: has the columns"),
     ],
 )
-def test_malformed_rows_are_named(tmp_path, content, message):
+def test_malformed_rows_are_named_by_line(tmp_path, content, message):
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         read(tmp_path, content)
     assert str(tmp_path / "rows.tsv") in str(error.value)

@@ -1,3 +1,5 @@
+"""The lexicon task: words, labels, splits and errors."""
+
 import importlib.util
 import sys
 from collections import Counter
@@ -29,7 +31,7 @@ def test_words_and_labels(words):
     assert all((published[text] > 0) == bool(label) for (text,), label in polarity.items())
 
 
-def test_split_is_fixed_and_disjoint(build_task, tokenizer, tmp_path):
+def test_splits_are_fixed_and_disjoint(build_task, tokenizer, tmp_path):
     np.random.seed(1)  # noqa: NPY002
     task, other = build_task("lexicon"), build_task("lexicon")
     task.setup(tokenizer, seed=0, cache_dir=tmp_path)
@@ -52,7 +54,7 @@ def test_few_shot_keeps_the_test_set(build_task, tokenizer, tmp_path):
     assert task.describe()["rows"] == {"train": 16, "validation": 16, "test": 1087}
 
 
-def test_case_zero_means_and_short_entries(tmp_path):
+def test_case_zero_sums_and_short_entries(tmp_path):
     rows = [
         "Fine\t1\t1\t[1, 2]",
         "fine\t1\t1\t[-1, -1]",
@@ -69,7 +71,7 @@ def test_case_zero_means_and_short_entries(tmp_path):
         read_lexicon(file)
 
 
-def test_errors(build_task):
+def test_invalid_settings_raise(build_task):
     with pytest.raises(ValueError, match=r"task\.train_size=7173 of 7174 words .* to at most 7172"):
         build_task("lexicon", train_size=7173).read()
     with pytest.raises(ValueError, match=r"task\.validation=dev has no effect on lexicon"):

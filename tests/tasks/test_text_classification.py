@@ -29,7 +29,7 @@ def ready(build_task, rte, tokenizer, tmp_path):
     return build
 
 
-def test_protocol(ready, tokenizer):
+def test_the_task_follows_the_protocol(ready, tokenizer):
     task = ready()
     assert isinstance(task, Task)
     assert task.head() == {"kind": "classification", "num_labels": 2}
@@ -144,7 +144,7 @@ def test_regression(build_task):
         build_task("stsb", shots=16)
 
 
-def test_metrics_are_fresh(build_task):
+def test_new_metrics_have_no_state(build_task):
     task = build_task("mrpc")
     first = task.new_metrics()
     first.update(torch.tensor([1, 0, 1]), torch.tensor([1, 1, 0]))
@@ -174,7 +174,7 @@ def test_submission_files(ready, tmp_path):
         task.write_predictions(tmp_path, "nowhere", [])
 
 
-def test_paths(build_task, rte, make_rte, tokenizer, tmp_path, monkeypatch):
+def test_the_search_order_of_the_files(build_task, rte, make_rte, tokenizer, tmp_path, monkeypatch):
     assert (
         build_task("rte", path=str(rte)).source()
         == build_task("rte", path=str(rte / "RTE")).source()
@@ -194,17 +194,17 @@ def test_paths(build_task, rte, make_rte, tokenizer, tmp_path, monkeypatch):
         build_task("rte", path=str(rte)).source()
 
 
-def test_no_unlabeled_file_no_loader(ready, rte):
+def test_without_an_unlabeled_file_there_is_no_loader(ready, rte):
     (rte / "RTE" / "test.tsv").unlink()
     assert ready().predict_loaders() == {}
 
 
 def test_hub_rows(build_task, tokenizer, tmp_path, monkeypatch):
     monkeypatch.delenv("RLORA_DATA", raising=False)
-    asked = []
+    requested = []
 
     def rows(subset, split):
-        asked.append(split)
+        requested.append(split)
         count = 60 if split == "train" else 9
         texts = [f"{split} {i}" for i in range(count)]
         labels = [-1] * count if split.startswith("test") else [i % 3 for i in range(count)]
@@ -216,19 +216,17 @@ def test_hub_rows(build_task, tokenizer, tmp_path, monkeypatch):
     assert list(task.test_loaders()) == ["test", "test_mismatched"]
     assert list(task.validation_loaders()) == ["validation"]
     assert task.describe()["location"] == f"nyu-mll/glue@{hub.HUB_REVISION}/mnli"
-    assert asked == ["train", "validation_matched", "validation_mismatched"]
+    assert requested == ["train", "validation_matched", "validation_mismatched"]
     assert list(task.predict_loaders()) == ["predict", "predict_mismatched"]
     path = task.write_predictions(tmp_path, "predict_mismatched", [2] * 9)
     assert (path.name, path.read_text().split()[-1]) == ("MNLI-mm.tsv", "contradiction")
 
 
-def test_no_route_to_the_hub_is_one_sentence(build_task, monkeypatch, tmp_path):
+def test_an_unreachable_hub_raises_one_sentence(build_task, monkeypatch, tmp_path):
     datasets = pytest.importorskip("datasets")
     monkeypatch.delenv("RLORA_DATA", raising=False)
     monkeypatch.setattr(hub, "hub_answers", lambda: False)
-    monkeypatch.setattr(
-        datasets.config, "HF_HUB_OFFLINE", False
-    )  # both are put back after the test
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)  # restored after the test
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match=r"set task\.path or the environment variable RLORA_DATA"):
@@ -251,12 +249,12 @@ def test_no_route_to_the_hub_is_one_sentence(build_task, monkeypatch, tmp_path):
         ({"num_workers": -1}, "task.num_workers=-1"),
     ],
 )
-def test_settings(build_task, changes, message):
+def test_invalid_settings_raise(build_task, changes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         build_task("rte", **changes)
 
 
-def test_max_length_beyond_the_model(build_task, rte, tokenizer, tmp_path):
+def test_max_length_above_the_limit_of_the_model_raises(build_task, rte, tokenizer, tmp_path):
     task = build_task("rte", path=str(rte), max_length=1024)
     with pytest.raises(ValueError, match=r"task\.max_length=1024 is more than the \d+ tokens"):
         task.setup(tokenizer, seed=0, cache_dir=tmp_path)

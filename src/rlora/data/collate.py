@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from rlora.data.batch import Batch, make_batch
-from rlora.data.tokenize import Tokens
+from rlora.data.tokenize import Tokens, special_token
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,8 @@ class PaddingCollator:
         Raises:
             ValueError: The tokenizer has neither.
         """
-        token = tokenizer.pad_token_id
-        if token is None:
-            token = tokenizer.eos_token_id
-        if token is None:
-            raise ValueError(
-                f"{type(tokenizer).__name__} has no padding and no end-of-text token; "
-                "choose another model."
-            )
-        return cls(int(token), int(tokenizer.pad_token_type_id), tokenizer.padding_side == "left")
+        token = special_token(tokenizer, "for padding", "pad_token", "eos_token")
+        return cls(token, int(tokenizer.pad_token_type_id), tokenizer.padding_side == "left")
 
     def __call__(self, rows: list[dict[str, Any]]) -> Batch:
         """Return a batch with labels (B,) and inputs (B, T), with `token_type_ids` if given."""

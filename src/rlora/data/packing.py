@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from rlora.data.batch import Batch, make_batch
-from rlora.data.tokenize import Tokens
+from rlora.data.tokenize import Tokens, special_token
 
 IGNORED = -100  # label of a position without a loss
 
@@ -22,14 +22,7 @@ def end_token(tokenizer: Any) -> int:
     Raises:
         ValueError: The tokenizer has none.
     """
-    token = tokenizer.eos_token_id
-    if token is None:
-        token = tokenizer.sep_token_id
-    if token is None:
-        raise ValueError(
-            f"{type(tokenizer).__name__} has no end-of-text token; choose another model."
-        )
-    return int(token)
+    return special_token(tokenizer, "that ends a text", "eos_token", "sep_token")
 
 
 @dataclass(frozen=True)

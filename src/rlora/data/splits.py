@@ -60,7 +60,7 @@ def grouped_split(
     Raises:
         ValueError: Either side has no rows.
     """
-    names, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    names, counts = np.unique(groups, return_counts=True)
     largest = max(1, int(size * LARGEST_GROUP_SHARE))
     chosen = np.zeros(len(names), dtype=bool)
     room = size
@@ -70,7 +70,7 @@ def grouped_split(
             room -= int(counts[group])
             if room == 0:
                 break
-    picked = chosen[inverse]
+    picked = chosen[np.searchsorted(names, groups)]
     if not picked.any() or picked.all():
         raise ValueError(
             f"{len(groups)} training rows allow no validation split of {size} rows; "

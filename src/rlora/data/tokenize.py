@@ -83,6 +83,27 @@ def tokenizer_identity(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
+def special_token(tokenizer: Any, purpose: str, *names: str) -> int:
+    """Return the id of the first of these special tokens that a tokenizer has.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer.
+        purpose: Use of the token, for the message.
+        names: Names such as `pad_token`.
+
+    Raises:
+        ValueError: The tokenizer has none of them.
+    """
+    ids = [getattr(tokenizer, f"{name}_id", None) for name in names]
+    token = next((value for value in ids if value is not None), None)
+    if token is None:
+        raise ValueError(
+            f"{type(tokenizer).__name__} has no token {purpose} ({' or '.join(names)}); "
+            "choose another model."
+        )
+    return int(token)
+
+
 def tokenize(
     examples: Examples, tokenizer: Any, *, max_length: int | None, label: str, special: bool = True
 ) -> Tokens:

@@ -71,9 +71,8 @@ def read_tsv(
         label: Column of the label, or None for an unlabeled file.
         header: Whether the first line names the columns.
         parse_label: Function from the label's text to an id or a score.
-        incomplete_rows: `error` or `skip`, for rows with a wrong number of columns or an empty
-            text. With `skip`, labeled files lose them with a warning. Unlabeled files keep them,
-            with "" for missing text, because every row needs a prediction.
+        incomplete_rows: `error` or `skip`, for rows of another width or with an empty text.
+            Unlabeled files keep them with "", because every row needs a prediction.
 
     Raises:
         ValueError: A row is malformed, a column is missing, or there are no rows.
@@ -85,20 +84,16 @@ def read_tsv(
         first = file.readline().rstrip("\r\n").split("\t")
         if not header:
             file.seek(0)
-        width = len(first)
-        columns = [_position(column, first if header else None, width, path) for column in text]
-        target = None if label is None else _position(label, first if header else None, width, path)
+        width, names = len(first), first if header else None
+        columns = [_position(column, names, width, path) for column in text]
+        target = None if label is None else _position(label, names, width, path)
         for number, line in enumerate(file, start=2 if header else 1):
             cells = line.rstrip("\r\n").split("\t")
-            problem = None if len(cells) == width else f"{len(cells)} columns, expected {width}"
             row = tuple(cells[column] if column < len(cells) else "" for column in columns)
-            if problem is None and not all(field.strip() for field in row):
-                problem = f"an empty text column, expected text in columns {list(text)}"
-            if problem is not None and incomplete_rows == "error":
-                raise ValueError(
-                    f"{path}, line {number}: {problem}; correct the file under task.path."
-                )
-            if problem is not None and target is not None:
+            problem = _problem(cells, row, width, text)
+            if problem and incomplete_rows == "error":
+                raise ValueError(f"{path}, line {number}: {problem}; correct the file.")
+            if problem and target is not None:
                 skipped += 1
                 continue
             texts.append(row)
@@ -109,6 +104,17 @@ def read_tsv(
     if not texts:
         raise ValueError(f"{path} has no rows; put a complete file under task.path.")
     return Examples(texts, None if target is None else labels)
+
+
+def _problem(
+    cells: Sequence[str], row: tuple[str, ...], width: int, text: Sequence[str | int]
+) -> str | None:
+    """Return what is wrong with a row, or None."""
+    if len(cells) != width:
+        return f"{len(cells)} columns, expected {width}"
+    if not all(field.strip() for field in row):
+        return f"an empty text column, expected text in columns {list(text)}"
+    return None
 
 
 def _label(text: str, parse: ParseLabel, path: Path, number: int) -> int | float:

@@ -90,28 +90,29 @@ def read_rows(path: Path) -> list[Row]:
         for number, line in lines
     ]
     names = table[0][1]
-    source, text, has_header = _columns(names, path)
+    columns = _columns(names, path)
+    source, text = columns or (0, 1)
     for number, fields in table:
         if len(fields) != len(names):
             raise ValueError(
                 f"{path}, line {number}: {len(fields)} columns, but the first line has {len(names)}"
             )
-    rows = table[1:] if has_header else table
+    rows = table if columns is None else table[1:]
     return [Row(fields[source], fields[text], number) for number, fields in rows]
 
 
-def _columns(names: Sequence[str], path: Path) -> tuple[int, int, bool]:
-    """Return the positions of source and text, and whether these names are a header."""
+def _columns(names: Sequence[str], path: Path) -> tuple[int, int] | None:
+    """Return the positions of source and text in a header, or None where there is no header."""
     sources = [i for i, name in enumerate(names) if _SOURCE.fullmatch(name)]
     texts = [i for i, name in enumerate(names) if _OUTPUT.fullmatch(name)]
     if not sources and not texts and len(names) == 2:
-        return 0, 1, False
+        return None
     if len(sources) != 1 or len(texts) != 1:
         raise ValueError(
             f"{path}: expected one column of sources (mr) and one of texts (ref, output), but the "
             f"columns are {names}"
         )
-    return sources[0], texts[0], True
+    return sources[0], texts[0]
 
 
 def _references_by_source(
