@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
-from rlora.adapters import inject, vera
+from rlora.adapters import base, inject, vera
 from rlora.adapters.declared import Site
 from rlora.adapters.dispatch import (
     ComputePath,
@@ -286,3 +286,15 @@ def test_no_adapter_keeps_more_for_backward_than_peft(name, targets, shape, prec
     tokens = torch.randint(5, 50, shape, generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
         assert bytes_kept(ours, tokens) <= bytes_kept(theirs, tokens)
+
+
+@pytest.mark.parametrize(
+    "name", ["lora", "rlora-srht", "rlora-fastfood-core", "nola-dense", "vera"]
+)
+def test_the_cost_model_runs_once_per_layer_and_forward(name, adapt, monkeypatch):
+    calls = []
+    costs = base.low_rank_costs
+    monkeypatch.setattr(base, "low_rank_costs", lambda *a, **k: calls.append(1) or costs(*a, **k))
+    adapted = adapt("bert", name)
+    zoo.logits(adapted.model)
+    assert len(calls) == len(adapted.adapters.adapters)

@@ -88,7 +88,8 @@ class AdaptedLinear(nn.Module):
     @property
     def merged(self) -> bool:
         """Whether the layer currently holds W + dW."""
-        return getattr(self.base, SET_ASIDE, None) is not None
+        # runs in every forward pass: getattr of a missing attribute takes 20 times as long
+        return SET_ASIDE in self.base.__dict__
 
     @torch.no_grad()
     def merge(self) -> None:
