@@ -1,4 +1,4 @@
-"""Adapted models of each family, moved off their start, and how they answer."""
+"""Adapted models of each family with moved adapters, and their logits."""
 
 from types import SimpleNamespace
 
@@ -66,7 +66,7 @@ def fresh():
 
 @pytest.fixture(scope="session")
 def trained(fresh):
-    """Function (family, method, targets, kind): net, adapters and logits of a model whose adapters have moved."""
+    """Function (family, method, targets, kind): a model with moved adapters, and its logits."""
 
     def make(family, method, targets=("q", "v"), kind="classification"):
         import dataclasses

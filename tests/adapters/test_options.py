@@ -6,13 +6,17 @@ import adapter_zoo as zoo
 import pytest
 
 from rlora.adapters import inject
+from rlora.adapters.checkpoint import free_options, weight_options
+from rlora.adapters.dora import DoRA
+from rlora.adapters.fourierft import FourierFT
 from rlora.adapters.lora import LoRA
+from rlora.adapters.lora_xs import LoRAXS
 from rlora.adapters.nola import NOLA
 from rlora.adapters.randlora import RandLoRA
 from rlora.adapters.rlora import RLoRA
 from rlora.adapters.vera import VeRA
 
-METHODS = [LoRA, RLoRA, NOLA, RandLoRA, VeRA]
+METHODS = [LoRA, RLoRA, NOLA, RandLoRA, VeRA, DoRA, LoRAXS]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -45,6 +49,10 @@ def test_the_limits_are_allowed(method):
         (NOLA, {"num_bases": -3}),
         (NOLA, {"num_bases": True}),
         (NOLA, {"num_bases": 2.0}),
+        (FourierFT, {"num_frequencies": 0}),
+        (FourierFT, {"num_frequencies": True}),
+        (FourierFT, {"alpha": 0}),
+        (FourierFT, {"dropout": 1}),
     ],
 )
 def test_options_of_one_method(method, options):
@@ -70,6 +78,23 @@ def test_a_rank_above_the_layer_is_refused(method):
     assert len(inject(zoo.build("bert"), method(rank=32, targets=["q", "fc1"])).adapters) == 4
 
 
+def test_more_frequencies_than_entries_are_refused():
+    with pytest.raises(
+        ValueError, match=r"adapter\.num_frequencies=1025 is above the 1024 entries"
+    ):
+        inject(zoo.build("bert"), FourierFT(num_frequencies=1025, targets=["fc1", "q"]))
+
+
+def test_fields_declare_whether_saved_weights_depend_on_them():
+    assert free_options(LoRA()) == free_options(FourierFT()) == {"dropout", "targets"}
+    assert free_options(RandLoRA()) == {"dropout", "targets", "keep_delta"}
+    assert weight_options(FourierFT()) == {
+        "name": "FourierFT",
+        "alpha": 150.0,
+        "num_frequencies": 1000,
+    }
+
+
 def test_unknown_options_are_refused():
     for method in METHODS:
         with pytest.raises(TypeError):
@@ -85,5 +110,6 @@ def test_methods_are_values():
 def test_scales():
     assert LoRA(rank=4, alpha=8).scale == 2
     assert LoRA(rank=4, alpha=8, rank_stabilized=True).scale == 4
-    for method in (RLoRA, NOLA, RandLoRA, VeRA):
+    assert FourierFT(alpha=8).scale == 8
+    for method in (RLoRA, NOLA, RandLoRA, VeRA, DoRA, LoRAXS):
         assert method(rank=4, alpha=6).scale == 1.5
