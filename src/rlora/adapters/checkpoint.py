@@ -28,7 +28,8 @@ from rlora.io.atomic import write_folder_atomically
 from rlora.io.safetensors import parse_tensors, read_bytes
 
 FORMAT = 2
-MANIFEST, ADAPTER_FILE, HEAD_FILE = "adapter.json", "adapter.safetensors", "head.safetensors"
+MANIFEST = "adapter.json"
+ADAPTER_FILE, HEAD_FILE = "adapter.safetensors", "head.safetensors"
 
 
 def describe_method(method: Method) -> dict[str, Any]:
@@ -118,8 +119,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     if version_found == 1 and not isinstance(version_found, bool):
         raise ValueError(
             f"{path} has format 1 and was saved by rlora 0.1, which this version cannot load: "
-            "train the adapter again, "
-            "or use it with rlora 0.1"
+            "train the adapter again, or use it with rlora 0.1"
         )
     if version_found != FORMAT:
         raise ValueError(f"{path} is not of format {FORMAT}, the one that this version reads")
@@ -229,8 +229,7 @@ def _refuse_mismatch(
     if manifest.get("random_structure") != digest:
         raise ValueError(
             f"{directory} has another random structure than the one regenerated (seed "
-            f"{manifest.get('seed')} saved, "
-            f"{seed} now): use its seed and targets"
+            f"{manifest.get('seed')} saved, {seed} now): use its seed and targets"
         )
 
 

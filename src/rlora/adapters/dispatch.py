@@ -78,7 +78,8 @@ def low_rank_costs(
     trains_a: bool = True,
 ) -> dict[ComputePath, float]:
     """Return the costs of the paths of an update with factors, in multiply-adds."""
-    t, i, o, r = tokens, in_features, out_features, rank
+    t, r = tokens, rank
+    i, o = in_features, out_features
     common = float(t * r * (i + o) * (2 if trains_a else 1))
     forward = t * r * o
     backward = t * r * (i if trains_a else i + o)

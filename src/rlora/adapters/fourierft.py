@@ -48,8 +48,7 @@ class FourierFT(LinearMethod):
             if self.num_frequencies > shape[0] * shape[1]:
                 raise ValueError(
                     f"adapter.num_frequencies={self.num_frequencies} is above the "
-                    f"{shape[0] * shape[1]} entries of "
-                    f"{site.name}: set it to at most that"
+                    f"{shape[0] * shape[1]} entries of {site.name}: set it to at most that"
                 )
             if shape not in spectra:
                 shared = source.of(f"shared/{shape[0]}x{shape[1]}")

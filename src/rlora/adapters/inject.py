@@ -65,12 +65,23 @@ def inject(
     if third_party is not None:
         setattr(model, MARK, True)
         return third_party
-    trained = [name for name in method.trained_in_backbone(model) if name not in set(head_names)]
-    if quantized := [name for name in (*trained, *head_names) if is_quantized(original[name])]:
+    return _inject_updates(model, method, seed, original, head_names, mark)
+
+
+def _inject_updates(
+    model: nn.Module,
+    method: Method,
+    seed: int,
+    original: dict[str, nn.Parameter],
+    head: list[str],
+    mark: str,
+) -> LinearAdapterSet:
+    """Build the updates of a method, and put them into the model; see `inject`."""
+    trained = [name for name in method.trained_in_backbone(model) if name not in set(head)]
+    if quantized := [name for name in (*trained, *head) if is_quantized(original[name])]:
         raise ValueError(
             f"{quantized[0]} is quantized and cannot be trained: set model.quantize=null, or "
-            "choose an adapter that "
-            "leaves the backbone frozen"
+            "choose an adapter that leaves the backbone frozen"
         )
     # everything that can fail happens before the model changes
     targets = [] if method.targets is None else find_targets(model, method.targets, roles_of(model))
@@ -82,7 +93,7 @@ def inject(
     digest = structure_digest(adapters, shared)
     setattr(model, MARK, True)
     model.requires_grad_(False)
-    for name in (*trained, *head_names):
+    for name in (*trained, *head):
         _train(model, name, original[name])
     adapted = _wrap(model, targets, updates)
     if shared is not None:
@@ -95,9 +106,9 @@ def inject(
         digest=digest,
         adapters=adapters,
         adapted=adapted,
-        backbone={name: original[name] for name in original if name not in set(head_names)},
+        backbone={name: original[name] for name in original if name not in set(head)},
         trained_in_backbone=trained,
-        head={name: original[name] for name in head_names},
+        head={name: original[name] for name in head},
         fingerprint=mark,
         shared=shared,
     )

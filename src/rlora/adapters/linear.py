@@ -165,7 +165,8 @@ class FrozenWeight:
     """
 
     def __init__(self, layer: nn.Module, start: int, stop: int) -> None:
-        self.layer, self.start, self.stop = layer, start, stop
+        self.layer = layer
+        self.start, self.stop = start, stop
 
     def __call__(self) -> Tensor | None:
         """Return W (out, in) in float32 or better; None on the meta device."""

@@ -92,8 +92,7 @@ class MultiAdapterModel:
         if shared_module(updates) is not None:
             raise ValueError(
                 f"{type(method).__name__} trains parameters of the whole model, which cannot be "
-                "switched by row: "
-                "load it alone with rlora.load"
+                "switched by row: load it alone with rlora.load"
             )
         by_module: dict[str, list[tuple[int, int, Adapter]]] = {}
         for target, update in zip(targets, updates, strict=True):
@@ -159,7 +158,8 @@ class MultiAdapterModel:
         Raises:
             RuntimeError: a frozen weight is quantized.
         """
-        layers = [layer for wrapper in self._layers.values() if (layer := wrapper.of(name))]
+        candidates = [wrapper.of(name) for wrapper in self._layers.values()]
+        layers = [layer for layer in candidates if layer is not None]
         if any(is_quantized(layer.weight) for layer in layers):
             raise RuntimeError("a frozen weight is quantized and cannot hold the sum: run unmerged")
         done: list[AdaptedLinear] = []

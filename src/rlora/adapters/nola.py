@@ -131,8 +131,7 @@ class HadamardBasis(DeclaredTensors):
         if k > self.order:
             raise ValueError(
                 f"adapter.num_bases={k} is above the {self.order} vectors of a hadamard basis of "
-                "this shape: "
-                f"set it to 1..{self.order}, or adapter.basis=dense"
+                f"this shape: set it to 1..{self.order}, or adapter.basis=dense"
             )
         self.scale = 1 / math.sqrt(3 * k * self.order)
         self.regenerate("permutation", source.permutation("permutation", self.order))

@@ -85,8 +85,7 @@ class RandLoRA(RankedMethod):
         if odd := [name for name, update in updates.items() if len(update.lambda_) != products]:
             raise ValueError(
                 f"{odd[0]} has {len(updates[odd[0]].lambda_)} products of bases and others "
-                f"{products}, which PEFT "
-                "pairs otherwise: use --format merged or --rank"
+                f"{products}, which PEFT pairs otherwise: use --format merged or --rank"
             )
         tensors = _peft_banks(first, list(updates.values()))
         for name, update in updates.items():
@@ -151,7 +150,8 @@ class RandLoRALayer(Adapter):
         large, small, products = shape_of(site, method.rank)
         self.transposed = site.out_features < site.in_features
         self.scale = method.scale / (1.0 if method.scaling == "alpha/r" else math.sqrt(products))
-        self.large, self.small, self.keep_delta = large, small, method.keep_delta
+        self.large, self.small = large, small
+        self.keep_delta = method.keep_delta
         self.bases = bases
         self.lambda_ = constant_parameter(source, (products, method.rank), 0.0)
         self.gamma = constant_parameter(source, (products, small), 1 / small)

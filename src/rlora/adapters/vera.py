@@ -54,8 +54,7 @@ class VeRA(RankedMethod):
         ):
             raise ValueError(
                 f"adapter.d_start={self.d_start!r} is invalid: expected a finite number other "
-                "than 0, where b would "
-                "have no gradient"
+                "than 0, where b would have no gradient"
             )
 
     def build(self, sites: Sequence[Site], source: RandomSource) -> list[Adapter]:
@@ -164,7 +163,8 @@ class SharedInput:
             result = project(a.to(dtype), flatten_tokens(x).to(dtype))
         if key is not None:
             # A weak reference: the cache must not keep x alive, and A x goes with x.
-            self._x, self._key, self._result = weakref.ref(x, self._forget), key, result
+            self._x = weakref.ref(x, self._forget)
+            self._key, self._result = key, result
         return result
 
     def __getstate__(self) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from rlora.adapters.method import PeftFiles
 from rlora.io.safetensors import read_tensors
 
-CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."  # prefix of a layer's tensors
 BANK = "base_model."  # prefix of tensors that a tuner's layers share
 BANKS = {"VERA": ("vera_A", "vera_B"), "RANDLORA": ("randlora_A", "randlora_B")}  # frozen, shared
 
@@ -144,8 +145,7 @@ def native(
     if peft_type not in COMPLETE:
         raise ValueError(
             f"PEFT's files of {peft_type} are not known to hold the whole adapter: use --format "
-            "merged, or one of "
-            f"{', '.join(COMPLETE)}"
+            f"merged, or one of {', '.join(COMPLETE)}"
         )
     entries = {
         key: sorted(value) if isinstance(value, set) else value

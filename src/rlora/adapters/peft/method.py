@@ -84,8 +84,7 @@ class Peft(Method):
         if peft_type not in known:
             raise ValueError(
                 f"adapter.config.peft_type={peft_type} is none that goes to linear layers: choose "
-                "one of "
-                f"{', '.join(known)}"
+                f"one of {', '.join(known)}"
             )
         try:
             return get_peft_config({**self.config, "target_modules": list(modules)})
