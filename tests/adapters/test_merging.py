@@ -169,3 +169,16 @@ def test_a_merged_layer_costs_only_its_base(adapt, monkeypatch):
                 wrapper.adapters()[0], "forward", lambda _: pytest.fail("computed the update")
             )
         zoo.logits(adapted.model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_model_that_is_cast_while_merged_comes_back_in_its_new_dtype(dtype):
+    model = zoo.build("bert")
+    adapters = inject(model, zoo.make("lora"))
+    zoo.perturb(adapters.adapter_parameters())
+    original = {name: layer.weight.detach().clone() for name, layer in adapters.layers.items()}
+    with adapters.merged():
+        model.to(dtype)
+    for name, layer in adapters.layers.items():
+        assert layer.weight.dtype == dtype
+        assert torch.equal(layer.weight, original[name].to(dtype))

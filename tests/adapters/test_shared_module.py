@@ -160,3 +160,20 @@ def test_a_run_trains_and_resumes_it(tiny_execution, tiny_run, tmp_path, monkeyp
     state = torch.load(last, weights_only=True)["state_dict"]
     assert [name for name in state if "theta" in name] == ["model.rlora_shared.theta"]
     tiny_run(f"ckpt_path={last}", "trainer.max_epochs=3", folder=tmp_path / "resumed")
+
+
+class TwiceRegistered(Subspace):
+    """Registers the shared vector as a child of every update instead of sharing its module."""
+
+    def build(self, sites, source):
+        updates = super().build(sites, source)
+        for update in updates:
+            update.theta = updates[0].shared.theta
+        return updates
+
+
+def test_a_parameter_that_several_updates_hold_is_refused():
+    net = zoo.build("bert")
+    adapters = inject(net, TwiceRegistered(rank=3, targets=zoo.TARGETS["bert"]))
+    with pytest.raises(RuntimeError, match=r"pass its module to Adapter\.share"):
+        adapters.adapter_parameters()

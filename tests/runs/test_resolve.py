@@ -93,6 +93,15 @@ def test_the_strategy_of_another_machine_is_not_restored():
     assert "strategy" not in config["trainer"]
 
 
+@pytest.mark.parametrize("override", ["~adapter.rank", "~task.dev.test", "~task.no.such.key"])
+def test_a_removed_key_is_removed_from_the_saved_section(override):
+    config, _ = restored(override)
+    assert "rank" in SAVED["adapter"]
+    assert "test" in SAVED["task"]["dev"]
+    assert ("rank" in config["adapter"]) == (override != "~adapter.rank")
+    assert ("test" in config["task"]["dev"]) == (override != "~task.dev.test")
+
+
 def test_a_group_on_the_command_line_stays_as_composed():
     config, choices = restored("task=lexicon")
     assert config["task"] == COMPOSED["task"]

@@ -250,12 +250,21 @@ def roots_of(
 def trained_tensors(
     adapters: Mapping[str, Adapter], shared: DeclaredTensors | None
 ) -> dict[str, nn.Parameter]:
-    """Return the parameters of updates and of the model-level module, by stable name."""
-    return {
+    """Return the parameters of updates and of the model-level module, by stable name.
+
+    Raises:
+        RuntimeError: updates hold one parameter together, which would then count several times.
+    """
+    tensors = {
         f"{root_name}.{name}": parameter
         for root_name, root in roots_of(adapters, shared)
         for name, parameter in root.named_parameters()
     }
+    if len({id(parameter) for parameter in tensors.values()}) < len(tensors):
+        raise RuntimeError(
+            "several updates hold the same trained parameter: pass its module to Adapter.share"
+        )
+    return tensors
 
 
 def shared_module(adapters: Iterable[Adapter]) -> DeclaredTensors | None:

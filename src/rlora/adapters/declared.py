@@ -1,9 +1,9 @@
 """Where an update goes, and where its tensors come from.
 
-    origin         declared by    in the file   in the digest   after loading trained
-    nn.Parameter   yes           no              from the file regenerated    regenerate()   no
-    yes             from the seed, the digest checks them derived from W derive()       yes
-    no              from the file
+    origin           declared by     in the file   in the digest   after loading
+    trained          nn.Parameter    yes           no              from the file
+    regenerated      regenerate()    no            yes             from the seed, checked by the digest
+    derived from W   derive()        yes           no              from the file
 
 A derived tensor is saved because another machine may derive another one: an SVD has free signs and,
 among equal singular values, a free order.

@@ -117,7 +117,8 @@ class AdaptedLinear(nn.Module):
         """
         if not self.merged:
             raise RuntimeError("the layer is not merged")
-        self.weight.data = getattr(self.base, SET_ASIDE)
+        # a model that was moved or cast while merged took its weights along, but not what was set aside
+        self.weight.data = getattr(self.base, SET_ASIDE).to(self.weight)
         delattr(self.base, SET_ASIDE)
 
     def adapters(self) -> list[Adapter]:
@@ -171,7 +172,8 @@ class FrozenWeight:
     def __call__(self) -> Tensor | None:
         """Return W (out, in) in float32 or better; None on the meta device."""
         set_aside = getattr(self.layer, SET_ASIDE, None)
-        weight = cast(Tensor, self.layer.weight) if set_aside is None else set_aside
+        present = cast(Tensor, self.layer.weight)
+        weight = present if set_aside is None else set_aside.to(present)
         if weight.is_meta:
             return None
         return row_block(weight, self.layer, self.start, self.stop)

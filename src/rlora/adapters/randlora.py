@@ -27,8 +27,8 @@ SCALINGS = ("alpha/r", "alpha/(r sqrt(n))")
 class RandLoRA(RankedMethod):
     """Train the coefficients of a full-rank sum of random low-rank products (equation 3).
 
-        dW = s sum_{j=1..n} B_j diag(lambda_j) A diag(gamma_j),   n = ceil(m / r),  m = min(in,
-        out),  M = max(in, out)
+        dW = s sum_{j=1..n} B_j diag(lambda_j) A diag(gamma_j)
+        n = ceil(m / r),   m = min(in, out),   M = max(in, out)
 
     for out >= in, and its transpose otherwise. A (r, m) and the B_j (M, r) are frozen, of unit
     standard deviation, one set for the whole model, cut to each layer. Trained: lambda (n, r),

@@ -135,7 +135,9 @@ def _suggest(name: str, known: list[str]) -> str:
     last = name.rpartition(".")[2]
     close += [key for key in known if key.rpartition(".")[2] == last and key not in close][:3]
     if close:
-        return f"did you mean {' or '.join(close)}?"
+        *others, final = close
+        names = f"{', '.join(others)} or {final}" if others else final
+        return f"did you mean {names}?"
     return f"choose one of {', '.join(sorted(known)[:40])}"
 
 

@@ -1,7 +1,6 @@
 """The parts of a run: task, backbone, adapters, module and trainer, built from its plan."""
 
 import datetime
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,7 +126,7 @@ def _build_module(
         compatibility={
             "backbone": backbone.fingerprint,
             "random_structure": adapters.digest,
-            "method": json.dumps(checkpoint.weight_options(adapters.method)),
+            "method": checkpoint.weight_options(adapters.method),
             "task": plan.choices.get("task", ""),
         },
         run_config=saved_config(config, plan.choices),

@@ -93,7 +93,10 @@ def print_summary(record: RunRecord, console: Console) -> None:
     for name, reason in record.missing.items():
         table.add_row(name, f"not computed: {reason}")
     if training.epochs:
-        table.add_row("training", f"{training.epochs} epochs in {training.seconds:.1f} s")
+        table.add_row(
+            "training",
+            f"{training.epochs} epoch{'s'[: training.epochs != 1]} in {training.seconds:.1f} s",
+        )
         speed = f"{training.examples_per_second:.0f} examples/s"
         table.add_row("speed", f"{speed}, {training.tokens_per_second:.0f} tokens/s")
     table.add_row("whole run", f"{run.seconds:.1f} s")

@@ -93,23 +93,27 @@ def restore_sections(
     for section in TRAINING_SECTIONS if resume else EVALUATION_SECTIONS:
         if section not in saved.config or section in keys:
             continue
-        merged[section] = _restored(section, config, saved.config[section], keys)
+        merged[section] = _restored(section, config, saved.config[section], overrides)
         if section in saved.config.get("choices", {}):
             named[section] = saved.config["choices"][section]
     return merged, named
 
 
-def _restored(section: str, config: dict[str, Any], saved: Any, keys: Sequence[str]) -> Any:
-    """Return one saved section with the composed values of the keys on the command line."""
+def _restored(section: str, config: dict[str, Any], saved: Any, overrides: Sequence[str]) -> Any:
+    """Return one saved section, changed by the keys that the command line sets or removes (`~`)."""
     if not isinstance(saved, dict):
         return saved
     result = dict(saved)
     if section == "trainer":
         result = {key: value for key, value in result.items() if key not in MACHINE_KEYS}
         result |= {key: value for key, value in config[section].items() if key in MACHINE_KEYS}
-    for key in keys:
-        head, *path = key.split(".")
-        if head == section and path:
+    for override in overrides:
+        head, *path = override.lstrip("+~").partition("=")[0].split(".")
+        if head != section or not path:
+            continue
+        if override.startswith("~"):
+            _remove(result, path)
+        else:
             _set(result, path, _get(config[section], path))
     return result
 
@@ -118,6 +122,16 @@ def _get(tree: Any, path: Sequence[str]) -> Any:
     for part in path:
         tree = tree[part]
     return tree
+
+
+def _remove(tree: dict[str, Any], path: Sequence[str]) -> None:
+    """Remove a nested value where there is one; the saved config is left unchanged."""
+    for part in path[:-1]:
+        if not isinstance(tree.get(part), dict):
+            return
+        tree[part] = dict(tree[part])
+        tree = tree[part]
+    tree.pop(path[-1], None)
 
 
 def _set(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:

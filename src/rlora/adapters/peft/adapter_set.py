@@ -79,7 +79,8 @@ class PeftLayer:
 
     def _restore(self, originals: Mapping[str, Tensor]) -> None:
         for name, value in originals.items():
-            self.base.get_parameter(name).data = value
+            parameter = self.base.get_parameter(name)
+            parameter.data = value.to(parameter)  # the model may have been moved or cast meanwhile
         self.module.merged_adapters.clear()  # else PEFT would skip its own computation
 
 

@@ -143,17 +143,18 @@ class Progress(ProgressBar):
         epochs = trainer.max_epochs
         of_epochs = f"/{epochs}" if epochs is not None and epochs > 0 else ""
         parts = [f"epoch {trainer.current_epoch + 1}{of_epochs}", f"step {step}/{total}"]
+        # the time comes first: a narrow terminal cuts the end of the line
+        elapsed, done = time.monotonic() - self._start_time, step - self._start_step
+        if step >= total:
+            parts.append(f"trained in {_duration(elapsed)}")
+        elif done > 0:
+            parts.append(f"{_duration(elapsed / done * (total - step))} left")
         if bar:
             filled = min(BAR, BAR * step // max(1, total))
             parts.append(f"[{'#' * filled}{'.' * (BAR - filled)}]")
         if self._loss is not None:
             parts.append(f"loss {self._loss:.3f}")
         parts += [f"{name} {score:.4f}" for name, score in self._scores.items()]
-        elapsed, done = time.monotonic() - self._start_time, step - self._start_step
-        if step >= total:
-            parts.append(f"trained in {_duration(elapsed)}")
-        elif done > 0:
-            parts.append(f"{_duration(elapsed / done * (total - step))} left")
         return "  ".join(parts)
 
     def _read_loss(self, trainer: L.Trainer, key: str) -> None:
