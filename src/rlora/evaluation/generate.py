@@ -129,7 +129,7 @@ class Generator:
         """Return the SHA-256 (hex) of everything that determines the texts."""
         settings = [asdict(self.config), list(map(list, prompts))]
         digest = hashlib.sha256(json.dumps(settings).encode())
-        trained = {**self.adapters.adapter_parameters(), **self.adapters.head_parameters()}
+        trained = {**self.adapters.saved_tensors(), **self.adapters.head_parameters()}
         for name, parameter in sorted(trained.items()):
             digest.update(name.encode())
             digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
