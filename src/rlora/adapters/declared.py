@@ -2,7 +2,7 @@
 
     origin           declared by     in the file   in the digest   after loading
     trained          nn.Parameter    yes           no              from the file
-    regenerated      regenerate()    no            yes             from the seed, checked by the digest
+    regenerated      regenerate()    no            yes             from the seed; the digest checks
     derived from W   derive()        yes           no              from the file
 
 A derived tensor is saved because another machine may derive another one: an SVD has free signs and,

@@ -117,7 +117,7 @@ class AdaptedLinear(nn.Module):
         """
         if not self.merged:
             raise RuntimeError("the layer is not merged")
-        # a model that was moved or cast while merged took its weights along, but not what was set aside
+        # moving or casting the merged model changed its weights, but not the tensor set aside
         self.weight.data = getattr(self.base, SET_ASIDE).to(self.weight)
         delattr(self.base, SET_ASIDE)
 

@@ -62,7 +62,7 @@ class Method(ABC):
         return ()
 
     def to_peft(self, adapters: "AdapterSet") -> PeftFiles | None:
-        """Return the update as a PEFT tuner of its own; None exports a LoRA made of `factors()`.
+        """Return the update as files of a PEFT tuner; None exports a LoRA made of `factors()`.
 
         Raises:
             ValueError: PEFT has a tuner for this method, which cannot hold this update.

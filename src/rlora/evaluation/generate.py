@@ -180,7 +180,7 @@ def _read_texts(file: Path, key: str, rows: int) -> dict[int, str]:
         except ValueError:
             break
         if number == 0 and content.get("key") != key:
-            log.info("%s has texts of another model or other settings; generating anew", file)
+            log.info("%s has texts of another model or other settings; generating again", file)
             return {}
         if number and 0 <= content["row"] < rows:
             texts[content["row"]] = content["text"]

@@ -29,8 +29,7 @@ CHECKPOINT_FORMAT = 2  # of the key "rlora"; rlora 0.1 wrote none
 def step_seed(*parts: int) -> int:
     """Return the seed of a training step.
 
-    A pure function of (seed, epoch, batch, rank), so that a resumed run repeats the dropout of an
-    uninterrupted one.
+    A pure function of (seed, epoch, batch, rank), so that a resumed run repeats the dropout.
     """
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1
 
@@ -103,8 +102,7 @@ class FineTuning(L.LightningModule):
     def resume_from(self, checkpoint: dict[str, Any]) -> None:
         """Start the training batches where a checkpoint stopped.
 
-        Lightning asks for the loader before it restores its own counters, so that the module sets
-        the position.
+        Lightning asks for the loader before it restores its counters, so the module sets them.
         """
         loop = checkpoint["loops"]["fit_loop"]
         epochs = loop["epoch_progress"]["current"]
@@ -133,9 +131,8 @@ class FineTuning(L.LightningModule):
         self.loader_names[stage] = list(loaders)
         for name in loaders:
             if stage != "predict" and name not in self.metrics:
-                self.metrics[name] = (
-                    self.task.new_metrics().clone(prefix=f"{name}/").to(self.device)
-                )
+                metrics = self.task.new_metrics().clone(prefix=f"{name}/")
+                self.metrics[name] = metrics.to(self.device)
         return list(loaders.values())
 
     # steps
@@ -152,8 +149,7 @@ class FineTuning(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the objective of one batch.
 
-        The parameters stay perturbed until the end of backward, as gradient checkpointing runs
-        forward again there.
+        The parameters stay perturbed in backward, as gradient checkpointing runs forward there.
         """
         size = len(batch["index"])  # a packed batch has fewer rows than examples
         step = self._step(batch_idx, size)
