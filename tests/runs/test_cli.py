@@ -1,9 +1,10 @@
-"""The real command line, in processes of its own."""
+"""The command line in subprocesses: output files, kills, signals, several processes, W&B."""
 
 import json
 import re
 import signal
 import struct
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,18 +13,46 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 
+from rlora.config.job import Job
 from rlora.records.record import read_record
+from rlora.runs import experiment
 
-ROOT = Path(__file__).parents[2]
-SMALL = (
-    "model=tiny_encoder",
-    "task.train_size=96",
-    "print_config=false",
-    "trainer.enable_progress_bar=false",
-)
+pytestmark = [
+    pytest.mark.cli,
+    pytest.mark.filterwarnings(
+        "ignore:The number of training batches", "ignore:The dirpath has changed"
+    ),
+]
+DDP = ("trainer.accelerator=cpu", "trainer.devices=2", "+trainer.strategy=ddp")
 
-pytestmark = pytest.mark.cli
+
+@pytest.fixture
+def small(small_lexicon):
+    """Overrides of a run of about one second: 60 words, three batches per epoch."""
+    return (
+        "model=tiny_encoder",
+        f"task.path={small_lexicon}",
+        "task.train_size=60",
+        "task.batch_size=20",
+        "trainer=cpu",
+        "trainer.enable_progress_bar=false",
+    )
+
+
+@pytest.fixture
+def run_here(compose, cache, tmp_path):
+    """Function (*overrides, folder): what `train` does, in this process; return the record."""
+
+    def run(*overrides, folder):
+        paths = (f"paths.cache='{cache}'", f"paths.outputs='{tmp_path}'")
+        composed = compose(*paths, *overrides, folder=folder)
+        config = OmegaConf.create(composed.config)
+        experiment.run(config, Job(folder, composed.choices, list(overrides)))
+        return read_record(folder)
+
+    return run
 
 
 def offline_messages(file: Path) -> Iterator[Any]:
@@ -33,15 +62,16 @@ def offline_messages(file: Path) -> Iterator[Any]:
     """
     from wandb.proto import wandb_internal_pb2
 
-    data, place, message = file.read_bytes(), 7, b""  # W&B's own header is 7 bytes
-    while place + 7 <= len(data):
-        if (left := 2**15 - place % 2**15) < 7:
-            place += left
+    data, message = file.read_bytes(), b""
+    position = 7  # after the header of W&B
+    while position + 7 <= len(data):
+        if (left := 2**15 - position % 2**15) < 7:
+            position += left
             continue
-        length, kind = struct.unpack_from("<HB", data, place + 4)
-        message += data[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # whole, or the last piece
+        length, kind = struct.unpack_from("<HB", data, position + 4)
+        message += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # complete, or the last piece
             record = wandb_internal_pb2.Record()
             record.ParseFromString(message)
             message = b""
@@ -49,22 +79,28 @@ def offline_messages(file: Path) -> Iterator[Any]:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a run's last checkpoint."""
     state: dict[str, torch.Tensor] = torch.load(
         run / "checkpoints" / "last.ckpt", weights_only=True
     )["state_dict"]
     return state
 
 
-def test_run_leaves_what_it_should_and_every_way_back_gives_the_same_scores(train, tmp_path):
+def wait_for(process: subprocess.Popen[str], condition: Any, seconds: float = 240) -> None:
+    """Wait until a condition holds; fail if the process ends or the time is up before it."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "the time is up"
+        time.sleep(0.01)
+
+
+def test_a_run_writes_its_files_and_every_saved_part_gives_its_scores(
+    train, run_here, small, tmp_path
+):
     run = tmp_path / "run"
-    output = train(
-        *SMALL,
-        "adapter=nola",
-        "seed=3",
-        "adapter.rank=2",
-        "trainer.max_epochs=2",
-        f"hydra.run.dir={run}",
-    )
+    overrides = ("adapter=nola", "seed=3", "adapter.rank=2", "trainer.max_epochs=2")
+    output = train(*small, *overrides, f"hydra.run.dir={run}")
     record = read_record(run)
     assert {p.name for p in run.iterdir()} >= {
         "config.yaml",
@@ -78,11 +114,8 @@ def test_run_leaves_what_it_should_and_every_way_back_gives_the_same_scores(trai
         "head.safetensors",
         "adapter.json",
     }
-    assert (record.run.adapter, record.run.model, record.run.task) == (
-        "nola",
-        "tiny_encoder",
-        "lexicon",
-    )
+    named = (record.run.adapter, record.run.model, record.run.task)
+    assert named == ("nola", "tiny_encoder", "lexicon")
     assert record.training.epochs == 2
     assert record.config["adapter"]["rank"] == 2
     for shown in (
@@ -91,40 +124,40 @@ def test_run_leaves_what_it_should_and_every_way_back_gives_the_same_scores(trai
         f"{record.parameters.adapter:,}",
     ):
         assert shown in output
-    for number, saved in enumerate([run, run / "adapter", run / "checkpoints" / "best.ckpt"]):
-        again = tmp_path / f"again{number}"
-        # no adapter=, model= or seed=: they come with the checkpoint
-        train("train=false", "print_config=false", f"ckpt_path={saved}", f"hydra.run.dir={again}")
-        scores = read_record(again).scores
-        assert scores == {k: v for k, v in record.scores.items() if k.startswith("test")}
-        assert read_record(again).run.adapter == "nola"
+    scores = {key: value for key, value in record.scores.items() if key.startswith("test")}
+    # no adapter=, model= or seed=: ckpt_path restores them
+    for number, saved in enumerate([run / "adapter", run / "checkpoints" / "best.ckpt"]):
+        folder = tmp_path / f"evaluated{number}"
+        evaluated = run_here("train=false", f"ckpt_path='{saved}'", folder=folder)
+        assert evaluated.scores == scores
+        assert evaluated.run.adapter == "nola"
     overridden = tmp_path / "overridden"
     train(
         "train=false", f"ckpt_path={run}", "task.eval_batch_size=7", f"hydra.run.dir={overridden}"
     )
     assert yaml.safe_load((overridden / "config.yaml").read_text())["task"]["eval_batch_size"] == 7
+    assert read_record(overridden).scores == pytest.approx(scores, rel=1e-6)
+    assert read_record(overridden).run.adapter == "nola"
 
 
-def test_killed_run_resumed_equals_the_uninterrupted_one_to_the_bit(start, train, tmp_path):
-    words = (*SMALL, "trainer.max_epochs=2", "optimizer.lr=0.02")
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    start, run_here, small, tmp_path
+):
+    overrides = (*small, "trainer.max_epochs=40", "optimizer.lr=0.02")
     whole, killed, resumed = (tmp_path / name for name in ("whole", "killed", "resumed"))
-    train(*words, f"hydra.run.dir={whole}")
-    # many epochs to go, so that the kill comes in time; the schedule's length is restored below
-    process = start(*words, f"hydra.run.dir={killed}")
+    process = start(*overrides, f"hydra.run.dir={killed}")
     last = killed / "checkpoints" / "last.ckpt"
-    while not last.exists() and process.poll() is None:
-        time.sleep(0.01)
+    wait_for(process, last.exists)
     process.kill()
     process.communicate()
-    assert last.exists()
-    if torch.load(last, weights_only=True)["epoch"] != 0:
+    if torch.load(last, weights_only=True)["epoch"] == 39:
         pytest.skip("the machine was too slow to kill the run between its epochs")
     assert not (killed / "results.json").exists()
-    train(f"ckpt_path={killed}", f"hydra.run.dir={resumed}", "print_config=false")
-    one, two = weights(whole), weights(resumed)
-    assert one.keys() == two.keys()
-    assert all(torch.equal(one[name], two[name]) for name in one)
-    first, second = read_record(whole), read_record(resumed)
+    first = run_here(*overrides, folder=whole)
+    second = run_here(f"ckpt_path='{killed}'", folder=resumed)
+    expected, state = weights(whole), weights(resumed)
+    assert expected.keys() == state.keys()
+    assert all(torch.equal(expected[name], state[name]) for name in expected)
     assert first.scores == second.scores
     assert first.training.history == second.training.history
     assert first.training.best_epoch == second.training.best_epoch
@@ -132,41 +165,26 @@ def test_killed_run_resumed_equals_the_uninterrupted_one_to_the_bit(start, train
         assert (whole / "adapter" / name).read_bytes() == (resumed / "adapter" / name).read_bytes()
 
 
-def test_resuming_within_an_epoch_is_exact(train, tmp_path):
-    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    words = (
-        *SMALL,
-        "task.batch_size=8",  # 12 batches an epoch
-        "trainer.max_epochs=2",
-        "trainer.accumulate_grad_batches=2",
-        "+callbacks.step._target_=lightning.pytorch.callbacks.ModelCheckpoint",
-        "+callbacks.step.dirpath=${paths.run}/checkpoints",
-        "+callbacks.step.filename=inside",
-        "+callbacks.step.every_n_train_steps=5",  # after 5 and 10 of 12 optimizer steps
-    )
-    train(*words, f"hydra.run.dir={whole}")
-    inside = torch.load(whole / "checkpoints" / "inside.ckpt", weights_only=True)
-    assert (inside["epoch"], inside["global_step"]) == (1, 10)
-    train(*words, f"ckpt_path={whole}/checkpoints/inside.ckpt", f"hydra.run.dir={resumed}")
-    one, two = weights(whole), weights(resumed)
-    assert all(torch.equal(one[name], two[name]) for name in one)
-
-
-def test_interrupted_run_says_how_to_go_on(start, tmp_path):
+def test_an_interrupted_run_says_how_to_resume(start, small, tmp_path):
     run = tmp_path / "run"
-    process = start(*SMALL, "trainer.max_epochs=500", f"hydra.run.dir={run}")
-    while not (run / "checkpoints" / "last.ckpt").exists() and process.poll() is None:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert "ckpt_path" in output
+    process = start(*small, "trainer.max_epochs=100000", f"hydra.run.dir={run}")
+    wait_for(process, (run / "checkpoints" / "last.ckpt").exists)
+    # Python drops an interrupt that arrives in a destructor: the user types Ctrl-C again
+    for _ in range(10):
+        process.send_signal(signal.SIGINT)
+        try:
+            output, _ = process.communicate(timeout=30)
+            break
+        except subprocess.TimeoutExpired:
+            continue
+    assert process.returncode == 1
+    assert f"interrupted: set ckpt_path={run} to resume" in output
     assert not (run / "results.json").exists()
     assert not (run / "adapter").exists()
 
 
-def test_multirun_leaves_a_record_a_job(train, tmp_path):
-    train("-m", *SMALL, "adapter=lora,rlora", "seed=0,1", "trainer.max_epochs=1", "adapter.rank=4")
+def test_a_multirun_writes_one_record_per_job(train, small, tmp_path):
+    train("-m", *small, "adapter=lora,rlora", "seed=0,1", "trainer.max_epochs=1", "adapter.rank=4")
     records = [read_record(path) for path in sorted(tmp_path.glob("multiruns/*/*/results.json"))]
     assert [(r.run.adapter, r.run.seed) for r in records] == [
         ("lora", 0),
@@ -179,9 +197,9 @@ def test_multirun_leaves_a_record_a_job(train, tmp_path):
     assert "0-lexicon-lora-seed0" in names
 
 
-def test_wandb_offline_carries_the_same_numbers(train, tmp_path):
+def test_wandb_offline_has_the_same_numbers(train, small, tmp_path):
     run = tmp_path / "run"
-    train(*SMALL, "logger=wandb", "trainer.max_epochs=1", f"hydra.run.dir={run}")
+    train(*small, "logger=wandb", "trainer.max_epochs=1", f"hydra.run.dir={run}")
     (file,) = run.glob("wandb/offline-run-*/run-*.wandb")
     summary, config = {}, {}
     for message in offline_messages(file):
@@ -196,40 +214,34 @@ def test_wandb_offline_carries_the_same_numbers(train, tmp_path):
     for name, score in record.scores.items():
         assert summary[f"final/{name}"] == pytest.approx(score, rel=1e-6)
     assert summary["parameters/adapter"] == record.parameters.adapter
-    assert config["adapter"] == "rlora"  # the choice, not a nested dict: sweeps set this very key
+    assert config["adapter"] == "rlora"  # the choice, not a nested dict: sweeps set this key
     assert config["adapter.rank"] == 8
 
 
-def test_two_processes_share_the_work(train, tmp_path):
-    run, alone = tmp_path / "run", tmp_path / "alone"
-    words = (
-        *SMALL,
-        "trainer.accelerator=cpu",
-        "trainer.devices=2",
-        "+trainer.strategy=ddp",
-        "trainer.max_epochs=1",
-    )
-    train(*words, f"hydra.run.dir={run}")
+def test_two_processes_share_the_work(train, run_here, small, tmp_path):
+    run = tmp_path / "run"
+    # at least one batch of 29 validation words for each process
+    batches = ("task.eval_batch_size=8", "trainer.max_epochs=1")
+    train(*small, *DDP, *batches, f"hydra.run.dir={run}")
     record = read_record(run)
-    assert record.training.steps == 1  # 96 words, 32 a process, full batches only
-    # every test word is scored once, as on one process
-    train("train=false", f"ckpt_path={run}", "trainer.devices=1", f"hydra.run.dir={alone}")
-    assert read_record(alone).scores["test/accuracy"] == pytest.approx(
-        record.scores["test/accuracy"], abs=1e-7
+    assert record.training.steps == 1  # 60 words, 30 per process, full batches of 20 only
+    # every test word is scored once, as in one process
+    alone = run_here(
+        "train=false", f"ckpt_path='{run}'", "trainer.devices=1", folder=tmp_path / "alone"
     )
+    assert alone.scores["test/accuracy"] == pytest.approx(record.scores["test/accuracy"], abs=1e-7)
 
 
-def test_a_killed_multirun_goes_on_where_it_stopped(start, train, tmp_path):
-    words = ("-m", *SMALL, "seed=0,1,2", "trainer.max_epochs=1")
-    process = start(*words)
-    deadline = time.monotonic() + 120
-    while not (done := list(tmp_path.rglob("results.json"))) and time.monotonic() < deadline:
-        time.sleep(0.05)
+def test_a_killed_multirun_resumes_with_the_same_command(start, train, small, tmp_path):
+    overrides = ("-m", *small, "seed=0,1,2", "trainer.max_epochs=1")
+    process = start(*overrides)
+    wait_for(process, lambda: list(tmp_path.rglob("results.json")))
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
-    before = {record.run.seed: record.run.started for record in map(read_record, done)}
+    finished = map(read_record, tmp_path.rglob("results.json"))
+    before = {record.run.seed: record.run.started for record in finished}
     assert 0 in before
-    output = train(*words)
+    output = train(*overrides)
     assert "skipped: the same run finished on" in output
     last = max((tmp_path / "multiruns").iterdir())
     after = {
@@ -240,39 +252,49 @@ def test_a_killed_multirun_goes_on_where_it_stopped(start, train, tmp_path):
     assert after | before == after
 
 
-def test_help_and_completion(start):
-    for words, expected in (
-        (("--help",), "adapter: "),
-        (("--shell-completion", "install=bash"), "complete"),
-    ):
-        process = start(*words)
-        output, _ = process.communicate(timeout=120)
-        assert expected in output
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--help",), ["Common commands", "== Groups ==", "adapter: bitfit", "max_epochs:"]),
+        (("--shell-completion", "install=bash"), ["complete"]),
+    ],
+)
+def test_help_and_completion(start, arguments, expected):
+    output, _ = start(*arguments).communicate(timeout=300)
+    for text in expected:
+        assert text in output
+    assert "Traceback" not in output
 
 
-def test_precision_checkpointing_compiling_and_early_stopping_are_switches(train, tmp_path):
-    words = (
-        *SMALL,
+def test_precision_checkpointing_compiling_and_early_stopping_are_options(
+    run_here, small, tmp_path
+):
+    overrides = (
+        *small,
         "callbacks=early_stopping",
         "callbacks.early_stopping.patience=1",
         "trainer.max_epochs=9",
     )
-    plain, switched = tmp_path / "plain", tmp_path / "switched"
-    # a learning rate of nothing: the score cannot improve, the second epoch is the last
-    train(*words, "optimizer.lr=0", "optimizer.head_lr=0", f"hydra.run.dir={plain}")
-    assert read_record(plain).training.epochs == 2
-    words = (
-        *SMALL,
+    # with a learning rate of zero the score cannot improve: the second epoch is the last
+    stopped = run_here(
+        *overrides, "optimizer.lr=0", "optimizer.head_lr=0", folder=tmp_path / "stopped"
+    )
+    assert stopped.training.epochs == 2
+    overrides = (
+        *small,
         "trainer=bf16",
         "trainer.accelerator=cpu",
         "model.gradient_checkpointing=true",
+        "model.config.num_hidden_layers=1",  # Dynamo traces each layer
         "compile=eager",
     )
-    train(*words, "trainer.max_epochs=1", "scheduler=cosine", f"hydra.run.dir={switched}")
-    assert read_record(switched).environment.precision == "bf16-mixed"
+    switched = run_here(
+        *overrides, "trainer.max_epochs=1", "scheduler=cosine", folder=tmp_path / "switched"
+    )
+    assert switched.environment.precision == "bf16-mixed"
 
 
-def test_default_run_is_accurate_and_small(train, tmp_path):
+def test_the_default_run_is_accurate_and_small(train, tmp_path):
     """The README promises 0.90 test accuracy within 2 GB on the installed backbone and data."""
     run = tmp_path / "run"
     train("trainer.enable_progress_bar=false", f"hydra.run.dir={run}")
@@ -285,80 +307,65 @@ def test_default_run_is_accurate_and_small(train, tmp_path):
 
 
 @pytest.fixture
-def writing(tmp_path):
-    """Words of a run that writes 54 texts after an epoch of four."""
+def generation(tmp_path):
+    """Overrides of a run that generates 54 texts after an epoch of four examples."""
     data = tmp_path / "e2e"
     data.mkdir()
     rows = [f'"name[Inn {number}], food[pie]",Inn {number} serves pie.' for number in range(60)]
-    for file, some in {
-        "trainset": rows[:4],
-        "devset": rows[4:6],
-        "testset_w_refs": rows[6:],
-    }.items():
-        (data / f"{file}.csv").write_text("\n".join(["mr,ref", *some, ""]))
-    words = (
+    splits = {"trainset": rows[:4], "devset": rows[4:6], "testset_w_refs": rows[6:]}
+    for file, lines in splits.items():
+        (data / f"{file}.csv").write_text("\n".join(["mr,ref", *lines, ""]))
+    return (
         "task=e2e",
-        f"task.path={data}",
+        f"task.path='{data}'",
         "task.batch_size=2",
         "task.eval_batch_size=1",
         "model=tiny_decoder",
         "adapter=lora",
-    )
-    return (
-        *words,
         "trainer.max_epochs=1",
         "trainer.enable_progress_bar=false",
-        "print_config=false",
     )
 
 
-def test_two_processes_write_what_one_writes(train, writing, tmp_path):
+def test_two_processes_generate_the_texts_of_one(train, run_here, generation, tmp_path):
     alone, together = tmp_path / "alone", tmp_path / "together"
-    train(*writing, "task.decoding.max_new_tokens=6", f"hydra.run.dir={alone}")
-    several = ("trainer.accelerator=cpu", "trainer.devices=2", "+trainer.strategy=ddp")
-    train(
-        "train=false",
-        f"ckpt_path={alone}/adapter",
-        *several,
-        "print_config=false",
-        f"hydra.run.dir={together}",
-    )
+    short = ("task.decoding.max_new_tokens=6", "task.decoding.beams=2")
+    record = run_here(*generation, *short, folder=alone)
+    evaluated = ("train=false", f"ckpt_path={alone}/adapter", *DDP)
+    train(*evaluated, f"hydra.run.dir={together}")
     assert len((together / "texts" / "test-1.jsonl").read_text().splitlines()) == 1 + 27
-    assert (together / "texts" / "test.tsv").read_text() == (
-        alone / "texts" / "test.tsv"
-    ).read_text()
-    assert read_record(together).scores == pytest.approx(read_record(alone).scores, rel=1e-5)
-    train(
-        *writing,
-        *several,
-        "task.decoding.max_new_tokens=6",
-        f"hydra.run.dir={tmp_path / 'trained'}",
-    )
+    texts = [(folder / "texts" / "test.tsv").read_text() for folder in (together, alone)]
+    assert texts[0] == texts[1]
+    assert read_record(together).scores == pytest.approx(record.scores, rel=1e-5)
+    train(*generation, *DDP, *short, f"hydra.run.dir={tmp_path / 'trained'}")
     assert "test/BLEU" in read_record(tmp_path / "trained").scores
 
 
-def test_writing_that_was_killed_goes_on_with_the_texts_that_are_there(
-    start, train, writing, tmp_path
+def test_a_killed_generation_resumes_with_the_saved_texts(
+    start, run_here, generation, tmp_path, caplog
 ):
     killed, resumed = tmp_path / "killed", tmp_path / "resumed"
-    slow = ("task.decoding.batch_size=1", "task.decoding.max_new_tokens=100")
-    process = start(*writing, *slow, f"hydra.run.dir={killed}")
-    kept = killed / "texts" / "test.jsonl"
-    while process.poll() is None and (not kept.exists() or len(kept.read_text().splitlines()) < 4):
-        time.sleep(0.01)
+    slow = (
+        "task.decoding.batch_size=1",
+        "task.decoding.max_new_tokens=100",
+        "task.decoding.beams=2",
+    )
+    process = start(*generation, *slow, f"hydra.run.dir={killed}")
+    saved = killed / "texts" / "test.jsonl"
+    wait_for(process, lambda: saved.exists() and len(saved.read_text().splitlines()) >= 4)
     process.kill()
     process.communicate()
-    before = [json.loads(line) for line in kept.read_text().rpartition("\n")[0].splitlines()]
+    before = [json.loads(line) for line in saved.read_text().rpartition("\n")[0].splitlines()]
     assert 4 <= len(before) < 55
     assert not (killed / "results.json").exists()
-    output = train(f"ckpt_path={killed}", f"hydra.run.dir={resumed}", "print_config=false")
-    assert f"test: {len(before) - 1} of 54 texts are there already" in output
+    with caplog.at_level("INFO"):
+        record = run_here(f"ckpt_path='{killed}'", folder=resumed)
+    assert f"test: reusing {len(before) - 1} of 54 texts" in caplog.text
     after = [
         json.loads(line) for line in (resumed / "texts" / "test.jsonl").read_text().splitlines()
     ]
     assert len(after) == 1 + 54
     assert after[: len(before)] == before
-    record = read_record(resumed)
     assert record.run.trained
     assert record.training.epochs == 1
     assert "test/BLEU" in record.scores

@@ -1,4 +1,4 @@
-"""Wrong words on the command line: one sentence, a non-zero exit, nothing that looks finished."""
+"""Invalid command lines: one sentence, a non-zero exit status, and no record."""
 
 import importlib.util
 import os
@@ -15,8 +15,8 @@ TINY = "model=tiny_encoder"
 
 
 @pytest.fixture
-def told(monkeypatch, tmp_path, capsys):
-    """Function (*words): the sentence that train.py ends with, run in this process."""
+def error_of(monkeypatch, tmp_path, capsys):
+    """Function (*overrides): the error that train.py prints, run in this process."""
     spec = importlib.util.spec_from_file_location("train_script", ROOT / "train.py")
     script = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "train_script", script)
@@ -24,13 +24,13 @@ def told(monkeypatch, tmp_path, capsys):
     monkeypatch.delenv("RLORA_DATA", raising=False)
     spec.loader.exec_module(script)
 
-    def run(*words):
+    def run(*overrides):
         common = [
             f"paths.outputs={tmp_path}",
             "print_config=false",
             "trainer.enable_progress_bar=false",
         ]
-        monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py"), *words, *common])
+        monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py"), *overrides, *common])
         GlobalHydra.instance().clear()
         with pytest.raises(SystemExit) as caught:
             script.main()
@@ -48,7 +48,7 @@ def told(monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("overrides", "expected"),
     [
         (["adapter=lroa"], ["adapter=lroa", "lora"]),
         (["task=mlni"], ["task=mlni", "mnli"]),
@@ -64,18 +64,18 @@ def told(monkeypatch, tmp_path, capsys):
         ),
     ],
 )
-def test_unknown_words(told, words, expected):
-    sentence = told(*words)
+def test_unknown_names(error_of, overrides, expected):
+    sentence = error_of(*overrides)
     for part in expected:
         assert part in sentence
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("overrides", "expected"),
     [
-        (["adapter.rank=0"], "adapter.rank=0"),
-        (["adapter.rank=-3"], "adapter.rank=-3"),
-        (["adapter.rank=abc"], "adapter.rank='abc'"),
+        (["adapter.rank=0", TINY], "adapter.rank=0"),
+        (["adapter.rank=-3", TINY], "adapter.rank=-3"),
+        (["adapter.rank=abc", TINY], "adapter.rank='abc'"),
         (["adapter.rank=500", TINY], "set it to 1..32"),
         (["adapter.targets=[qurey]", TINY], "attention.self.query"),
         (["+adapter.foo=3", TINY], "no option foo: it takes rank"),
@@ -86,7 +86,7 @@ def test_unknown_words(told, words, expected):
         pytest.param(
             ["trainer.accelerator=mps", TINY, "task.train_size=64"],
             "MPS",
-            marks=pytest.mark.skipif(sys.platform == "darwin", reason="there it may exist"),
+            marks=pytest.mark.skipif(sys.platform == "darwin", reason="MPS may exist there"),
         ),
         (["-m", "trainer.devices=2", "seed=1"], "torchrun"),
         (["predict=true", TINY], "unlabeled"),
@@ -98,21 +98,21 @@ def test_unknown_words(told, words, expected):
         (["model=bert_base", "model.path=./nowhere"], "model.path=./nowhere"),
     ],
 )
-def test_wrong_values(told, words, expected):
-    assert expected in told(*words)
+def test_invalid_values(error_of, overrides, expected):
+    assert expected in error_of(*overrides)
 
 
-def test_no_route_to_the_hub(told, monkeypatch, tmp_path):
+def test_an_unreachable_hub(error_of, monkeypatch, tmp_path):
     monkeypatch.setattr("rlora.models.pretrained.hub_answers", lambda: False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    sentence = told("task=mnli", "model.path=nobody/nothing")
+    sentence = error_of("task=mnli", "model.path=nobody/nothing")
     assert "model.path" in sentence
     assert "model=minilm" in sentence
 
 
-def test_full_disk(told, monkeypatch):
+def test_a_full_disk(error_of, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device", "somewhere")
 
     monkeypatch.setattr("rlora.io.atomic.os.fsync", full)
-    assert "the disk is full" in told(TINY, "task.train_size=64")
+    assert "the disk is full" in error_of(TINY, "task.train_size=64")

@@ -21,12 +21,12 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 class Broken(Exception):
-    """What a run stops with in these tests."""
+    """The error that stops a run in these tests."""
 
 
 @pytest.fixture
 def breaks(monkeypatch):
-    """Function (epoch): training breaks in it, at its second batch."""
+    """Function (epoch): training fails at its second batch."""
 
     def at(epoch):
         step = FineTuning.training_step
@@ -64,7 +64,7 @@ def same(first, second):
 # failures
 
 
-def test_a_failure_in_training_leaves_no_record(tiny_run, tmp_path, breaks):
+def test_a_failed_training_writes_no_record(tiny_run, tmp_path, breaks):
     breaks(1)
     with pytest.raises(Broken, match="on purpose"):
         tiny_run(folder=tmp_path)
@@ -75,7 +75,7 @@ def test_a_failure_in_training_leaves_no_record(tiny_run, tmp_path, breaks):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("overrides", "message"),
     [
         (["adapter.rank=64"], r"adapter\.rank=64 is above"),
         (["adapter.targets=[nowhere]"], r"adapter\.targets: 'nowhere' matches no"),
@@ -90,15 +90,17 @@ def test_a_failure_in_training_leaves_no_record(tiny_run, tmp_path, breaks):
     ],
     ids=lambda value: value[0].partition("=")[0] if isinstance(value, list) else None,
 )
-def test_a_wrong_word_is_one_sentence_and_leaves_no_record(tiny_run, tmp_path, words, told):
-    with pytest.raises(ValueError, match=told) as caught:
-        tiny_run(*words, folder=tmp_path)
+def test_an_invalid_override_gives_one_sentence_and_no_record(
+    tiny_run, tmp_path, overrides, message
+):
+    with pytest.raises(ValueError, match=message) as caught:
+        tiny_run(*overrides, folder=tmp_path)
     assert len(str(caught.value).splitlines()) == 1
     assert "Traceback" in (tmp_path / "error.log").read_text()
     assert not (tmp_path / "results.json").exists()
 
 
-def test_a_failure_does_not_keep_the_record_of_an_earlier_run(tiny_run, tmp_path, breaks):
+def test_a_failed_run_removes_the_record_of_an_earlier_run(tiny_run, tmp_path, breaks):
     tiny_run("trainer.max_epochs=1", folder=tmp_path)
     breaks(0)
     with pytest.raises(Broken):
@@ -109,7 +111,7 @@ def test_a_failure_does_not_keep_the_record_of_an_earlier_run(tiny_run, tmp_path
 # from a run
 
 
-def test_the_same_words_give_the_same_run(tiny_run, tmp_path, finished):
+def test_the_same_config_gives_the_same_run(tiny_run, tmp_path, finished):
     torch.manual_seed(99)
     tiny_run("trainer.max_epochs=3", folder=tmp_path)
     assert same(tensors(tmp_path), tensors(finished))
@@ -127,16 +129,16 @@ def test_another_seed_gives_another_run(tiny_run, tmp_path, finished):
     assert read_record(tmp_path).data["fingerprint"] == read_record(finished).data["fingerprint"]
 
 
-@pytest.mark.parametrize("place", ["", "adapter", "checkpoints/best.ckpt"])
-def test_an_evaluation_repeats_the_test_scores(tiny_run, tmp_path, finished, place):
-    # what the run was made of comes back: the words say another adapter, rank and seed by default
-    tiny_run("train=false", f"ckpt_path='{finished / place}'", folder=tmp_path)
+@pytest.mark.parametrize("part", ["", "adapter", "checkpoints/best.ckpt"])
+def test_an_evaluation_repeats_the_test_scores(tiny_run, tmp_path, finished, part):
+    # the saved model, adapter and seed are restored: the defaults differ
+    tiny_run("train=false", f"ckpt_path='{finished / part}'", folder=tmp_path)
     evaluated, trained = read_record(tmp_path), read_record(finished)
     assert evaluated.scores == {
         key: value for key, value in trained.scores.items() if key.startswith("test")
     }
     assert not evaluated.run.trained
-    assert evaluated.run.from_checkpoint == str(finished / place)
+    assert evaluated.run.from_checkpoint == str(finished / part)
     assert evaluated.adapter_file_bytes is None
     assert not (tmp_path / "adapter").exists()
     assert evaluated.training.epochs == 0
@@ -145,8 +147,8 @@ def test_an_evaluation_repeats_the_test_scores(tiny_run, tmp_path, finished, pla
 def test_an_evaluation_takes_adapter_and_model_from_the_run(tiny_job, tmp_path):
     from rlora.runs.experiment import run
 
-    words = ["model=tiny_decoder", "adapter=nola", "adapter.num_bases=7", "seed=4"]
-    config, job = tiny_job(*words, folder=tmp_path / "first")
+    overrides = ["model=tiny_decoder", "adapter=nola", "adapter.num_bases=7", "seed=4"]
+    config, job = tiny_job(*overrides, folder=tmp_path / "first")
     run(config, job)
     config, job = tiny_job(
         "train=false", f"ckpt_path='{tmp_path / 'first'}'", folder=tmp_path / "second"
@@ -161,7 +163,7 @@ def test_an_evaluation_takes_adapter_and_model_from_the_run(tiny_job, tmp_path):
     assert config == {"format": CONFIG_FORMAT, **second.config}
 
 
-def test_going_on_ends_where_an_unbroken_run_does(
+def test_a_resumed_run_equals_an_uninterrupted_one(
     tiny_run, tmp_path, finished, breaks, monkeypatch
 ):
     broken, resumed = tmp_path / "broken", tmp_path / "resumed"
@@ -178,6 +180,29 @@ def test_going_on_ends_where_an_unbroken_run_does(
     assert (second.training.epochs, second.training.steps) == (3, 9)
 
 
+def test_resuming_within_an_epoch_is_exact(tiny_run, tmp_path):
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    overrides = (
+        "task.batch_size=5",  # 12 batches per epoch
+        "trainer.max_epochs=2",
+        "trainer.accumulate_grad_batches=2",
+        "+callbacks.step._target_=lightning.pytorch.callbacks.ModelCheckpoint",
+        "+callbacks.step.dirpath=${paths.run}/checkpoints",
+        "+callbacks.step.filename=inside",
+        "+callbacks.step.every_n_train_steps=5",  # after 5 and 10 of 12 optimizer steps
+    )
+    tiny_run(*overrides, folder=whole)
+    inside = whole / "checkpoints" / "inside.ckpt"
+    state = torch.load(inside, weights_only=True)
+    assert (state["epoch"], state["global_step"]) == (1, 10)
+    tiny_run(*overrides, f"ckpt_path='{inside}'", folder=resumed)
+    ends = [
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for folder in (whole, resumed)
+    ]
+    assert same(*ends)
+
+
 def test_an_unfinished_run_can_be_evaluated(tiny_run, tmp_path, breaks, monkeypatch):
     broken, evaluated = tmp_path / "broken", tmp_path / "evaluated"
     breaks(1)
@@ -188,20 +213,20 @@ def test_an_unfinished_run_can_be_evaluated(tiny_run, tmp_path, breaks, monkeypa
     assert set(read_record(evaluated).scores) == {"test/loss", "test/accuracy"}
 
 
-def test_a_finished_run_does_not_go_on(tiny_run, tmp_path, finished):
+def test_a_finished_run_is_not_resumed(tiny_run, tmp_path, finished):
     with pytest.raises(ValueError, match=r"has trained 3 of trainer\.max_epochs=3 epochs"):
         tiny_run("trainer.max_epochs=3", f"ckpt_path='{finished}'", folder=tmp_path)
 
 
-def test_a_training_starts_from_an_adapter(tiny_run, tmp_path, finished):
-    words = ["trainer.max_epochs=1", "optimizer.lr=0", "optimizer.head_lr=0"]
-    tiny_run(*words, f"ckpt_path='{finished / 'adapter'}'", folder=tmp_path)
-    assert same(tensors(tmp_path), tensors(finished))  # with learning rates of zero it stays there
+def test_training_starts_from_a_saved_adapter(tiny_run, tmp_path, finished):
+    overrides = ["trainer.max_epochs=1", "optimizer.lr=0", "optimizer.head_lr=0"]
+    tiny_run(*overrides, f"ckpt_path='{finished / 'adapter'}'", folder=tmp_path)
+    assert same(tensors(tmp_path), tensors(finished))  # learning rates of zero change nothing
     assert read_record(tmp_path).run.trained
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("override", "message"),
     [
         ("adapter.alpha=4", "alpha"),
         ("seed=1", "another backbone|random structure|another run"),
@@ -209,35 +234,37 @@ def test_a_training_starts_from_an_adapter(tiny_run, tmp_path, finished):
         ("adapter.targets=[q]", "does not fit|random structure"),
     ],
 )
-def test_an_evaluation_of_something_else_is_refused(tiny_run, tmp_path, finished, word, told):
-    with pytest.raises(ValueError, match=told):
-        tiny_run("train=false", f"ckpt_path='{finished}'", word, folder=tmp_path)
+def test_an_evaluation_with_other_settings_is_refused(
+    tiny_run, tmp_path, finished, override, message
+):
+    with pytest.raises(ValueError, match=message):
+        tiny_run("train=false", f"ckpt_path='{finished}'", override, folder=tmp_path)
     assert not (tmp_path / "results.json").exists()
 
 
 @pytest.mark.parametrize(
-    "word", ["adapter.alpha=4", "seed=1", "adapter=lora", "adapter.targets=[q]"]
+    "override", ["adapter.alpha=4", "seed=1", "adapter=lora", "adapter.targets=[q]"]
 )
-def test_a_checkpoint_of_something_else_is_refused(tiny_run, tmp_path, finished, word):
+def test_a_checkpoint_of_other_settings_is_refused(tiny_run, tmp_path, finished, override):
     checkpoint = finished / "checkpoints" / "best.ckpt"
     with pytest.raises(
         ValueError, match=r"checkpoint (belongs to another run|does not hold what trains here)"
     ):
-        tiny_run("train=false", f"ckpt_path='{checkpoint}'", word, folder=tmp_path)
+        tiny_run("train=false", f"ckpt_path='{checkpoint}'", override, folder=tmp_path)
 
 
 # parts switched off
 
 
 @pytest.mark.parametrize(
-    "word", ["logger=none", "debug=overfit", "test=false", "callbacks=early_stopping"]
+    "override", ["logger=none", "debug=overfit", "test=false", "callbacks=early_stopping"]
 )
-def test_a_part_switched_off_or_on(tiny_run, tmp_path, word):
-    tiny_run(word, folder=tmp_path)
+def test_optional_parts(tiny_run, tmp_path, override):
+    tiny_run(override, folder=tmp_path)
     record = read_record(tmp_path)
-    assert ("test/accuracy" in record.scores) == (word not in ("test=false", "debug=overfit"))
-    assert (tmp_path / "metrics.csv").exists() == (word != "logger=none")
-    assert (tmp_path / "checkpoints").exists() == (word != "debug=overfit")
+    assert ("test/accuracy" in record.scores) == (override not in ("test=false", "debug=overfit"))
+    assert (tmp_path / "metrics.csv").exists() == (override != "logger=none")
+    assert (tmp_path / "checkpoints").exists() == (override != "debug=overfit")
     assert record.training.best_epoch in (0, 1)
 
 
@@ -254,7 +281,7 @@ def test_a_debug_run(tiny_run, tmp_path, option):
     assert read_record(tmp_path).training.epochs >= 1
 
 
-def test_the_record_tells_what_was_typed(tiny_run, tmp_path):
+def test_the_record_holds_the_command(tiny_run, tmp_path):
     tiny_run("trainer.max_epochs=1", "optimizer.weight_decay=0.25", folder=tmp_path)
     raw = json.loads((tmp_path / "results.json").read_text())
     assert "optimizer.weight_decay=0.25" in raw["run"]["command"]

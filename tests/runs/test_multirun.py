@@ -15,7 +15,6 @@ RUN = (
     "model=tiny_encoder",
     "adapter=lora",
     "task=lexicon",
-    "task.train_size=200",
     "trainer.max_epochs=1",
 )
 QUIET = (
@@ -23,7 +22,6 @@ QUIET = (
     "callbacks=progress",
     "logger=none",
     "trainer.enable_progress_bar=false",
-    "print_config=false",
 )
 
 
@@ -32,7 +30,13 @@ def summary_of(folder):
 
 
 @pytest.fixture
-def left(record, tmp_path):
+def small(small_lexicon):
+    """Overrides of a task of 120 words."""
+    return (f"task.path={small_lexicon}", "task.train_size=60")
+
+
+@pytest.fixture
+def folders(record, tmp_path):
     """Folders of a finished, a skipped and an unfinished run."""
     record.run.directory = str(tmp_path / "0")
     write_record(record, tmp_path / "0")
@@ -42,26 +46,26 @@ def left(record, tmp_path):
     return tmp_path
 
 
-def test_runs_are_counted(left, capsys):
-    summary_of(left)
-    shown = capsys.readouterr().out
-    assert "1 finished, 1 skipped (finished earlier), 1 unfinished" in shown
-    assert "failed" not in shown
+def test_runs_are_counted(folders, capsys):
+    summary_of(folders)
+    output = capsys.readouterr().out
+    assert "1 finished, 1 skipped (finished earlier), 1 unfinished" in output
+    assert "failed" not in output
 
 
-def test_failed_runs_are_listed_and_the_status_is_not_zero(left, capsys):
-    (left / "3").mkdir()
-    (left / "3" / "error.log").write_text("Traceback ...\nValueError: no such rank\n")
+def test_failed_runs_are_listed_and_make_the_exit_status_one(folders, capsys):
+    (folders / "3").mkdir()
+    (folders / "3" / "error.log").write_text("Traceback ...\nValueError: no such rank\n")
     with pytest.raises(
         SystemExit, match="some runs failed; rerun the same command to repeat only those"
     ):
-        summary_of(left)
-    shown = capsys.readouterr().out
-    assert "1 failed" in shown
-    assert "ValueError: no such rank" in shown
+        summary_of(folders)
+    output = capsys.readouterr().out
+    assert "1 failed" in output
+    assert "ValueError: no such rank" in output
 
 
-def test_one_reason_for_all_is_the_error(tmp_path, capsys):
+def test_a_common_reason_is_the_error(tmp_path, capsys):
     for name in ("0", "1"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "error.log").write_text("Traceback ...\nValueError: no such rank\n")
@@ -70,7 +74,7 @@ def test_one_reason_for_all_is_the_error(tmp_path, capsys):
     assert "2 failed" in capsys.readouterr().out
 
 
-def test_a_sweep_that_has_not_begun_says_nothing(tmp_path, capsys):
+def test_a_sweep_without_started_runs_prints_nothing(tmp_path, capsys):
     summary_of(tmp_path)
     assert capsys.readouterr().out == ""
 
@@ -136,11 +140,13 @@ def test_a_single_run_has_no_such_line(tmp_path, capsys):
 @pytest.mark.parametrize(
     "launcher", [(), ("launcher=joblib",), ("launcher=submitit_local",)], ids=str
 )
-def test_one_that_fails_leaves_the_others_alone(launcher, start, tmp_path):
-    process = start("-m", *launcher, *RUN, *QUIET, "adapter.rank=-1,4")
+def test_a_failed_run_stops_no_other(launcher, start, small, tmp_path):
+    process = start("-m", *launcher, *RUN, *small, *QUIET, "adapter.rank=-1,4")
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "1 finished, 1 failed" in output
+    # submitit writes the output of a run to a file
+    output += "".join(file.read_text() for file in tmp_path.glob("multiruns/*/.submitit/*/*.out"))
     assert "[1/2] adapter.rank=-1\n" in output
     assert "[2/2] adapter.rank=4" in output
     assert "expected a whole number" in output
@@ -150,26 +156,24 @@ def test_one_that_fails_leaves_the_others_alone(launcher, start, tmp_path):
 
 
 @pytest.mark.cli
-def test_the_comparison_is_one_command_and_its_table_another(train, tmp_path, capsys):
+def test_a_study_is_one_command_and_its_table_another(train, small, tmp_path, capsys):
     """Run it twice: the second time skips the finished runs by the study's records alone."""
-    words = (
+    overrides = (
         "-m",
         "experiment=compare_adapters",
         "task=lexicon",
-        "task.train_size=200",
+        *small,
         "task.train_examples=32",
-    )
-    words += (
         "model=tiny_encoder",
         "trainer.max_epochs=1",
         f"paths.studies={tmp_path / 'studies'}",
         *QUIET[1:],
     )
     assert "2 finished" in train(
-        *words, "adapter=lora,rlora", "hydra.sweep.dir=" + str(tmp_path / "first")
+        *overrides, "adapter=lora,rlora", "hydra.sweep.dir=" + str(tmp_path / "first")
     )
     shutil.rmtree(tmp_path / "first")
-    assert "4 finished, 2 skipped" in train(*words)
+    assert "4 finished, 2 skipped" in train(*overrides)
     main([str(tmp_path / "studies"), "--csv", str(tmp_path / "runs.csv")])
     assert "lexicon" in capsys.readouterr().out
     adapters = [line.split(",")[2] for line in (tmp_path / "runs.csv").read_text().splitlines()[1:]]
@@ -177,11 +181,11 @@ def test_the_comparison_is_one_command_and_its_table_another(train, tmp_path, ca
 
 
 @pytest.mark.cli
-def test_a_search_goes_on_where_it_stopped(train, tmp_path):
-    words = ("-m", "hparams=learning_rate", *RUN, *QUIET)
-    first = train(*words, "hydra.sweeper.n_trials=2")
+def test_a_search_resumes_with_the_same_command(train, small, tmp_path):
+    overrides = ("-m", "hparams=learning_rate", *RUN, *small, *QUIET)
+    first = train(*overrides, "hydra.sweeper.n_trials=2")
     assert "2 finished" in first
-    second = train(*words, "hydra.sweeper.n_trials=3")
+    second = train(*overrides, "hydra.sweeper.n_trials=3")
     assert "1 finished, 2 skipped" in second
     assert re.search(r"^\[3/3\] optimizer\.lr=\S+", second, re.MULTILINE)
     records = [read_record(file) for file in tmp_path.glob(f"multiruns/*/*/{RECORD_FILE}")]

@@ -1,4 +1,4 @@
-"""predict.py: the answers of a trained run to rows from anywhere, as they come."""
+"""predict.py: predictions of a trained run, row by row."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ WORDS = ["good", "terrible", "so and so"]
 
 @pytest.fixture(scope="module")
 def trained(tiny_run, tmp_path_factory):
-    """A run of a word's polarity."""
+    """Folder of a finished run."""
     folder = tmp_path_factory.mktemp("run")
     tiny_run("adapter=rlora", "optimizer.lr=0.05", folder=folder)
     return folder
@@ -34,27 +34,27 @@ def posterior(tiny_run, tmp_path_factory):
 
 @pytest.fixture
 def file(tmp_path):
-    place = tmp_path / "words.txt"
-    place.write_text("\n".join(WORDS) + "\n")
-    return place
+    path = tmp_path / "words.txt"
+    path.write_text("\n".join(WORDS) + "\n")
+    return path
 
 
-def answers(folder, *words):
+def answers(folder, *arguments):
     out = folder / "answers.jsonl"
-    assert main([*words, f"output={out}"]) == 0
+    assert main([*arguments, f"output={out}"]) == 0
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 
 def test_answers_are_those_of_the_model(trained, file, tmp_path):
-    found = answers(tmp_path, f"run={trained}", f"input={file}", "batch_size=2")
+    predictions = answers(tmp_path, f"run={trained}", f"input={file}", "batch_size=2")
     run = load_run(trained)
     batch = run.backbone.processor(WORDS, padding=True, return_tensors="pt")
     with torch.no_grad():
-        sought = run.backbone.model(
+        expected = run.backbone.model(
             **{k: batch[k] for k in ("input_ids", "attention_mask")}
         ).logits.softmax(-1)
-    assert [answer["text"] for answer in found] == WORDS
-    for answer, probabilities in zip(found, sought.tolist(), strict=True):
+    assert [answer["text"] for answer in predictions] == WORDS
+    for answer, probabilities in zip(predictions, expected.tolist(), strict=True):
         assert list(answer["probabilities"].values()) == pytest.approx(probabilities, abs=1e-5)
         assert answer["prediction"] == max(answer["probabilities"], key=answer["probabilities"].get)
         assert "spread" not in answer
@@ -67,8 +67,8 @@ def test_json_lines_and_csv_are_read_and_csv_is_written(trained, file, tmp_path)
         "".join(json.dumps({"id": n, "text": word}) + "\n" for n, word in enumerate(WORDS))
     )
     table.write_text("id,text\n" + "".join(f'{n},"{word}"\n' for n, word in enumerate(WORDS)))
-    for given in (lines, table):
-        assert answers(tmp_path, f"run={trained}", f"input={given}") == plain
+    for each in (lines, table):
+        assert answers(tmp_path, f"run={trained}", f"input={each}") == plain
     assert main([f"run={trained}", f"input={table}", f"output={out}"]) == 0
     rows = list(csv.DictReader(out.open()))
     assert [row["prediction"] for row in rows] == [answer["prediction"] for answer in plain]
@@ -80,9 +80,9 @@ def test_json_lines_and_csv_are_read_and_csv_is_written(trained, file, tmp_path)
 def test_draws_of_a_posterior_have_a_mean_and_a_spread(posterior, file, tmp_path):
     mean = answers(tmp_path, f"run={posterior}", f"input={file}", "draws=0")
     assert "spread" not in mean[0]
-    drawn = answers(tmp_path, f"run={posterior}", f"input={file}", "draws=8")
+    samples = answers(tmp_path, f"run={posterior}", f"input={file}", "draws=8")
     again = answers(tmp_path, f"run={posterior}", f"input={file}", "draws=8", "batch_size=1")
-    for one, same, other in zip(drawn, again, mean, strict=True):
+    for one, same, other in zip(samples, again, mean, strict=True):
         assert one["spread"] == pytest.approx(same["spread"], abs=1e-5)
         assert 0 < one["spread"]["positive"] < 0.5
         assert sum(one["probabilities"].values()) == pytest.approx(1, abs=1e-5)
@@ -95,7 +95,7 @@ def test_standard_input_is_answered_as_it_comes(trained, root):
     process = subprocess.Popen(
         command, cwd=root, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    for word in WORDS:  # an answer before the next row
+    for word in WORDS:  # the prediction comes before the next row is written
         process.stdin.write(word + "\n")
         process.stdin.flush()
         assert json.loads(process.stdout.readline())["text"] == word
@@ -104,7 +104,7 @@ def test_standard_input_is_answered_as_it_comes(trained, root):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("arguments", "message"),
     [
         (["run={run}"], "input= is missing"),
         (["run=nowhere", "input={file}"], "run=nowhere is invalid: expected a run folder"),
@@ -133,12 +133,17 @@ def test_standard_input_is_answered_as_it_comes(trained, root):
         (["run={run}", "input={file}", "format=csv"], "has no column text: it has good"),
     ],
 )
-def test_wrong_words_and_files_are_told_and_nothing_is_left(
-    trained, file, tmp_path, capsys, words, told
+def test_invalid_arguments_give_one_sentence_and_no_file(
+    trained, file, tmp_path, capsys, arguments, message
 ):
     out = tmp_path / "out.jsonl"
-    assert main([word.format(run=trained, file=file) for word in words] + [f"output={out}"]) == 1
-    assert told in capsys.readouterr().err
+    assert (
+        main(
+            [argument.format(run=trained, file=file) for argument in arguments] + [f"output={out}"]
+        )
+        == 1
+    )
+    assert message in capsys.readouterr().err
     assert [each.name for each in tmp_path.iterdir()] == ["words.txt"]
 
 
@@ -148,11 +153,19 @@ def test_rows_of_two_fields():
         ("a", "b"),
         ("c", "d"),
     ]
-    for text, form, told in [
+    for text, form, message in [
         ("a\n", "text", "in, line 1: 1 fields, expected premise, hypothesis with tabs"),
         ('{"premise": "a"}\n', "jsonl", "in, line 1 has no text under hypothesis: it has premise"),
         ("[1]\n", "jsonl", "in, line 1 is not an object with the keys premise, hypothesis"),
         ("premise\na\n", "csv", "in has no column hypothesis: it has premise"),
     ]:
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             list(read_rows(io.StringIO(text), form, fields, "in"))
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help(capsys, flag):
+    assert main([flag]) == 0
+    text = capsys.readouterr().out
+    for key in ("run=", "input=", "output=", "format=", "batch_size=", "draws=", "device="):
+        assert f"\n  {key} " in text

@@ -48,8 +48,8 @@ def test_a_run_is_evaluated_from_its_adapter(run_folder):
     write_adapter(run_folder / "adapter")
     write_checkpoint(run_folder / "checkpoints" / "best.ckpt")
     write_checkpoint(run_folder / "checkpoints" / "last.ckpt")
-    found = find_saved(str(run_folder), resume=False)
-    assert found == SavedRun(run_folder, run_folder / "adapter", None, SAVED)
+    saved = find_saved(str(run_folder), resume=False)
+    assert saved == SavedRun(run_folder, run_folder / "adapter", None, SAVED)
 
 
 def test_a_run_is_resumed_from_its_last_checkpoint(run_folder):
@@ -86,24 +86,24 @@ def test_the_home_folder_is_found(run_folder, monkeypatch):
 def refused(path, resume=False):
     with pytest.raises(ValueError, match=r"\S") as caught:
         find_saved(str(path), resume=resume)
-    told = str(caught.value)
-    assert len(told.splitlines()) == 1
-    return told
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
 
 
 @pytest.mark.parametrize("resume", [True, False])
 def test_nonsense(tmp_path, resume):
     for path in (tmp_path, tmp_path / "nowhere"):
-        told = refused(path, resume)
-        assert told.startswith(f"ckpt_path={path}")
-        assert all(word in told for word in ("config.yaml", "adapter.json", ".ckpt"))
+        message = refused(path, resume)
+        assert message.startswith(f"ckpt_path={path}")
+        assert all(name in message for name in ("config.yaml", "adapter.json", ".ckpt"))
 
 
 @pytest.mark.parametrize("resume", [True, False])
 def test_a_run_that_stopped_before_its_first_epoch(run_folder, resume):
-    told = refused(run_folder, resume)
-    assert "before the end of its first epoch" in told
-    assert ("last.ckpt" in told) == resume
+    message = refused(run_folder, resume)
+    assert "before the end of its first epoch" in message
+    assert ("last.ckpt" in message) == resume
 
 
 def test_a_run_without_checkpoints_cannot_be_resumed(run_folder):

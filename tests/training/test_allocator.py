@@ -44,7 +44,7 @@ def faults(how, **settings):
 
 
 @pytest.mark.skipif(not GLIBC, reason="another C library")
-def test_freed_memory_is_used_again():
+def test_freed_memory_is_reused():
     kept, count = faults("keep")
     assert kept
     assert count < 1000
@@ -60,19 +60,19 @@ def test_freed_memory_is_used_again():
     ],
     ids=lambda setting: next(iter(setting)),
 )
-def test_settings_of_the_environment_are_kept(setting):
+def test_allocator_settings_of_the_environment_win(setting):
     kept, _ = faults("keep", **setting)
     assert not kept
 
 
-def test_nothing_happens_with_another_c_library(monkeypatch):
+def test_another_c_library_is_left_unchanged(monkeypatch):
     monkeypatch.setattr(allocator, "_has_glibc", lambda: False)
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: pytest.fail("called the C library"))
     assert allocator.keep_freed_memory() is False
 
 
 @pytest.mark.parametrize("fault", [ValueError, OSError, AttributeError])
-def test_a_system_without_the_name_has_no_glibc(monkeypatch, fault):
+def test_a_system_without_that_name_has_no_glibc(monkeypatch, fault):
     def confstr(_):
         raise fault
 
@@ -80,7 +80,7 @@ def test_a_system_without_the_name_has_no_glibc(monkeypatch, fault):
     assert allocator._has_glibc() is False
 
 
-def test_a_run_asks_for_it(tiny_job, tmp_path, monkeypatch):
+def test_a_run_keeps_freed_memory(tiny_job, tmp_path, monkeypatch):
     from rlora.runs import experiment
 
     class Asked(Exception):

@@ -27,7 +27,7 @@ def adapted(shared=False):
     return inject(Layers(shared), LoRA(rank=2, targets="all-linear"))
 
 
-def test_where_layers_share_a_weight_it_says_so_once(caplog):
+def test_a_shared_weight_is_reported_once(caplog):
     adapters = adapted(shared=True)
     callback = MergedEvaluation(adapters)
     with caplog.at_level(logging.INFO):
@@ -40,7 +40,7 @@ def test_where_layers_share_a_weight_it_says_so_once(caplog):
     assert "unmerged" in line
 
 
-def test_where_layers_share_a_weight_a_run_goes_on(tiny_execution, tmp_path, monkeypatch):
+def test_a_run_with_a_shared_weight_evaluates_unmerged(tiny_execution, tmp_path, monkeypatch):
     from rlora.models import random_init
 
     make = random_init.random_model
@@ -57,7 +57,7 @@ def test_where_layers_share_a_weight_a_run_goes_on(tiny_execution, tmp_path, mon
     assert "test/accuracy" in record.scores
 
 
-def test_a_quantized_weight_is_left_alone(caplog):
+def test_a_quantized_weight_stays_unmerged(caplog):
     adapters = adapted()
     base = next(iter(adapters.layers.values())).base
     base.weight = nn.Parameter(torch.ones(8, 8, dtype=torch.int8), requires_grad=False)
@@ -67,7 +67,7 @@ def test_a_quantized_weight_is_left_alone(caplog):
     assert "quantized" in caplog.text
 
 
-def test_without_memory_for_it_there_is_one_warning(monkeypatch, caplog):
+def test_too_little_memory_gives_one_warning(monkeypatch, caplog):
     adapters, tries = adapted(), []
 
     def full(self):
@@ -85,7 +85,7 @@ def test_without_memory_for_it_there_is_one_warning(monkeypatch, caplog):
     assert "merge_for_evaluation=false" in record.message
 
 
-def test_what_is_wrong_with_an_adapter_is_not_hidden(monkeypatch):
+def test_an_error_of_an_adapter_is_raised(monkeypatch):
     adapters = adapted()
     list(adapters.layers.values())[1].adapters()[0].delta = lambda: torch.zeros(3, 5, 7)
     with pytest.raises(RuntimeError):
@@ -93,7 +93,7 @@ def test_what_is_wrong_with_an_adapter_is_not_hidden(monkeypatch):
     assert not adapters.is_merged
 
 
-def test_merged_in_inference_mode_the_weights_can_be_trained_with():
+def test_weights_merged_in_inference_mode_can_train():
     adapters = adapted()
     wrapper, callback = next(iter(adapters.layers.values())), MergedEvaluation(adapters)
     with torch.inference_mode():

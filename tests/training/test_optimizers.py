@@ -35,11 +35,11 @@ def groups_of(optimizer):
 
 def test_rates_and_decay_by_group(parameters):
     optimizer = adamw(parameters, lr=0.1, head_lr=0.2, weight_decay=0.3)
-    found = {
+    values = {
         name: (g["lr"], g["weight_decay"], len(g["params"]))
         for name, g in groups_of(optimizer).items()
     }
-    assert found == {
+    assert values == {
         "adapter": (0.1, 0.3, 1),
         "adapter_no_decay": (0.1, 0.0, 3),
         "head": (0.2, 0.3, 1),
@@ -51,7 +51,7 @@ def test_rates_and_decay_by_group(parameters):
     )
 
 
-def test_every_parameter_is_there_once(parameters):
+def test_every_parameter_is_in_one_group(parameters):
     optimizer = adamw(parameters, lr=0.1, head_lr=0.2)
     held = [id(p) for group in optimizer.param_groups for p in group["params"]]
     given = [id(p) for members in parameters.values() for p in members.values()]
@@ -78,21 +78,21 @@ def test_decay_shrinks_weights_but_not_biases(parameters):
     }
 
 
-def test_betas_and_eps_arrive(parameters):
+def test_betas_and_eps_are_passed_on(parameters):
     optimizer = adamw(parameters, lr=0.1, head_lr=0.1, betas=[0.5, 0.75], eps=1e-3)
     assert all(
         group["betas"] == (0.5, 0.75) and group["eps"] == 1e-3 for group in optimizer.param_groups
     )
 
 
-def test_a_side_without_parameters_makes_no_group(parameters):
+def test_an_empty_set_of_parameters_makes_no_group(parameters):
     assert set(groups_of(adamw(parameters | {"adapter": {}}, lr=0.0, head_lr=0.1))) == {
         "head",
         "head_no_decay",
     }
 
 
-def test_the_configs_node_builds_it(parameters, compose):
+def test_the_config_builds_it(parameters, compose):
     optimizer = build(compose("optimizer.lr=0.25").config["optimizer"], parameters)
     assert groups_of(optimizer)["adapter"]["lr"] == 0.25
     assert optimizer.param_groups[0]["params"][0] is parameters["adapter"]["layer.0.query.A"]
@@ -109,19 +109,19 @@ def rates(shape, warmup, total):
     """The learning rate that each step takes, and the one after the last."""
     optimizer = torch.optim.SGD([parameter()], lr=PEAK)
     scheduler = schedule(optimizer, total_steps=total, shape=shape, warmup=warmup)
-    found = []
+    values = []
     for _ in range(total):
-        found.append(optimizer.param_groups[0]["lr"])
+        values.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
-    return [*found, optimizer.param_groups[0]["lr"]]
+    return [*values, optimizer.param_groups[0]["lr"]]
 
 
 @pytest.mark.parametrize("shape", SCHEDULES)
 def test_warm_up_is_linear_and_reaches_the_peak(shape):
-    found = rates(shape, 0.2, 50)
-    assert found[:11] == pytest.approx([PEAK * step / 10 for step in range(11)])
-    assert max(found) == PEAK
+    values = rates(shape, 0.2, 50)
+    assert values[:11] == pytest.approx([PEAK * step / 10 for step in range(11)])
+    assert max(values) == PEAK
 
 
 @pytest.mark.parametrize(
@@ -133,9 +133,9 @@ def test_warm_up_is_linear_and_reaches_the_peak(shape):
     ],
 )
 def test_after_warm_up(shape, fall):
-    found = rates(shape, 0.2, 50)
+    values = rates(shape, 0.2, 50)
     for step in (10, 20, 30, 49, 50):
-        assert found[step] == pytest.approx(PEAK * fall((step - 10) / 40), abs=1e-12)
+        assert values[step] == pytest.approx(PEAK * fall((step - 10) / 40), abs=1e-12)
 
 
 @pytest.mark.parametrize("shape", SCHEDULES)

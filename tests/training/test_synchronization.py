@@ -37,10 +37,10 @@ SYNCHRONIZING = {
     "_unique2",
     "equal",
 }
-# what is read from the host's own memory, whatever the device: (file, function)
+# functions (file, name) that read the memory of the host, whatever the device
 ON_THE_HOST = {
     ("batch.py", "make_batch"),  # the batch before it goes to the device
-    ("supervised.py", "loss"),  # labels, looked at on a CPU only
+    ("supervised.py", "loss"),  # labels, read on a CPU only
     ("adamw.py", "_single_tensor_adamw"),  # the optimizer counts its steps on the host
     ("adam.py", "_single_tensor_adam"),
 }
@@ -48,11 +48,11 @@ family = pytest.mark.parametrize("family", FAMILIES)
 
 
 class Reads(TorchDispatchMode):
-    """Notes where the host reads the values of a tensor."""
+    """Record the stacks in which the host reads the values of a tensor."""
 
     def __init__(self):
         super().__init__()
-        self.places = []
+        self.stacks = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func.overloadpacket.__name__ in SYNCHRONIZING:
@@ -61,21 +61,21 @@ class Reads(TorchDispatchMode):
                 for frame in traceback.extract_stack()
             ]
             if not ON_THE_HOST & set(frames):
-                self.places.append([func.overloadpacket.__name__, *frames[-10:-1]])
+                self.stacks.append([func.overloadpacket.__name__, *frames[-10:-1]])
         return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture
 def reads(monkeypatch):
     """Reads in Lightning's training batches: from fetching to the optimizer and logging."""
-    found, advance = Reads(), _TrainingEpochLoop.advance
+    recorder, advance = Reads(), _TrainingEpochLoop.advance
 
     def watched(loop, fetcher):
-        with found:
+        with recorder:
             advance(loop, fetcher)
 
     monkeypatch.setattr(_TrainingEpochLoop, "advance", watched)
-    return found
+    return recorder
 
 
 @pytest.fixture
@@ -90,25 +90,25 @@ def backbone(compose):
 
 @pytest.mark.parametrize("noise", ["per_step", "per_example"])
 @pytest.mark.parametrize("objective", ["quadratic", "kl", "pac_tuning"])
-def test_a_regularizer_reads_nothing_either(tiny_run, tmp_path, reads, objective, noise):
-    words = [
+def test_no_regularizer_reads(tiny_run, tmp_path, reads, objective, noise):
+    overrides = [
         "regularizer=pac_bayes",
         f"regularizer.objective={objective}",
         f"regularizer.noise={noise}",
     ]
-    tiny_run(*words, "trainer.max_epochs=1", "trainer.log_every_n_steps=100", folder=tmp_path)
-    assert reads.places == []
+    tiny_run(*overrides, "trainer.max_epochs=1", "trainer.log_every_n_steps=100", folder=tmp_path)
+    assert reads.stacks == []
 
 
 @family
 def test_nothing_is_read_in_a_step(tiny_run, tmp_path, reads, family):
-    words = [
+    overrides = [
         "trainer.max_epochs=1",
         "trainer.accumulate_grad_batches=2",
         "trainer.log_every_n_steps=100",
     ]
-    tiny_run(*FAMILIES[family], *words, folder=tmp_path)
-    assert reads.places == []
+    tiny_run(*FAMILIES[family], *overrides, folder=tmp_path)
+    assert reads.stacks == []
 
 
 RANKED = ["lora", "nola", "randlora", "vera", "dora", "lora_xs"]
@@ -117,10 +117,10 @@ RANKED = ["lora", "nola", "randlora", "vera", "dora", "lora_xs"]
 @pytest.mark.parametrize("adapter", [*RANKED, "fourierft", "bitfit", "head", "full"])
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_no_adapter_reads(tiny_run, tmp_path, reads, family, adapter):
-    words = ["trainer.max_epochs=1", "trainer.log_every_n_steps=100", f"adapter={adapter}"]
+    overrides = ["trainer.max_epochs=1", "trainer.log_every_n_steps=100", f"adapter={adapter}"]
     rank = ["adapter.rank=2"] if adapter in RANKED else []
-    tiny_run(*FAMILIES[family], *words, *rank, folder=tmp_path)
-    assert reads.places == []
+    tiny_run(*FAMILIES[family], *overrides, *rank, folder=tmp_path)
+    assert reads.stacks == []
 
 
 @pytest.mark.parametrize(("terminal", "readings"), [(True, 3), (False, 0)])
@@ -138,26 +138,26 @@ def test_the_log_and_the_progress_line_read_when_they_are_due(
     ]  # 12 batches
     tiny_run(*overrides, folder=tmp_path)
     readers = [
-        [place for place in places[1:] if place[0] in ("progress.py", "logger_connector.py")]
-        for places in reads.places
+        [frame for frame in stack[1:] if frame[0] in ("progress.py", "logger_connector.py")]
+        for stack in reads.stacks
     ]
     line = sum(("progress.py", "_read_loss") in stack for stack in readers)
     log = sum(("logger_connector.py", "log_metrics") in stack for stack in readers)
     assert (line, log, len(readers)) == (readings, 2, readings + 2)
 
 
-def test_a_look_at_the_mask_would_be_seen(tiny_run, tmp_path, reads, monkeypatch):
+def test_reading_the_mask_would_be_noticed(tiny_run, tmp_path, reads, monkeypatch):
     monkeypatch.setattr("rlora.training.module.known_padding", lambda padded: known_padding(None))
     tiny_run("trainer.max_epochs=1", "trainer.log_every_n_steps=100", folder=tmp_path)
-    assert len(reads.places) == 3  # one a batch
+    assert len(reads.stacks) == 3  # one per batch
     assert all(
-        ("masking_utils.py", "_ignore_bidirectional_mask_sdpa") in places for places in reads.places
+        ("masking_utils.py", "_ignore_bidirectional_mask_sdpa") in stack for stack in reads.stacks
     )
 
 
 @family
 @pytest.mark.parametrize("padded", [True, False])
-def test_a_step_runs_where_nothing_can_be_read(family, padded, backbone, compose):
+def test_a_step_runs_on_tensors_without_values(family, padded, backbone, compose):
     """On the meta device a tensor has no values; what the adapters do is watched above."""
     config = compose("adapter=full").config
     made = backbone(family)
@@ -187,7 +187,7 @@ def test_a_step_runs_where_nothing_can_be_read(family, padded, backbone, compose
     Recorder().on_train_batch_end(SimpleNamespace(), SimpleNamespace(), None, batch, 0)
 
 
-def test_the_meta_device_refuses_a_look_at_the_mask(backbone):
+def test_the_meta_device_refuses_to_read_the_mask(backbone):
     net = backbone("bert").model.to("meta")
     ids = torch.zeros(4, 7, dtype=torch.int64, device="meta")
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
@@ -197,7 +197,7 @@ def test_the_meta_device_refuses_a_look_at_the_mask(backbone):
 @family
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("padding", [0, 3])
-def test_what_is_known_of_the_padding_changes_no_bit(family, attention, padding, backbone):
+def test_known_padding_changes_no_bit(family, attention, padding, backbone):
     net = backbone(family).model.eval()
     if family != "deberta":
         net.set_attn_implementation(attention)

@@ -29,6 +29,7 @@ from rlora.records.record import (
     summary_metrics,
     write_record,
 )
+from rlora.records.status import CONFIG, ERROR
 from rlora.runs import resume, weights
 from rlora.runs.assemble import Moment, Parts, assemble
 from rlora.runs.console import print_start, print_summary, quieten
@@ -39,7 +40,6 @@ from rlora.training.module import write_predictions
 from rlora.training.trainer import GROUPS
 
 log = logging.getLogger(__name__)
-ERROR_FILE = "error.log"
 
 
 def run(config: DictConfig, job: Job) -> float | None:
@@ -88,7 +88,7 @@ def _how_to_resume(job: Job) -> str:
 def _write_error(directory: Path) -> None:
     """Write the traceback of the current error to the run folder."""
     with contextlib.suppress(OSError):  # a full disk must not hide the error itself
-        write_atomically(directory / ERROR_FILE, traceback.format_exc().encode())
+        write_atomically(directory / ERROR, traceback.format_exc().encode())
 
 
 def _score_to_maximize(record: RunRecord) -> float | None:
@@ -124,13 +124,13 @@ def run_plan(plan: RunPlan, job: Job, console: Console) -> RunRecord:
 
 def prepare_folder(plan: RunPlan, directory: Path) -> None:
     """Remove the results of an earlier run from the folder and write the config."""
-    for name in (RECORD_FILE, ERROR_FILE):
+    for name in (RECORD_FILE, ERROR):
         (directory / name).unlink(missing_ok=True)
     adapter = directory / "adapter"
     if plan.config["train"] and not (plan.saved and plan.saved.adapter == adapter):
         shutil.rmtree(adapter, ignore_errors=True)
     content = yaml.safe_dump(saved_config(plan.config, plan.choices), sort_keys=False)
-    write_atomically(directory / resume.CONFIG, content.encode())
+    write_atomically(directory / CONFIG, content.encode())
 
 
 def execute(parts: Parts, job: Job) -> RunRecord:

@@ -12,10 +12,10 @@ from safetensors.torch import save as dump_tensors
 from rlora.adapters import checkpoint
 from rlora.config.allowlist import check_saved_config
 from rlora.io.safetensors import read_tensors
+from rlora.records.status import CONFIG
 from rlora.regularizers.base import Regularizer
 from rlora.training.module import CHECKPOINT_FORMAT
 
-CONFIG = "config.yaml"
 LAST_CHECKPOINT, BEST_CHECKPOINT = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 REGULARIZER = "regularizer.safetensors"  # in an adapter folder: a posterior and its prior
 # The sections that an evaluation restores from the saved config, and those that resuming restores.
