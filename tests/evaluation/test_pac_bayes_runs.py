@@ -120,7 +120,7 @@ def test_a_task_without_a_bounded_loss_needs_another_objective(tiny_run, tmp_pat
 
     monkeypatch.setattr(Lexicon, "has_bounded_loss", False)
     with pytest.raises(
-        ValueError, match=r"only classification has; use regularizer\.objective=elbo or pac_tuning"
+        ValueError, match=r"as classification has; set regularizer\.objective=elbo or pac_tuning"
     ):
         tiny_run(*overrides("rlora"), folder=tmp_path)
     tiny_run(*overrides("rlora"), "regularizer.objective=elbo", folder=tmp_path)
