@@ -232,7 +232,9 @@ class Certification:
         return sum(int(self._wrong(batch).sum()) for batch in self._track(loader, title))
 
     def _track(self, loader: DataLoader[Any], title: str) -> Iterable[Batch]:
-        return track(loader, title, console=self.console, transient=True)
+        # a file would get an empty line from every bar
+        hidden = not self.console.is_terminal
+        return track(loader, title, console=self.console, transient=True, disable=hidden)
 
     @torch.no_grad()
     def _wrong(self, batch: Batch) -> Tensor:

@@ -123,7 +123,9 @@ class Generator:
             model.train(training)
 
     def _progress(self) -> Progress:
-        return Progress(console=self.console, transient=True)
+        # a file would get an empty line from every bar
+        hidden = not self.console.is_terminal
+        return Progress(console=self.console, transient=True, disable=hidden)
 
     def _key(self, prompts: Sequence[Sequence[int]]) -> str:
         """Return the SHA-256 (hex) of everything that determines the texts."""

@@ -201,4 +201,6 @@ def _writer(stream: TextIO, output_format: str) -> Any:
 
 def _progress() -> Progress:
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    # a file would get an empty line
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
