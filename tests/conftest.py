@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -199,18 +200,26 @@ def command(tmp_path, cache):
 @pytest.fixture
 def start(command):
     """Function (*overrides): start train.py in a new interpreter; return the process."""
+    processes = []
 
     def run(*overrides: str) -> subprocess.Popen:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, *command(*overrides)],
             cwd=ROOT,
             env=subprocess_environment(),
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            # a background job of a shell ignores interrupts, and so would its children
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
+        processes.append(process)
+        return process
 
-    return run
+    yield run
+    for process in processes:  # a test that failed may leave one running
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture(scope="session")
