@@ -30,8 +30,9 @@ HELP = """Predict rows with a trained run. Each prediction is written as soon as
 
   run=         run folder or adapter folder
   input=       file, or - for standard input
-  output=      file, written as CSV if it ends in .csv, else as JSON lines; - (default) is standard
-  output format=      of the input: text (a row per line, fields separated by tabs), jsonl or csv;
+  output=      file, written as CSV if it ends in .csv, else as JSON lines; by default - for
+               standard output
+  format=      of the input: text (a row per line, fields separated by tabs), jsonl or csv;
                by default by the suffix, and text for standard input
   batch_size=  rows per batch, 32 by default
   draws=       samples of a PAC-Bayes run's posterior, 16 by default; 0 predicts with its mean
