@@ -49,8 +49,7 @@ def check(module: FineTuning, options: CertificateOptions) -> None:
     """Check that a run can be certified, before any work is done.
 
     Raises:
-        ValueError: the run has no posterior, the task has no 0-1 loss, or the baseline saw the
-            rows to be certified.
+        ValueError: no posterior, no 0-1 loss, or the baseline saw the rows to be certified.
     """
     if not module.regularizer.is_posterior:
         raise ValueError(
@@ -232,9 +231,8 @@ class Certification:
         return sum(int(self._wrong(batch).sum()) for batch in self._track(loader, title))
 
     def _track(self, loader: DataLoader[Any], title: str) -> Iterable[Batch]:
-        # a file would get an empty line from every bar
-        hidden = not self.console.is_terminal
-        return track(loader, title, console=self.console, transient=True, disable=hidden)
+        hide = not self.console.is_terminal  # a file would get an empty line from every bar
+        return track(loader, title, console=self.console, transient=True, disable=hide)
 
     @torch.no_grad()
     def _wrong(self, batch: Batch) -> Tensor:
