@@ -1,4 +1,4 @@
-"""The committed records: each can be read, and the command that made it finds it again."""
+"""The committed records: each can be read, and the documented command composes its config."""
 
 import pytest
 
@@ -55,8 +55,8 @@ def test_a_committed_config_builds_only_what_conf_names(committed, study):
         ("e2e_mini", "adapter=rlora seed=1"),
     ],
 )
-def test_a_study_command_finds_its_committed_record(committed, compose, study, overrides):
-    """Else a study would train all its runs again instead of resuming."""
+def test_the_command_of_a_study_composes_its_committed_config(committed, compose, study, overrides):
+    """Else the documented command would train other runs than the published ones."""
     composed = compose(f"experiment={study}", *overrides.split(), folder="/anywhere").config
     wanted = config_hash(composed, "/anywhere")
     assert [record for record in committed[study] if record.run.config_hash == wanted]

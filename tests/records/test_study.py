@@ -9,8 +9,9 @@ from omegaconf import OmegaConf
 from rlora.config.allowlist import saved_config
 from rlora.config.config_hash import config_hash, hashed_config
 from rlora.records import study
-from rlora.records.record import STUDY_FILE, read_record, read_study
-from rlora.runs import experiment
+from rlora.records.identity import Identity
+from rlora.records.record import STUDY_FILE, read_record, read_study, write_record
+from rlora.runs import experiment, identity
 
 OVERRIDES = ("adapter=rlora", "adapter.rank=2", "trainer.max_epochs=1")
 
@@ -56,7 +57,7 @@ def test_a_finished_run_is_not_repeated_in_a_multirun(again, finished, tmp_path)
     )
     assert not ran
     assert score == read_record(finished).scores["validation/accuracy"]
-    assert read_record(tmp_path / "new") == study.portable_record(read_record(finished))
+    assert read_record(tmp_path / "new") == read_record(finished)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,72 @@ def test_any_other_run_is_run(override, again, tmp_path):
 
 def test_skip_finished_false_repeats_the_run(again, tmp_path):
     assert again("skip_finished=false", folder=tmp_path / "new")[1] == [tmp_path / "new"]
+
+
+def test_another_value_of_skip_finished_is_refused(tiny_job, tmp_path):
+    config, job = tiny_job("skip_finished=true", folder=tmp_path)
+    with pytest.raises(ValueError, match="skip_finished=True is invalid: expected same_code, same"):
+        study.finished_record(config, job, Identity(""))
+
+
+def test_a_skip_names_the_record_its_file_commit_and_machine(again, finished, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        again(folder=tmp_path / "new")
+    environment = read_record(finished).environment
+    commit = environment.git_commit[:10] if environment.git_commit else "no commit known"
+    (message,) = [text for text in caplog.messages if text.startswith("skipped")]
+    for part in (str(finished / "results.json"), commit, environment.host, "skip_finished=false"):
+        assert part in message
+
+
+@pytest.mark.parametrize("policy", ["same_code", "same_config"])
+def test_changed_labels_repeat_the_run(again, finished, small_lexicon, tmp_path, policy, caplog):
+    """The config names the file, not what it holds."""
+    before = small_lexicon.read_text()
+    try:
+        word, mean, spread, ratings = before.split("\n", 1)[0].split("\t")
+        flipped = "\t".join((word, mean, spread, str([-n for n in json.loads(ratings)])))
+        small_lexicon.write_text("\n".join([flipped, *before.split("\n")[1:]]))
+        with caplog.at_level("INFO"):
+            ran = again(f"skip_finished={policy}", folder=tmp_path / "new")[1]
+        assert ran == [tmp_path / "new"]
+        assert "but data changed since then" in caplog.text
+    finally:
+        small_lexicon.write_text(before)
+    assert again(f"skip_finished={policy}", folder=tmp_path / "newer")[1] == ran
+
+
+def test_changed_code_repeats_the_run_unless_the_config_is_enough(
+    again, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(identity, "code_digest", lambda config: "another")
+    with caplog.at_level("INFO"):
+        assert again(folder=tmp_path / "new")[1] == [tmp_path / "new"]
+    assert "but code changed since then (skip_finished=same_config keeps its result)" in caplog.text
+    assert again("skip_finished=same_config", folder=tmp_path / "newer")[1] == [tmp_path / "new"]
+
+
+def test_a_record_without_digests_does_not_count(again, finished, tmp_path, caplog):
+    old = read_record(finished)
+    folder = tmp_path / "outputs" / "old"
+    folder.mkdir(parents=True)
+    write_record(replace(old, run=replace(old.run, inputs={}, code="")), folder)
+    with caplog.at_level("INFO"):
+        ran = again(folder=tmp_path / "new", outputs=tmp_path / "outputs")[1]
+    assert ran == [tmp_path / "new"]
+    assert "its record does not say which data and code it used" in caplog.text
+
+
+def test_only_the_latest_of_several_executions_counts(again, finished, tmp_path):
+    """Reports show the latest one, so that an earlier one must not stand for this run."""
+    old = read_record(finished)
+    outputs = tmp_path / "outputs"
+    for name, started, data in (("a", "2024-01-01", old.run.inputs), ("b", "2025-01-01", {})):
+        (outputs / name).mkdir(parents=True)
+        write_record(
+            replace(old, run=replace(old.run, inputs=data, started=started)), outputs / name
+        )
+    assert again(folder=tmp_path / "new", outputs=outputs)[1] == [tmp_path / "new"]
 
 
 def test_a_study_is_resumed_without_its_outputs(again, finished, tmp_path):
@@ -91,15 +158,16 @@ def test_a_run_that_finished_outside_the_study_joins_it(again, finished, tmp_pat
 
 def test_a_single_run_is_always_run(tiny_job, finished, tmp_path):
     config, job = tiny_job(*OVERRIDES, *places(finished.parents[1]), folder=tmp_path)
-    assert study.finished_record(config, job) is None
+    wanted = Identity(read_record(finished).run.config_hash)
+    assert study.finished_record(config, job, wanted) is None
 
 
 def test_a_damaged_record_is_no_finished_run(finished, tmp_path):
     wanted = read_record(finished).run.config_hash
-    assert study.find_finished(wanted, finished.parents[1]) == read_record(finished)
+    assert study.latest_finished(wanted, finished.parents[1]).record == read_record(finished)
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "results.json").write_text('{"run": ')
-    assert study.find_finished(wanted, tmp_path) is None
+    assert study.latest_finished(wanted, tmp_path) is None
 
 
 def test_the_records_of_a_study_name_no_machine(finished):

@@ -1,19 +1,16 @@
 """Learned priors: a separate run on the part of the training set that the certificate excludes."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rlora.config.config_hash import config_hash
 from rlora.config.flatten import move_paths
 from rlora.config.job import Job
 from rlora.data.disjoint_parts import PRIOR, REST
-from rlora.records.record import RECORD_FILE, RunRecord, read_record
+from rlora.records.record import RunRecord, read_record
 from rlora.regularizers.base import PriorFacts
 
-log = logging.getLogger(__name__)
 START, SPLIT = "start", "split"  # values of regularizer.prior other than a folder
 FOLDER = "prior"  # of the prior's run, inside the folder of the posterior's run
 SHARED = ("model", "adapter", "seed")  # config sections that must be equal in both runs
@@ -55,7 +52,7 @@ def find(
     Args:
         config: Config of the run that needs the prior.
         job: Its job.
-        run: Executes a config and job; called for the prior unless it has finished before.
+        run: Executes a config and job, unless the same run has finished in the job's folder.
 
     Returns:
         None if the prior is the start values, or if nothing is trained.
@@ -66,10 +63,7 @@ def find(
     if option != SPLIT:
         return Path(option).expanduser()
     prior_config, prior_job = job_of(config, job)
-    # an interrupted posterior run reuses its prior, but only one of exactly this config
-    if not _is_finished(prior_config, prior_job.directory):
-        log.info("training the prior in %s", prior_job.directory)
-        run(prior_config, prior_job)
+    run(prior_config, prior_job)
     return prior_job.directory
 
 
@@ -90,13 +84,6 @@ def job_of(config: dict[str, Any], job: Job) -> tuple[dict[str, Any], Job]:
     }
     choices = {**job.choices, "regularizer": "none"}
     return prior_config, replace(job, directory=folder, choices=choices, overrides=[])
-
-
-def _is_finished(config: dict[str, Any], folder: Path) -> bool:
-    """Return whether the folder holds the record of a run with this config."""
-    if not (folder / RECORD_FILE).is_file():
-        return False
-    return read_record(folder).run.config_hash == config_hash(config, str(folder))
 
 
 def read_facts(folder: Path, config: dict[str, Any], key: str = "regularizer.prior") -> PriorFacts:

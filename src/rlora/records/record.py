@@ -31,6 +31,8 @@ class Run:
         trained: Whether the run trained.
         from_checkpoint: The `ckpt_path` it started from.
         config_hash: See `rlora.config.config_hash`.
+        inputs: See `rlora.records.identity.Identity`; empty in records of earlier versions.
+        code: See `Identity`; empty in records of earlier versions.
     """
 
     task: str
@@ -45,6 +47,8 @@ class Run:
     trained: bool
     from_checkpoint: str | None = None
     config_hash: str = ""
+    inputs: dict[str, str] = field(default_factory=dict)
+    code: str = ""
 
 
 @dataclass

@@ -6,12 +6,14 @@ import functools
 import json
 import logging
 import os
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rlora.config.config_hash import config_hash, hashed_config
+from rlora.config.config_hash import hashed_config
 from rlora.config.job import Job
+from rlora.records.identity import CODE, SAME_CODE, SAME_CONFIG, Identity
 from rlora.records.record import (
     RECORD_FILE,
     STUDY_FILE,
@@ -25,7 +27,15 @@ from rlora.records.status import run_folders
 log = logging.getLogger(__name__)
 
 
-def finished_record(config: dict[str, Any], job: Job) -> RunRecord | None:
+@dataclass(frozen=True)
+class Finished:
+    """A finished run: its record, and the file that holds it."""
+
+    record: RunRecord
+    file: Path
+
+
+def finished_record(config: dict[str, Any], job: Job, identity: Identity) -> RunRecord | None:
     """Return the record of the same run if it finished before and this multirun skips such runs.
 
     The record is copied to this run's folder and to its study, so that both are complete.
@@ -33,35 +43,76 @@ def finished_record(config: dict[str, Any], job: Job) -> RunRecord | None:
     Args:
         config: Plain and resolved.
         job: The job that is about to run.
+        identity: Its identity.
+
+    Raises:
+        ValueError: `skip_finished` is none of its values.
     """
-    if not (job.multirun and config["skip_finished"]):
+    policy, study = _policy(config), study_path(config)
+    if not (job.multirun and policy):
         return None
-    wanted, study = config_hash(config, str(job.directory)), study_path(config)
-    records = read_study(study, holding=wanted) if study else []
-    record = records[0] if records else find_finished(wanted, Path(config["paths"]["outputs"]))
-    if record is not None:
-        if study and not records:
-            append_record(record, study)
-        log.info(
-            "skipped: the same run finished on %s in %s", record.run.started, record.run.directory
-        )
-        write_record(record, job.directory)
-    return record
+    found = latest_finished(identity.config_hash, Path(config["paths"]["outputs"]), study)
+    if found is None:
+        return None
+    if changes := _changes(found.record, identity, policy):
+        kept = f" (skip_finished={SAME_CONFIG} keeps its result)" if changes == [CODE] else ""
+        log.info("runs again: %s, but %s%s", _describe(found), _reason(found.record, changes), kept)
+        return None
+    log.info("skipped: %s; set skip_finished=false to run it again", _describe(found))
+    if study and not _is_in(found.record, study):
+        append_record(found.record, study)
+    write_record(found.record, job.directory)
+    return found.record
 
 
-def find_finished(wanted: str, outputs: Path) -> RunRecord | None:
-    """Return the record of a finished run by its config hash.
+def is_finished_in(folder: Path, identity: Identity) -> bool:
+    """Return whether a folder holds the record of a run with this identity."""
+    if not (folder / RECORD_FILE).is_file():
+        return False
+    run = read_record(folder).run
+    return run.config_hash == identity.config_hash and not identity.changes(run)
+
+
+def _policy(config: dict[str, Any]) -> str | None:
+    """Return which finished runs a multirun skips; None for none of them."""
+    policy = config["skip_finished"]
+    if policy in (SAME_CODE, SAME_CONFIG):
+        return str(policy)
+    if policy is False:
+        return None
+    raise ValueError(
+        f"skip_finished={policy} is invalid: expected {SAME_CODE}, {SAME_CONFIG} or false"
+    )
+
+
+def _changes(record: RunRecord, identity: Identity, policy: str) -> list[str]:
+    changes = identity.changes(record.run)
+    return [change for change in changes if policy == SAME_CODE or change != CODE]
+
+
+def latest_finished(wanted: str, outputs: Path, study: Path | None = None) -> Finished | None:
+    """Return the latest finished run with a config hash.
+
+    Only the latest counts, as reports show only that one.
 
     Args:
         wanted: The config hash.
         outputs: Folder that holds run folders at any depth.
+        study: File of the study, whose records need no folders.
     """
+    found = list(_finished_in(wanted, outputs))
+    if study:
+        found += [Finished(record, study) for record in read_study(study, holding=wanted)]
+    # of one execution the record in its folder comes first, as it has the folder's full path
+    return max(found, key=lambda each: each.record.run.started, default=None)
+
+
+def _finished_in(wanted: str, outputs: Path) -> Iterator[Finished]:
     for folder in run_folders(outputs):
         with contextlib.suppress(OSError, ValueError):  # an unfinished or damaged run is not one
             file = folder / RECORD_FILE
             if _hash_in(file, file.stat().st_mtime_ns) == wanted:
-                return read_record(file)
-    return None
+                yield Finished(read_record(file), file)
 
 
 @functools.cache
@@ -71,6 +122,36 @@ def _hash_in(file: Path, modified: int) -> str:
     The time of modification is part of the cache key.
     """
     return read_record(file).run.config_hash
+
+
+def _is_in(record: RunRecord, study: Path) -> bool:
+    """Return whether a study holds this execution of a run."""
+    held = read_study(study, holding=record.run.config_hash)
+    return any(each.run.started == record.run.started for each in held)
+
+
+def _describe(found: Finished) -> str:
+    """Return when a run finished, where its record is, and on which code and machine it ran."""
+    run, environment = found.record.run, found.record.environment
+    place = (
+        f"{found.file}" if found.file.name == RECORD_FILE else f"{run.directory} in {found.file}"
+    )
+    code = _commit(environment.git_commit, environment.git_dirty)
+    machine = environment.host or environment.device
+    return f"the same run finished on {run.started} ({place}; {code}; machine {machine})"
+
+
+def _commit(commit: str | None, dirty: bool | None) -> str:
+    if commit is None:
+        return "no commit known"
+    return f"commit {commit[:10]}" + (" with uncommitted changes" if dirty else "")
+
+
+def _reason(record: RunRecord, changes: list[str]) -> str:
+    """Return why the record of a run with the same config does not count."""
+    if not record.run.code:
+        return "its record does not say which data and code it used"
+    return f"{' and '.join(changes)} changed since then"
 
 
 def study_path(config: dict[str, Any]) -> Path | None:

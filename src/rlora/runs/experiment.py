@@ -4,6 +4,7 @@ import contextlib
 import logging
 import shutil
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,14 @@ def run(config: DictConfig, job: Job) -> float | None:
         ValueError: The config is invalid.
     """
     values = to_plain(config)
-    if (record := study.finished_record(values, job)) is not None:
-        return _score_to_maximize(record)
     keep_freed_memory()
     reset_peak_memory()
     quieten()
     console = Console()
     try:
-        record = run_plan(resolve(values, job), job, console)
+        plan = resolve(values, job)
+        earlier = study.finished_record(plan.config, job, plan.identity)
+        record = earlier or run_plan(plan, job, console)
     except BaseException as error:
         _write_error(job.directory)
         if isinstance(error, KeyboardInterrupt):
@@ -71,7 +72,7 @@ def run(config: DictConfig, job: Job) -> float | None:
         if isinstance(error, MisconfigurationException):  # Lightning's error for invalid settings
             raise ValueError(str(error)) from error
         raise
-    if is_first_process():
+    if is_first_process() and not earlier:
         print_summary(record, console)
     return _score_to_maximize(record)
 
@@ -108,7 +109,7 @@ def run_plan(plan: RunPlan, job: Job, console: Console) -> RunRecord:
         prior = prior_run.find(
             plan.config,
             job,
-            run=lambda config, its_job: run_plan(resolve(config, its_job), its_job, console),
+            run=lambda config, its_job: _run_prior(config, its_job, console),
         )
     failed = True
     try:
@@ -120,6 +121,14 @@ def run_plan(plan: RunPlan, job: Job, console: Console) -> RunRecord:
     finally:
         wandb_run.close(failed)
     return record
+
+
+def _run_prior(config: dict[str, Any], job: Job, console: Console) -> None:
+    """Train a prior, unless an interrupted run has left exactly this one in the folder."""
+    plan = resolve(config, job)
+    if not study.is_finished_in(job.directory, plan.identity):
+        log.info("training the prior in %s", job.directory)
+        run_plan(plan, job, console)
 
 
 def prepare_folder(plan: RunPlan, directory: Path) -> None:
@@ -246,7 +255,7 @@ def _record(
             command=job.overrides,
             trained=config["train"],
             from_checkpoint=config["ckpt_path"],
-            config_hash=plan.config_hash,
+            **asdict(plan.identity),
         ),
         parameters=Parameters(report.adapter, report.head, report.backbone, report.percent),
         scores=scores,

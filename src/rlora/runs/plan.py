@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlora.config.config_hash import config_hash
 from rlora.config.job import Job, check_job
 from rlora.evaluation import prior_run
+from rlora.records.identity import Identity
 from rlora.regularizers.certificate import CertificateOptions
+from rlora.runs.identity import identify
 from rlora.runs.resume import EVALUATION_SECTIONS, TRAINING_SECTIONS, SavedRun, find_saved
 
 # Keys of `trainer` that describe the machine: a resumed run takes them from the present config.
@@ -21,14 +22,15 @@ class RunPlan:
     Args:
         config: Plain and resolved, as the run uses it.
         choices: Group to option, as the run is named by it.
-        config_hash: Hash of the config as composed, before `ckpt_path` or a prior changed it.
+        identity: What determines its result. Its config hash is that of the config as composed,
+            before `ckpt_path` or a prior changed it.
         certificate: Options of the certificate.
         saved: The saved run that `ckpt_path` names.
     """
 
     config: dict[str, Any]
     choices: dict[str, str]
-    config_hash: str
+    identity: Identity
     certificate: CertificateOptions
     saved: SavedRun | None = None
 
@@ -37,17 +39,19 @@ def resolve(config: dict[str, Any], job: Job) -> RunPlan:
     """Return the plan of a run: the one place that rewrites a composed config.
 
     The sections that `ckpt_path` restores come first, then the task's part for a learned prior,
-    then the checks. Reads the saved run; writes nothing and loads no model or data.
+    then the checks. Reads the saved run and the bytes of all input files; writes nothing and loads
+    no model.
 
     Args:
         config: Composed, plain and resolved.
         job: Folder, choices and overrides of the run.
 
     Raises:
-        ValueError: `ckpt_path` names no saved run, or settings cannot work together.
+        ValueError: `ckpt_path` names no saved run, settings cannot work together, or the task's
+            data is missing.
     """
-    composed_hash = config_hash(config, str(job.directory))
-    choices, saved = job.choices, None
+    composed, choices = config, job.choices
+    saved = None
     if config["ckpt_path"] is not None:
         saved = find_saved(config["ckpt_path"], resume=config["train"])
         config, choices = restore_sections(
@@ -61,7 +65,8 @@ def resolve(config: dict[str, Any], job: Job) -> RunPlan:
         config = prior_run.with_part(config)
     check_job(config, job)
     certificate = CertificateOptions(**config["certificate"])  # before a prior is learned for it
-    return RunPlan(config, choices, composed_hash, certificate, saved)
+    identity = identify(composed, config, saved, str(job.directory))
+    return RunPlan(config, choices, identity, certificate, saved)
 
 
 def restore_sections(

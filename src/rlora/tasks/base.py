@@ -97,6 +97,17 @@ class Task(ABC):
             cache_dir: Folder that keeps preprocessed data between runs.
         """
 
+    @abstractmethod
+    def input_files(self) -> list[Path]:
+        """Return the files, or folders of files, that `setup` reads on this machine.
+
+        A multirun repeats a finished run after one of them has changed. Data from the hub has a
+        pinned revision and needs none.
+
+        Raises:
+            ValueError: The data is missing.
+        """
+
     @property
     @abstractmethod
     def num_train_examples(self) -> int:

@@ -110,6 +110,10 @@ class DataToText(PromptedGeneration):
             files.append(write_references(directory / f"{split}-references.txt", references))
         return files
 
+    def input_files(self) -> list[Path]:
+        """Return the files of all splits."""
+        return [self._folder() / name for name in self.files.values()]
+
     def source(self) -> dict[str, str]:
         """Return the folder of the files."""
         return {"source": "directory", "location": str(self._folder())}

@@ -100,6 +100,13 @@ class GLUE(TextClassification):
             return {"source": "hub", "location": location(self.subset)}
         return {"source": "directory", "location": str(directory)}
 
+    def input_files(self) -> list[Path]:
+        """Return the files of all sets that exist."""
+        directory = self._directory()
+        sets = [self.train, *self.dev.values(), *self.unlabeled.values()]
+        places = [] if directory is None else [directory / one["file"] for one in sets]
+        return [place for place in places if place.is_file()]
+
     def read(self) -> dict[str, Examples]:
         """Return the training set as `train` and the development sets under their test names."""
         directory = self._directory()

@@ -94,10 +94,6 @@ class LanguageModeling(TextTask):
             ValueError: The data is missing or a row is malformed; the message names file and line.
         """
 
-    @abstractmethod
-    def source(self) -> dict[str, str]:
-        """Return where the data comes from: `source` and `location`."""
-
     # The protocol.
 
     def head(self) -> dict[str, Any]:

@@ -120,6 +120,10 @@ class Lexicon(TextClassification):
             }
         return {"source": "directory", "location": str(lexicon_file(self.path))}
 
+    def input_files(self) -> list[Path]:
+        """Return the lexicon's file."""
+        return [lexicon_file(self.path)]
+
     def read(self) -> dict[str, Examples]:
         """Return `train`, `validation` and `test`; they depend on `split_seed` and `train_size`.
 

@@ -163,6 +163,11 @@ class QuestionAnswering(PromptedGeneration):
             files.append(write_atomically(directory / f"{split}.json", content.encode()))
         return files
 
+    def input_files(self) -> list[Path]:
+        """Return the files of questions, and the prompts."""
+        prompts = [PROMPTS / f"{name}.txt" for name in (self.template, f"{self.template}_input")]
+        return [*(self._folder() / name for name in self._file_names()), *prompts]
+
     def source(self) -> dict[str, str]:
         """Return the folder of the files."""
         return {"source": "directory", "location": str(self._folder())}
@@ -201,9 +206,11 @@ class QuestionAnswering(PromptedGeneration):
         prompt = template.replace("{instruction}", question.instruction)
         return prompt.replace("{input}", question.input)
 
+    def _file_names(self) -> list[str]:
+        return [*self.train, *(test["file"] for test in self.tests.values())]
+
     def _folder(self) -> Path:
-        files = [*self.train, *(test["file"] for test in self.tests.values())]
-        return data_folder(self.path, self.folder, files, self.origin)
+        return data_folder(self.path, self.folder, self._file_names(), self.origin)
 
 
 def read_questions(file: Path) -> list[Question]:

@@ -64,10 +64,6 @@ class TextClassification(SupervisedTask, TextTask):
     def read(self) -> dict[str, Examples]:
         """Return `train`, `test`, maybe `validation`, and further splits named `test...`."""
 
-    @abstractmethod
-    def source(self) -> dict[str, str]:
-        """Return where the data comes from: `source` (directory, hub or package) and `location`."""
-
     def read_unlabeled(self) -> dict[str, Examples]:
         """Return the unlabeled splits by loader name."""
         return {}

@@ -30,6 +30,10 @@ class TextColumn(LanguageModeling):
         """Return the texts of every file."""
         return {split: self._texts(self._folder() / name) for split, name in self.files.items()}
 
+    def input_files(self) -> list[Path]:
+        """Return the files of all splits."""
+        return [self._folder() / name for name in self.files.values()]
+
     def source(self) -> dict[str, str]:
         """Return the folder of the files."""
         return {"source": "directory", "location": str(self._folder())}

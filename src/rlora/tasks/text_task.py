@@ -118,6 +118,10 @@ class TextTask(Task):
         """
 
     @abstractmethod
+    def source(self) -> dict[str, str]:
+        """Return where the data comes from: `source` (directory, hub or package) and `location`."""
+
+    @abstractmethod
     def encode(
         self, examples: Examples, processor: Any, *, identity: str, cache_dir: Path
     ) -> TokenizedSplit:
@@ -137,6 +141,14 @@ class TextTask(Task):
         """Return the function that makes a batch of rows."""
 
     # The protocol.
+
+    def input_files(self) -> list[Path]:
+        """Return the location of the data; a task that reads only some of its files returns those.
+
+        Data of the hub or of a package has a version and needs no files.
+        """
+        source = self.source()
+        return [Path(source["location"])] if source["source"] == "directory" else []
 
     def setup(self, processor: Any, *, seed: int, cache_dir: Path) -> None:
         """Read, split and tokenize; see `Task.setup`.
