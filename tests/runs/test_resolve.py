@@ -188,7 +188,7 @@ def test_without_a_saved_run_the_plan_is_the_composed_config(planned, tmp_path):
     assert plan.config == composed.config
     assert plan.choices == composed.choices
     assert plan.saved is None
-    assert plan.config_hash == config_hash(composed.config, str(tmp_path))
+    assert plan.identity.config_hash == config_hash(composed.config, str(tmp_path))
     assert plan.certificate.draws == 7
 
 
@@ -204,7 +204,7 @@ def test_the_plan_of_a_saved_run(planned, saved_run, tmp_path, train):
     assert epochs != 7
     assert plan.config["trainer"]["max_epochs"] == (7 if train else epochs)
     assert plan.config["ckpt_path"] == str(saved_run)
-    assert plan.config_hash == config_hash(composed.config, str(tmp_path))
+    assert plan.identity.config_hash == config_hash(composed.config, str(tmp_path))
 
 
 @pytest.mark.parametrize(

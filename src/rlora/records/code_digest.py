@@ -91,7 +91,8 @@ def _is_local(package: str) -> bool:
     spec = importlib.util.find_spec(package) if package else None
     if spec is None:
         return False
-    places = spec.submodule_search_locations or [spec.origin or ""]
+    # entries of sys.path may be paths instead of texts
+    places = [str(place) for place in spec.submodule_search_locations or [spec.origin]]
     return all(os.path.isabs(place) and not place.startswith(INSTALLED) for place in places)
 
 
