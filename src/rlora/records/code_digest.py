@@ -92,7 +92,7 @@ def _is_local(package: str) -> bool:
     if spec is None:
         return False
     # entries of sys.path may be paths instead of texts
-    places = [str(place) for place in spec.submodule_search_locations or [spec.origin]]
+    places = [str(place) for place in spec.submodule_search_locations or [spec.origin or ""]]
     return all(os.path.isabs(place) and not place.startswith(INSTALLED) for place in places)
 
 

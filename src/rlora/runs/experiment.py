@@ -4,7 +4,6 @@ import contextlib
 import logging
 import shutil
 import traceback
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -255,7 +254,9 @@ def _record(
             command=job.overrides,
             trained=config["train"],
             from_checkpoint=config["ckpt_path"],
-            **asdict(plan.identity),
+            config_hash=plan.identity.config_hash,
+            inputs=plan.identity.inputs,
+            code=plan.identity.code,
         ),
         parameters=Parameters(report.adapter, report.head, report.backbone, report.percent),
         scores=scores,
