@@ -112,3 +112,19 @@ def test_the_command_line_scores_files(e2e, tmp_path, capsys, no_java):
     assert "8.6094" in shown.out
     assert "METEOR not computed: " in shown.out
     assert f"error: {missing} cannot be read" in " ".join(shown.err.split())
+
+
+@library
+def test_an_undefined_score_is_missing(no_java):
+    one = nlg.score(["a b"], [["a b"]])
+    assert "CIDEr" not in one.values
+    assert "there is one segment" in one.missing["CIDEr"]
+    wordless = nlg.score([".", "a"], [["."], ["a"]])
+    assert set(wordless.values) == {"BLEU", "NIST"}
+    assert set(wordless.missing.values()) == {"segment 1 has no reference with a word in it"}
+
+
+@library
+def test_empty_outputs_score_0(no_java):
+    values = nlg.score(["", ""], [["a b"], ["c d"]]).values
+    assert values == {"BLEU": 0.0, "NIST": 0.0, "ROUGE_L": 0.0, "CIDEr": 0.0}

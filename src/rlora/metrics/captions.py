@@ -51,6 +51,9 @@ def score(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Captio
 
     tokenized = {i: [" ".join(tokens(text))] for i, text in enumerate(outputs)}
     expected = {i: [" ".join(tokens(text)) for text in group] for i, group in enumerate(references)}
+    if wordless := [i + 1 for i, group in expected.items() if not any(group)]:
+        reason = f"segment {wordless[0]} has no reference with a word in it"
+        return Captions({}, {}, dict.fromkeys(NAMES, reason))
     results, missing = {}, {}
     try:
         results["METEOR"] = _meteor().compute_score(expected, tokenized)
@@ -60,7 +63,10 @@ def score(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Captio
     ) as error:  # ValueError: Java answered something other than a number
         missing["METEOR"] = str(error)
     results["ROUGE_L"] = Rouge().compute_score(expected, tokenized)
-    results["CIDEr"] = Cider().compute_score(expected, tokenized)
+    if len(outputs) > 1:
+        results["CIDEr"] = Cider().compute_score(expected, tokenized)
+    else:  # the weight log(N / N) of every n-gram is 0
+        missing["CIDEr"] = "it weights words by the segments they are in, and there is one segment"
     corpus = {name: float(value) for name, (value, _) in results.items()}
     segments = {name: [float(value) for value in values] for name, (_, values) in results.items()}
     return Captions(corpus, segments, missing)

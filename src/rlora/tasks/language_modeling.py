@@ -10,7 +10,6 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics import MetricCollection
-from torchmetrics.text import Perplexity
 
 from rlora.data.batch import Batch
 from rlora.data.examples import Examples
@@ -23,6 +22,7 @@ from rlora.data.packing import (
 )
 from rlora.data.split_plan import SplitPlan, SplitResult
 from rlora.data.tokenize import Tokens, cached_tokens
+from rlora.metrics.exact import Perplexity
 from rlora.tasks.text_task import TextTask
 
 

@@ -10,6 +10,7 @@ from torch.nn import functional
 from torchmetrics import Metric, MetricCollection
 
 from rlora.data.batch import Batch
+from rlora.metrics.exact import exact
 from rlora.tasks.base import Task
 
 LOG_FLOOR = math.log(1e-5)  # smallest log-probability in the bounded loss
@@ -39,6 +40,7 @@ class SupervisedTask(Task):
     score_range: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
+        self.metrics = {name: exact(metric) for name, metric in self.metrics.items()}
         if self.mode not in ("max", "min"):
             raise ValueError(f"task.mode={self.mode} is unknown; set task.mode to max or min.")
         if self.monitor not in self.metrics:
