@@ -36,6 +36,8 @@ RULES = {
     "rlora.io.atomic": (set(), set()),
     "rlora.ops": ({"rlora.ops"}, {"torch", "numpy", "triton"}),
     "rlora.metrics": ({"rlora.metrics"}, {"rich", "pycocoevalcap"}),
+    # torchmetrics' protocol; the others score texts without torch
+    "rlora.metrics.exact": (set(), {"torch", "torchmetrics", "numpy", "scipy"}),
     "rlora.integrations": ({"rlora.io"}, ANY),
     "rlora.config": ({"rlora.config"}, set()),
     "rlora.config.build": ({"rlora.config"}, "with hydra"),
