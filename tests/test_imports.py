@@ -34,8 +34,10 @@ RULES = {
     "rlora": ({"rlora.adapters"}, set()),  # the public names
     "rlora.io": ({"rlora.io"}, {"torch", "safetensors"}),
     "rlora.io.atomic": (set(), set()),
+    "rlora.io.rows": (set(), set()),
+    "rlora.io.json_values": ({"rlora.io.rows"}, set()),
     "rlora.ops": ({"rlora.ops"}, {"torch", "numpy", "triton"}),
-    "rlora.metrics": ({"rlora.metrics"}, {"rich", "pycocoevalcap"}),
+    "rlora.metrics": ({"rlora.metrics", "rlora.io.rows"}, {"rich", "pycocoevalcap"}),
     # torchmetrics' protocol; the others score texts without torch
     "rlora.metrics.exact": (set(), {"torch", "torchmetrics", "numpy", "scipy"}),
     "rlora.integrations": ({"rlora.io"}, ANY),
@@ -49,7 +51,7 @@ RULES = {
         {"torch", "numpy", "safetensors"},
     ),
     "rlora.adapters.peft": ({"rlora.adapters", "rlora.ops", "rlora.io"}, {"torch", "peft"}),
-    "rlora.models": ({"rlora.models", "rlora.integrations", "rlora.ops"}, ANY),
+    "rlora.models": ({"rlora.models", "rlora.integrations", "rlora.ops", "rlora.io.rows"}, ANY),
     "rlora.regularizers": ({"rlora.regularizers"}, {"torch", "scipy"}),
     "rlora.tasks": ({"rlora.tasks", "rlora.data", "rlora.metrics", "rlora.io"}, ANY),
     "rlora.training": (

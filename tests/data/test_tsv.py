@@ -22,11 +22,13 @@ def read(
 
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
-def test_quotes_bom_line_ends_and_bad_bytes(tmp_path, newline, bom):
-    lines = [b"text\tlabel", b'he said "so\tyes', b'"a\tno', b"caf\xe9 \xe2\x80\xa8x\tno"]
-    examples = read(tmp_path, bom + newline.join(lines) + newline)
-    assert examples.texts == [('he said "so',), ('"a',), ("caf\ufffd \u2028x",)]
+def test_quotes_bom_line_ends_and_separators(tmp_path, newline, bom):
+    lines = [b"text\tlabel", b'he said "so\tyes', b'"a\tno', b"caf\xc3\xa9 \xe2\x80\xa8x\tno"]
+    examples = read(tmp_path, bom + newline.join(lines) + 3 * newline)
+    assert examples.texts == [('he said "so',), ('"a',), ("café \u2028x",)]
     assert examples.labels == [1, 0, 0]
+    long = "x" * 200_000
+    assert read(tmp_path, f"text\tlabel\n{long}\tno\n").texts == [(long,)]
 
 
 def test_positions_without_header(tmp_path):
@@ -47,7 +49,10 @@ def test_positions_without_header(tmp_path):
             "line 1: has the columns ['index', 'sentence', 'label'], expected",
         ),
         (HEADER, "has no rows"),
-        ("", "line 1: has the columns"),
+        ("", "is empty"),
+        (b"text\tlabel\ncaf\xe9\tyes\n", "line 2: byte 4 of the line (0xe9) is not UTF-8"),
+        (b"text\tlabel\na\0b\tyes\n", "line 2: it has a NUL byte"),
+        ("text\ttext\tlabel\na\tb\tyes\n", "line 1: the column 'text' occurs twice"),
     ],
 )
 def test_malformed_rows_are_named_by_line(tmp_path, content, message):

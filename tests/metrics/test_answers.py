@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from rlora.metrics.answers import choice, is_correct, letter, number
+from rlora.metrics.answers import (
+    choice,
+    is_correct,
+    letter,
+    number,
+    number_like,
+    parse_number,
+    response,
+)
 
 
 @pytest.mark.parametrize(
@@ -31,10 +39,78 @@ from rlora.metrics.answers import choice, is_correct, letter, number
         ("no number at all", None),
         ("", None),
         ("-", None),
+        ("9" * 400, None),
+        ("\u22125", 5.0),  # LLM-Adapters' pattern does not know U+2212
     ],
 )
 def test_the_last_number(text, expected):
     assert number(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2", 2.0),
+        ("2.", 2.0),
+        (" -1.5 ", -1.5),
+        (".5", 0.5),
+        ("$18", 18.0),
+        ("-$5", -5.0),
+        ("$-5", -5.0),
+        ("5\u20ac", 5.0),
+        ("50%", 50.0),
+        ("3/4", 0.75),
+        ("-3/4", -0.75),
+        ("1,234", 1234.0),
+        ("12,34,567", 1_234_567.0),
+        ("$1,234,567.50", 1_234_567.5),
+        ("\u22125", -5.0),
+        ("1e3", 1000.0),
+    ],
+)
+def test_reference_numbers(text, expected):
+    assert parse_number(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "nan", "inf", "18 dollars", "1,5", "1 1/2", "x", "--5", "1_0"]
+)
+def test_other_references_are_no_number(text):
+    with pytest.raises(ValueError, match="is no number"):
+        parse_number(text)
+
+
+@pytest.mark.parametrize("text", ["9" * 400, "1e999", "3/0"])
+def test_a_reference_is_finite(text):
+    with pytest.raises(ValueError, match=r"the answer '.{1,40}' is no finite number"):
+        parse_number(text)
+
+
+@pytest.mark.parametrize(
+    ("reference", "text", "expected"),
+    [
+        ("3/4", "so it is 3/4.", 0.75),
+        ("3/4", "so it is 0.75", 0.75),
+        ("3/4", "8/0", 0.0),
+        ("\u22125", "it is \u22125", -5.0),
+        ("$18", "36/2", 2.0),
+    ],
+)
+def test_outputs_are_read_in_the_notation_of_the_reference(reference, text, expected):
+    assert number_like(reference, text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (" It is 4.\n", "It is 4."),
+        ("4\n\n### Response:\n5", "4"),
+        ("4\n### Instruction: 5", "4\n### Instruction: 5"),
+        ("### Response: 5", ""),
+    ],
+)
+def test_a_repeated_marker_ends_the_response(text, expected):
+    assert response(text) == expected
 
 
 @pytest.mark.parametrize(

@@ -94,13 +94,19 @@ def test_mismatches_are_named_by_file_and_line(write, name, outputs, message):
     assert str(path) in str(error.value)
 
 
+def test_a_long_field_is_read(write):
+    assert len(read_rows(write("o.tsv", f"mr\tref\nm\t{'x' * 200_000}\n"))[0].text) == 200_000
+
+
 def test_an_empty_reference_is_named_by_line(write):
     with pytest.raises(ValueError, match="line 3: the reference is empty"):
         read_references(write("refs.csv", 'mr,ref\nm,r\nm,""\n'))
 
 
 def test_an_unreadable_file_raises(write, tmp_path):
-    with pytest.raises(ValueError, match="cannot be read as UTF-8"):
+    with pytest.raises(ValueError, match=r"o\.tsv, line 2: byte 3 of the line \(0xe9\) is not UTF"):
         read_rows(write("o.tsv", "mr\tout\nm\té\n", "latin-1"))
+    with pytest.raises(ValueError, match=r"o\.tsv cannot be read as a table"):
+        read_rows(write("o.tsv", "mr\tout\nm\ta\rb\n"))
     with pytest.raises(ValueError, match="cannot be read"):
         read_rows(tmp_path / "none.tsv")

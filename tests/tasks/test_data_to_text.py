@@ -67,7 +67,7 @@ def test_e2e_is_read_and_grouped(e2e, tmp_path):
         "name : D | family friendly : yes",
     )
     assert second.references == ("D, of course.",)
-    assert second.location.endswith("testset_w_refs.csv, line 4")
+    assert second.location.endswith("testset_w_refs.csv, line 3")
     row = task.prepared.splits["train"][0]
     text = task.decode_text(row["labels"][row["labels"] >= 0].tolist())
     assert text == "The Vaults is cheap."
@@ -110,6 +110,10 @@ def test_references_as_outputs_have_the_best_scores(e2e, tmp_path, monkeypatch):
             "mr,ref\nname[A], \n",
             "testset_w_refs.csv, line 2: its text is empty",
         ),
+        ("trainset.csv", "mr,ref\n,Text.\n", "line 2: the meaning representation ''"),
+        ("trainset.csv", 'mr,ref\nname[A],"A.\nname[B],B.\n', "lines 2 to 3: a quotation mark"),
+        ("testset_w_refs.csv", "mr,ref\n", "testset_w_refs.csv has no rows"),
+        ("testset_w_refs.csv", "mr\nname[A]\n", "line 1: the columns are"),
     ],
 )
 def test_a_malformed_row_is_named_by_file_and_line(e2e, tmp_path, file, text, message):
@@ -167,7 +171,27 @@ def test_webnlg_uses_the_good_texts(tmp_path, build_task):
         ("dart", "{", "is not valid JSON"),
         ("dart", "{}", "holds a dict, not a list"),
         ("dart", '[{"tripleset": []}]', "entry 1: it has no 'annotations'"),
-        ("dart", '[{"tripleset": [], "annotations": []}]', "entry 1: it has no triples"),
+        ("dart", '[{"tripleset": [["A", "B"]]}]', "entry 1: .* is no triple of texts"),
+        ("dart", '[{"tripleset": [["A", "B", 3]]}]', "entry 1: .* is no triple of texts"),
+        ("dart", '[{"tripleset": 1}]', "entry 1: its 'tripleset' is no list"),
+        (
+            "dart",
+            '[{"tripleset": [["A", "B", "C"]], "annotations": []}]',
+            "entry 1: it has no texts under 'annotations'",
+        ),
+        (
+            "dart",
+            '[{"tripleset": [["A", "B", "C"]], "annotations": [{"text": null}]}]',
+            "entry 1: None is no text",
+        ),
+        ("dart", "[]", "has no rows"),
+        ("webnlg", '{"entries": ["1"]}', "entry 1: it is no object"),
+        ("webnlg", '{"entries": [{"1": {"modifiedtripleset": [{}]}}]}', "it has no 'subject'"),
+        (
+            "dart",
+            '[{"tripleset": [], "annotations": [{"text": "A."}]}]',
+            "entry 1: it has no triples",
+        ),
         ("webnlg", "[]", "holds a list, not a dict"),
         ("webnlg", '{"entries": [{"1": {}}]}', "entry 1: it has no 'modifiedtripleset'"),
     ],

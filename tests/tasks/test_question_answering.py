@@ -80,6 +80,85 @@ def test_accuracy_and_the_file_of_the_evaluator(gsm8k, tmp_path):
     assert (rows[1]["pred"], rows[1]["flag"]) == (None, False)
 
 
+def test_a_text_after_a_repeated_marker_does_not_count(gsm8k, tmp_path):
+    task = ready(gsm8k, tmp_path)
+    texts = ["It is 2.\n\n### Response:\nIt is 9.", "9" * 400]
+    assert task.score({"test": texts}).values == {"test/accuracy": 0.5}
+    (file,) = task.write({"test": texts}, tmp_path / "out")
+    first, second = json.loads(file.read_text(), parse_constant=pytest.fail)
+    assert (first["output_pred"], first["pred"], first["flag"]) == ("It is 2.", 2.0, True)
+    assert (second["pred"], second["flag"]) == (None, False)
+
+
+def test_all_five_choices_of_siqa_count(task_config):
+    assert task_config("commonsense")["tests"]["siqa"]["answer"][3:] == ["answer4", "answer5"]
+
+
+def with_answer(task, folder, answer, form="number"):
+    (folder / "test.json").write_text(json.dumps([ROWS[0], {**ROWS[0], "answer": answer}]))
+    task.tests = {"x": {"file": "test.json", "answer": form}}
+    return task
+
+
+@pytest.mark.parametrize(
+    ("answer", "form", "output"),
+    [
+        (2, "number", "2"),
+        (2.5, "number", "2.5"),
+        ("$18", "number", "$18"),
+        ("50%", "number", "50 percent"),
+        ("3/4", "number", "3/4"),
+        ("1,234", "number", "1234"),
+        ("\u22125", "number", "-5"),
+        (True, ["2", "true", "false"], "true"),
+    ],
+)
+def test_notations_of_an_answer(gsm8k, tmp_path, answer, form, output):
+    task = ready(with_answer(gsm8k, tmp_path, answer, form), tmp_path)
+    assert task.score({"test": ["2", output]}).values == {"test/accuracy": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("answer", "form", "message"),
+    [
+        ("about 3", "number", "the answer 'about 3' is no number, expected one such as 18"),
+        ("9" * 400, "number", "the answer '9+...' is no finite number"),
+        ("nan", "number", "the answer 'nan' is no number"),
+        ("", "number", "its answer is empty"),
+        (None, "number", "its answer is null, expected a text"),
+        ([2], "number", r"its answer is \[2\], expected a text"),
+        ("b", "letter", "the answer 'b' is none of A, B, C, D, E"),
+        ("answer6", ["2", "answer1"], "the answer 'answer6' is none of 2, answer1"),
+    ],
+)
+def test_a_wrong_answer_is_named_by_file_and_row_at_reading(gsm8k, tmp_path, answer, form, message):
+    task = with_answer(gsm8k, tmp_path, answer, form)
+    if form == "letter":
+        rows = json.loads((tmp_path / "test.json").read_text())
+        (tmp_path / "test.json").write_text(json.dumps([{**rows[0], "answer": "A"}, rows[1]]))
+    with pytest.raises(ValueError, match=f"test.json, row 2: {message}"):
+        ready(task, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("He has 3 eggs left", "the answer 'He has 3 eggs left' is no number, .* after ####"),
+        ("3 eggs\n#### ", "the answer '' is no number"),
+        ("3 eggs\n#### three", "the answer 'three' is no number"),
+    ],
+)
+def test_a_solution_of_gsm8k_has_a_final_number(gsm8k, tmp_path, answer, message):
+    row = {"question": "How\u2028many?", "answer": answer}
+    good = {"question": "How many?", "answer": 2}
+    (tmp_path / "test.jsonl").write_text(
+        "".join(json.dumps(each, ensure_ascii=False) + "\n\n" for each in (good, row))
+    )
+    gsm8k.tests = {"x": {"file": "test.jsonl", "answer": "number"}}
+    with pytest.raises(ValueError, match=f"test.jsonl, line 3: {message}"):
+        ready(gsm8k, tmp_path)
+
+
 def test_several_sets_have_a_mean(gsm8k, tmp_path):
     letters = [{"instruction": "Which?", "input": "", "output": "(B)", "answer": "B"}]
     (tmp_path / "letters.json").write_text(json.dumps(letters))
@@ -120,6 +199,12 @@ def test_wrong_settings(build_task, change, message):
     ("content", "message"),
     [
         ("[", "is not valid JSON"),
+        ("[]", "has no rows"),
+        ("{}", "holds one dict, expected a list"),
+        ('{"question": "Q"}\n{"question": "R"}', "is not valid JSON: Extra data"),
+        ('[{"question": 1, "answer": "2"}]', "row 1: its question is 1, expected a text"),
+        ('[{"question": " ", "answer": "2"}]', "row 1: its question is empty"),
+        ('[{"question": "Q\\ud800", "answer": "2"}]', "1.question has a lone surrogate"),
         ('[{"instruction": "Q"}]', "row 1: expected the keys question and answer"),
         ('[{"instruction": "Q", "output": "", "answer": "1"}]', "row 1: its output is empty"),
     ],

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rlora.data.examples import Examples
+from rlora.io.rows import read_lines
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ def _position(column: str | int, header: list[str] | None, width: int, path: Pat
                 f"{path}, line 1: has {actual}, expected a column {column!r} "
                 "(task.text, task.label)."
             )
+        if header.count(column) > 1:
+            raise ValueError(f"{path}, line 1: the column {column!r} occurs twice; rename one.")
         return header.index(column)
     if not 0 <= column < width:
         raise ValueError(
@@ -80,30 +83,37 @@ def read_tsv(
     texts: list[tuple[str, ...]] = []
     labels: list[int | float] = []
     skipped = 0
-    with path.open(encoding="utf-8-sig", errors="replace", newline="\n") as file:
-        first = file.readline().rstrip("\r\n").split("\t")
-        if not header:
-            file.seek(0)
-        width, names = len(first), first if header else None
-        columns = [_position(column, names, width, path) for column in text]
-        target = None if label is None else _position(label, names, width, path)
-        for number, line in enumerate(file, start=2 if header else 1):
-            cells = line.rstrip("\r\n").split("\t")
-            row = tuple(cells[column] if column < len(cells) else "" for column in columns)
-            problem = _problem(cells, row, width, text)
-            if problem and incomplete_rows == "error":
-                raise ValueError(f"{path}, line {number}: {problem}; correct the file.")
-            if problem and target is not None:
-                skipped += 1
-                continue
-            texts.append(row)
-            if target is not None:
-                labels.append(_label(cells[target], parse_label, path, number))
+    rows = _cells(path)
+    names = rows[0][1] if header else None
+    width = len(rows[0][1])
+    columns = [_position(column, names, width, path) for column in text]
+    target = None if label is None else _position(label, names, width, path)
+    for number, cells in rows[1:] if header else rows:
+        row = tuple(cells[column] if column < len(cells) else "" for column in columns)
+        problem = _problem(cells, row, width, text)
+        if problem and incomplete_rows == "error":
+            raise ValueError(f"{path}, line {number}: {problem}; correct the file.")
+        if problem and target is not None:
+            skipped += 1
+            continue
+        texts.append(row)
+        if target is not None:
+            labels.append(_label(cells[target], parse_label, path, number))
     if skipped:
         log.warning("%s: skipping %d incomplete rows (task.incomplete_rows=skip).", path, skipped)
     if not texts:
         raise ValueError(f"{path} has no rows; put a complete file under task.path.")
     return Examples(texts, None if target is None else labels)
+
+
+def _cells(path: Path) -> list[tuple[int, list[str]]]:
+    """Return the cells of each line with its number, without blank lines at the end."""
+    lines = read_lines(path)
+    while lines and not lines[-1][1]:
+        lines.pop()
+    if not lines:
+        raise ValueError(f"{path} is empty; put a complete file under task.path.")
+    return [(number, line.split("\t")) for number, line in lines]
 
 
 def _problem(

@@ -1,25 +1,92 @@
 """The final answer in a generated text, extracted as the public evaluators do.
 
-Source: AGI-Edgerunners/LLM-Adapters@8166572, evaluate.py lines 247-277 and 119-130 (numbers,
-letters), and commonsense_evaluate.py lines 265-296 (choices).
+Source: AGI-Edgerunners/LLM-Adapters@8166572, evaluate.py lines 68 (marker), 94-118 (comparison) and
+272-298 (numbers, letters), and commonsense_evaluate.py lines 67 and 265-296 (choices). That
+evaluator reads reference numbers by `float`; `parse_number` reads more notations. Only where a
+reference is a fraction or has U+2212, which `float` refuses, are outputs read with these as well.
 """
 
+import math
 import re
 from collections.abc import Sequence
 
 TOLERANCE = 1e-3  # largest error of a correct number
+LETTERS = ("A", "B", "C", "D", "E")
+_RESPONSE = "### Response:"  # ends the prompt; a model that repeats it starts another task
 _NUMBER = re.compile(r"-?\d+\.?\d*")
+_FRACTION_OR_NUMBER = re.compile(r"-?\d+\.?\d*(?:\s*/\s*\d+\.?\d*)?")
+_MINUS = "\u2212"
 _LETTER = re.compile("[A-E]")
+_CURRENCY = "[$\u00a3\u20ac\u00a5\u20b9]"
+_PLAIN = r"(?:\d{1,3}(?:,\d{2,3})*,\d{3}|\d+)(?:\.\d*)?|\.\d+"
+_REFERENCE = re.compile(
+    rf"(?P<sign>[+-]?){_CURRENCY}?\s*(?P<inner>[+-]?)(?P<value>{_PLAIN})(?P<exponent>[eE][+-]?\d+)?"
+    rf"(?:\s*/\s*(?P<divisor>{_PLAIN}))?\s*(?:%|{_CURRENCY})?\.?",
+    re.ASCII,
+)
+
+
+def response(text: str) -> str:
+    """Return a generated text up to a repeated "### Response:", without outer white space.
+
+    The public evaluators split prompt and text together at this marker and take the second piece,
+    which is the same unless the question holds the marker.
+    """
+    return text.partition(_RESPONSE)[0].strip()
 
 
 def number(text: str) -> float | None:
     """Return the last number of a text, or None.
 
     Commas are removed first: "1,000" gives 1000, and "1, 000" gives 0. A minus sign directly before
-    a digit counts ("5-3" gives -3). Units do not count. The last number of "3/4" is 4.
+    a digit counts ("5-3" gives -3). Units do not count. The last number of "3/4" is 4. A number
+    beyond the floats counts as none: the public evaluator's infinity equals no reference either.
     """
     numbers = _NUMBER.findall(text.replace(",", ""))
-    return float(numbers[-1]) if numbers else None
+    return _finite(float(numbers[-1])) if numbers else None
+
+
+def number_like(reference: str, text: str) -> float | None:
+    """Return the last number of a text, in the notation of the reference answer."""
+    extended = "/" in reference or _MINUS in reference
+    return number_or_fraction(text) if extended else number(text)
+
+
+def number_or_fraction(text: str) -> float | None:
+    """Return the last number as `number` does, where "3/4" gives 0.75 and U+2212 is a minus."""
+    found = _FRACTION_OR_NUMBER.findall(text.replace(",", "").replace(_MINUS, "-"))
+    if not found:
+        return None
+    numerator, _, divisor = found[-1].partition("/")
+    if not divisor:
+        return _finite(float(numerator))
+    return _finite(float(numerator) / float(divisor)) if float(divisor) else float(divisor)
+
+
+def parse_number(text: str) -> float:
+    """Return the value of a reference answer.
+
+    Currency signs, thousands separators and a percent sign do not count ("$1,234" gives 1234, "50%"
+    gives 50), a fraction gives its value ("3/4" gives 0.75), and U+2212 is a minus.
+
+    Raises:
+        ValueError: The text is no single finite number.
+    """
+    match = _REFERENCE.fullmatch(text.strip().replace(_MINUS, "-"))
+    if match is None or (match["sign"] and match["inner"]):
+        raise ValueError(f"the answer {shortened(text)!r} is no number")
+    value = float(match["value"].replace(",", "") + (match["exponent"] or ""))
+    if match["divisor"] is not None:
+        divisor = float(match["divisor"].replace(",", ""))
+        value = value / divisor if divisor else math.inf
+    if not math.isfinite(value):
+        raise ValueError(f"the answer {shortened(text)!r} is no finite number")
+    return -value if "-" in match["sign"] + match["inner"] else value
+
+
+def shortened(text: str) -> str:
+    """Return at most 40 characters of a text, for messages."""
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def letter(text: str) -> str | None:
@@ -47,3 +114,7 @@ def is_correct(answer: float | str | None, expected: float | str) -> bool:
     if isinstance(expected, str) or isinstance(answer, str):
         return answer == expected
     return abs(answer - expected) <= TOLERANCE
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

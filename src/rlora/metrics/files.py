@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from rlora.io.rows import read_text, wide_fields
+
 _SOURCE = re.compile(
     r"(mr|src|source|meaning([_ .-]rep(resentation)?)?|da|dial(ogue)?[_ .-]act)s?", re.IGNORECASE
 )
@@ -85,10 +87,14 @@ def read_rows(path: Path) -> list[Row]:
     delimiter = "\t" if "\t" in lines[0][1] else ","
     quote = "'" if all(line.startswith("'") for _, line in lines[1:]) and len(lines) > 1 else '"'
     # One reader per line, so that an unpaired quote does not swallow the next lines.
-    table = [
-        (number, next(csv.reader([line], delimiter=delimiter, quotechar=quote)))
-        for number, line in lines
-    ]
+    try:
+        with wide_fields():
+            table = [
+                (number, next(csv.reader([line], delimiter=delimiter, quotechar=quote)))
+                for number, line in lines
+            ]
+    except csv.Error as error:
+        raise ValueError(f"{path} cannot be read as a table: {error}") from error
     names = table[0][1]
     columns = _columns(names, path)
     source, text = columns or (0, 1)
@@ -142,11 +148,7 @@ def _plain_rows(path: Path) -> list[Row]:
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     """Return the lines with their numbers, without white space around them; tabs stay."""
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as UTF-8 text: {error}") from error
-    lines = content.split("\n")
+    lines = read_text(path).split("\n")
     lines = lines if lines[-1] else lines[:-1]
     return [(number, line.strip(" \r\f\v")) for number, line in enumerate(lines, start=1)]
 

@@ -1,6 +1,5 @@
 """A small decoder with a tokenizer learned from local texts, for machines without downloads."""
 
-import csv
 import os
 from pathlib import Path
 from typing import Any, Unpack
@@ -8,6 +7,7 @@ from typing import Any, Unpack
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from rlora.io.rows import read_csv
 from rlora.models.backbone import Backbone
 from rlora.models.pretrained import LoadOptions, load_pretrained
 from rlora.models.random_init import initialize
@@ -96,10 +96,9 @@ def _texts(corpus: str, column: str) -> list[str]:
             f"model.corpus={corpus} does not exist ({file}): set RLORA_DATA, or model.path to a "
             "trained model"
         )
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream)
-        if column not in (reader.fieldnames or ()):
-            raise ValueError(
-                f"{file} has no column {column!r}: set model.column to one of {reader.fieldnames}"
-            )
-        return [row[column] or "" for row in reader]
+    rows = read_csv(file)
+    if rows and column not in rows[0][1]:
+        raise ValueError(
+            f"{file} has no column {column!r}: set model.column to one of {list(rows[0][1])}"
+        )
+    return [row[column] for _, row in rows]

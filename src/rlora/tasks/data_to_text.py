@@ -5,8 +5,6 @@ et al., "The WebNLG Challenge", INLG 2017. Linearizations: microsoft/LoRA@c4593f
 examples/NLG/src/format_converting_*.py, and its data.
 """
 
-import csv
-import json
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -15,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rlora.data.locations import data_folder
+from rlora.io.json_values import read_json
+from rlora.io.rows import read_csv
 from rlora.metrics import nlg
 from rlora.tasks.base import TextScores
 from rlora.tasks.generation import Prompt, PromptedGeneration
@@ -22,6 +22,7 @@ from rlora.tasks.language_modeling import Pair
 from rlora.tasks.submissions import write_outputs, write_references
 
 _SLOT = re.compile(r"([A-Za-z][A-Za-z ]*)\[([^\]]*)\]")
+_WEBNLG_TRIPLE = ("subject", "property", "object")
 _E2E_NAMES = {"eatType": "Type", "priceRange": "price", "familyFriendly": "family friendly"}
 
 
@@ -71,7 +72,7 @@ class DataToText(PromptedGeneration):
         return {
             split: [
                 Pair(entry.prompt, text, entry.location)
-                for entry in self.entries(self._folder() / self.files[split])
+                for entry in self._entries(split)
                 for text in entry.texts
             ]
             for split in ("train", "validation")
@@ -84,7 +85,7 @@ class DataToText(PromptedGeneration):
     def read_prompts(self) -> dict[str, list[Prompt]]:
         """Return each distinct source of the test file with all its texts."""
         prompts: dict[str, Prompt] = {}
-        for entry in self.entries(self._folder() / self.files["test"]):
+        for entry in self._entries("test"):
             prompt = prompts.setdefault(
                 entry.source, Prompt(entry.prompt, entry.source, (), entry.location)
             )
@@ -118,6 +119,13 @@ class DataToText(PromptedGeneration):
         """Return the folder of the files."""
         return {"source": "directory", "location": str(self._folder())}
 
+    def _entries(self, split: str) -> list[Entry]:
+        file = self._folder() / self.files[split]
+        entries = self.entries(file)
+        if not entries:
+            raise ValueError(f"{file} has no rows; put a complete file under task.path.")
+        return entries
+
     def _folder(self) -> Path:
         return data_folder(self.path, self.folder, list(self.files.values()), self.origin)
 
@@ -128,18 +136,13 @@ class E2E(DataToText):
     def entries(self, file: Path) -> list[Entry]:
         """Return one entry per row."""
         entries = []
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream)
-            header = [name.lower() for name in next(reader, [])]
-            if header != ["mr", "ref"]:
-                raise ValueError(f"{file}, line 1: the columns are {header}, expected mr and ref")
-            for row in reader:
-                location = f"{file}, line {reader.line_num}"
-                if len(row) != 2:
-                    raise ValueError(f"{location}: {len(row)} columns, expected mr and ref")
-                source, text = row
-                texts = (_clean_text(text, location),)
-                entries.append(Entry(source, linearize(source, location), texts, location))
+        for number, row in read_csv(file):
+            if [name.lower() for name in row] != ["mr", "ref"]:
+                raise ValueError(f"{file}, line 1: the columns are {[*row]}, expected mr and ref")
+            location = f"{file}, line {number}"
+            source, text = row.values()
+            texts = (_clean_text(text, location),)
+            entries.append(Entry(source, linearize(source, location), texts, location))
         return entries
 
     def prompt_text(self, source: str, location: str) -> str:
@@ -172,11 +175,14 @@ class DART(DataToText):
         entries = []
         for number, item in enumerate(_read_json(file, list), start=1):
             location = f"{file}, entry {number}"
-            triples = [(s, p.lower(), o) for s, p, o in _field(item, "tripleset", location)]
+            parts = [_triple(each, location) for each in _list(item, "tripleset", location)]
+            triples = [(subject, relation.lower(), value) for subject, relation, value in parts]
             texts = tuple(
                 _clean_text(_field(annotation, "text", location), location)
-                for annotation in _field(item, "annotations", location)
+                for annotation in _list(item, "annotations", location)
             )
+            if not texts:
+                raise ValueError(f"{location}: it has no texts under 'annotations'")
             entries.append(_triple_entry(triples, texts, location))
         return entries
 
@@ -187,18 +193,20 @@ class WebNLG(DataToText):
     def entries(self, file: Path) -> list[Entry]:
         """Return one entry per entry of the file that has a good text."""
         entries = []
-        items = _field(_read_json(file, dict), "entries", str(file))
+        items = _list(_read_json(file, dict), "entries", str(file))
         for number, numbered in enumerate(items, start=1):
             location = f"{file}, entry {number}"
+            if not isinstance(numbered, dict):
+                raise ValueError(f"{location}: it is no object with the entry under its number")
             item: Any = next(iter(numbered.values()), {})
             triples = [
-                (triple["subject"], triple["property"], triple["object"])
-                for triple in _field(item, "modifiedtripleset", location)
+                _triple([_field(triple, name, location) for name in _WEBNLG_TRIPLE], location)
+                for triple in _list(item, "modifiedtripleset", location)
             ]
             texts = tuple(
-                _clean_text(text["lex"], location)
-                for text in _field(item, "lexicalisations", location)
-                if text.get("comment") == "good"
+                _clean_text(_field(text, "lex", location), location)
+                for text in _list(item, "lexicalisations", location)
+                if isinstance(text, dict) and text.get("comment") == "good"
             )
             entries.append(_triple_entry(triples, texts, location))
         return [entry for entry in entries if entry.texts]
@@ -213,18 +221,23 @@ def _triple_entry(
     return Entry(prompt, prompt, texts, location)
 
 
-def _clean_text(text: str, location: str) -> str:
+def _triple(parts: Any, location: str) -> tuple[str, str, str]:
+    if not isinstance(parts, list) or [*map(type, parts)] != [str, str, str]:
+        raise ValueError(f"{location}: {parts!r} is no triple of texts")
+    return parts[0], parts[1], parts[2]
+
+
+def _clean_text(text: Any, location: str) -> str:
     """Return the text with single blanks."""
+    if not isinstance(text, str):
+        raise ValueError(f"{location}: {text!r} is no text")
     if not text.strip():
         raise ValueError(f"{location}: its text is empty")
     return " ".join(text.split())
 
 
 def _read_json(file: Path, expected: type) -> Any:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not valid JSON: {error}") from error
+    content = read_json(file)
     if not isinstance(content, expected):
         raise ValueError(f"{file} holds a {type(content).__name__}, not a {expected.__name__}")
     return content
@@ -234,3 +247,10 @@ def _field(item: Any, name: str, location: str) -> Any:
     if not isinstance(item, dict) or name not in item:
         raise ValueError(f"{location}: it has no {name!r}")
     return item[name]
+
+
+def _list(item: Any, name: str, location: str) -> list[Any]:
+    value = _field(item, name, location)
+    if not isinstance(value, list):
+        raise ValueError(f"{location}: its {name!r} is no list")
+    return value

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rlora.data.examples import Examples
 from rlora.data.splits import generator
+from rlora.io.rows import read_lines
 from rlora.tasks.text_classification import TextClassification
 
 PACKAGE = "vaderSentiment"
@@ -47,7 +48,7 @@ def lexicon_file(path: str | Path | None = None) -> Path:
 
 
 def _ratings(line: str, file: Path, number: int) -> tuple[str, list[float]]:
-    cells = line.rstrip("\r\n").split("\t")
+    cells = line.split("\t")
     try:
         ratings = json.loads(cells[3])
         return cells[0], [float(rating) for rating in ratings]
@@ -69,11 +70,12 @@ def read_lexicon(file: Path) -> Examples:
         ValueError: A line is malformed, or no word remains.
     """
     ratings: dict[str, list[float]] = {}
-    with file.open(encoding="utf-8", errors="replace", newline="\n") as lines:
-        for number, line in enumerate(lines, start=1):
-            word, values = _ratings(line, file, number)
-            if word.isalpha() and len(word) >= SHORTEST_WORD:
-                ratings.setdefault(word.lower(), []).extend(values)
+    for number, line in read_lines(file):
+        if not line.strip():
+            continue
+        word, values = _ratings(line, file, number)
+        if word.isalpha() and len(word) >= SHORTEST_WORD:
+            ratings.setdefault(word.lower(), []).extend(values)
     # The sum has the sign of the mean and, for integer ratings, no rounding error.
     polar = [(word, sum(values)) for word, values in ratings.items() if sum(values) != 0]
     if not polar:

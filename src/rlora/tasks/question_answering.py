@@ -7,14 +7,13 @@ Prompts: files in `rlora/tasks/prompts`. "alpaca" is the one of tatsu-lab/stanfo
 
 import json
 import logging
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rlora.data.locations import data_folder
+from rlora.data.questions import Question, read_questions
 from rlora.data.split_plan import SplitResult
 from rlora.data.splits import normalize
 from rlora.io.atomic import write_atomically
@@ -26,26 +25,6 @@ from rlora.tasks.language_modeling import Pair
 log = logging.getLogger(__name__)
 
 PROMPTS = Path(__file__).parent / "prompts"
-_CALCULATION = re.compile(r"<<[^>]*>>")  # GSM8K's calculator annotations
-
-
-@dataclass(frozen=True)
-class Question:
-    """One row of a file.
-
-    Attributes:
-        instruction: The question.
-        input: Text that the question refers to, or "".
-        output: The answer in full, with its reasoning.
-        answer: The final answer.
-        location: File and row.
-    """
-
-    instruction: str
-    input: str
-    output: str
-    answer: str
-    location: str
 
 
 @dataclass(kw_only=True, eq=False)
@@ -86,6 +65,8 @@ class QuestionAnswering(PromptedGeneration):
                     f"task.tests.{name}.answer={test['answer']} is unknown; set it to number, "
                     "letter or a list of choices."
                 )
+            if test["answer"] == []:
+                raise ValueError(f"task.tests.{name}.answer=[] is empty; list the choices.")
 
     def read(self) -> dict[str, list[Pair]]:
         """Return every training question with its full answer."""
@@ -96,14 +77,16 @@ class QuestionAnswering(PromptedGeneration):
         return {"train": [Pair(self._prompt(q), q.output.strip(), q.location) for q in questions]}
 
     def read_prompts(self) -> dict[str, list[Prompt]]:
-        """Return the questions of every test set."""
-        return {
-            self._split(name): [
-                Prompt(self._prompt(q), q.instruction, (q.answer,), q.location)
-                for q in read_questions(self._folder() / test["file"])
+        """Return the questions of every test set, whose answers have the form of the set."""
+        prompts = {}
+        for name, test in self.tests.items():
+            questions = read_questions(self._folder() / test["file"])
+            for question in questions:
+                _expected(question.answer, test["answer"], question.location)
+            prompts[self._split(name)] = [
+                Prompt(self._prompt(q), q.instruction, (q.answer,), q.location) for q in questions
             ]
-            for name, test in self.tests.items()
-        }
+        return prompts
 
     def prompt_text(self, source: str, location: str) -> str:
         """Return a question in its prompt."""
@@ -151,7 +134,7 @@ class QuestionAnswering(PromptedGeneration):
                 {
                     "instruction": prompt.source,
                     "answer": prompt.references[0],
-                    "output_pred": output,
+                    "output_pred": answers.response(output),
                     "pred": answer,
                     "flag": is_correct,
                 }
@@ -185,15 +168,11 @@ class QuestionAnswering(PromptedGeneration):
         form = next(
             test["answer"] for name, test in self.tests.items() if self._split(name) == split
         )
-        extract: Callable[[str], float | str | None]
-        if isinstance(form, list):
-            extract = partial(answers.choice, choices=form)
-        else:
-            extract = answers.number if form == "number" else answers.letter
         judged = []
         for prompt, output in zip(self.test_prompts[split], outputs, strict=True):
-            answer, reference = extract(output), prompt.references[0]
-            expected = float(reference) if form == "number" else reference
+            reference = prompt.references[0]
+            answer = _extract(answers.response(output), form, reference)
+            expected = _expected(reference, form, prompt.location)
             judged.append((answer, answers.is_correct(answer, expected)))
         return judged
 
@@ -213,34 +192,31 @@ class QuestionAnswering(PromptedGeneration):
         return data_folder(self.path, self.folder, self._file_names(), self.origin)
 
 
-def read_questions(file: Path) -> list[Question]:
-    """Read the questions of a file.
+def _extract(output: str, form: str | list[str], reference: str) -> float | str | None:
+    """Return the final answer in an output, for a reference answer of this form."""
+    if isinstance(form, list):
+        return answers.choice(output, form)
+    return answers.letter(output) if form == "letter" else answers.number_like(reference, output)
 
-    It holds GSM8K's JSON lines (question, answer) or a JSON list (instruction, input, output,
-    answer).
+
+def _expected(answer: str, form: str | list[str], location: str) -> float | str:
+    """Return the value of a reference answer.
 
     Raises:
-        ValueError: The file is neither, or a row lacks a field; the message names file and row.
+        ValueError: The answer does not have this form.
     """
-    try:
-        content = file.read_text(encoding="utf-8")
-        one_per_line = file.suffix == ".jsonl"
-        lines = content.splitlines() if one_per_line else [content]
-        values = [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise ValueError(f"{file} is not valid JSON: {error}") from error
-    rows = values if one_per_line else values[0]
-    return [_question(row, f"{file}, row {number}") for number, row in enumerate(rows, start=1)]
-
-
-def _question(row: Any, location: str) -> Question:
-    if isinstance(row, dict) and {"question", "answer"} <= row.keys():
-        solution = _CALCULATION.sub("", row["answer"])
-        answer = solution.rpartition("####")[2].replace(",", "").strip()
-        return Question(row["question"], "", solution, answer, location)
-    if isinstance(row, dict) and {"instruction", "output", "answer"} <= row.keys():
-        answer = str(row["answer"])
-        return Question(row["instruction"], row.get("input", ""), row["output"], answer, location)
-    raise ValueError(
-        f"{location}: expected the keys question and answer, or instruction, output and answer"
-    )
+    if form == "number":
+        try:
+            return answers.parse_number(answer)
+        except ValueError as error:
+            raise ValueError(
+                f"{location}: {error}, expected one such as 18, -1.5, 1,234, $18, 50% or 3/4 "
+                "(in GSM8K's rows after ####); correct the file"
+            ) from None
+    allowed = answers.LETTERS if form == "letter" else form
+    if answer not in allowed:
+        raise ValueError(
+            f"{location}: the answer {answers.shortened(answer)!r} is none of "
+            f"{', '.join(allowed)}; correct the file"
+        )
+    return answer

@@ -1,11 +1,11 @@
 """Language modeling of one column of CSV files, without prompts."""
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlora.data.locations import data_folder
+from rlora.io.rows import read_csv
 from rlora.tasks.language_modeling import LanguageModeling, Pair
 
 
@@ -42,17 +42,12 @@ class TextColumn(LanguageModeling):
         return data_folder(self.path, self.folder, list(self.files.values()), self.origin)
 
     def _texts(self, file: Path) -> list[Pair]:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            columns = reader.fieldnames or ()
-            if self.column not in columns:
-                raise ValueError(
-                    f"{file} has no column {self.column!r}; its columns are {', '.join(columns)}"
-                )
-            pairs = []
-            for row in reader:
-                text = " ".join((row[self.column] or "").split())
-                pairs.append(Pair("", text, f"{file}, line {reader.line_num}"))
+        pairs = [
+            Pair("", " ".join(row[self.column].split()), f"{file}, line {number}")
+            for number, row in read_csv(file, [self.column])
+        ]
         if empty := [pair.location for pair in pairs if not pair.text]:
             raise ValueError(f"{empty[0]}: its {self.column} is empty")
+        if not pairs:
+            raise ValueError(f"{file} has no rows; put a complete file under task.path.")
         return pairs
