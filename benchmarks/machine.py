@@ -2,13 +2,12 @@
 
 import os
 import platform
-import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from rlora.records.environment import git_state, package_versions
 from rlora.training import allocator
 
 PACKAGES = ("rlora", "torch", "transformers", "peft", "numpy", "safetensors")
@@ -23,9 +22,7 @@ def keep_freed_memory() -> bool:
 
 def environment(device: torch.device, keeps_memory: bool) -> dict[str, Any]:
     """Return device, threads, versions and the setting of the allocator."""
-    commit, dirty = _git_state()
-    versions = {name: _version(name) for name in PACKAGES}
-    versions = {name: installed for name, installed in versions.items() if installed}
+    commit, dirty = git_state()
     facts = {
         "device": device_name(device),
         "cpu": _cpu_model(),
@@ -35,7 +32,7 @@ def environment(device: torch.device, keeps_memory: bool) -> dict[str, Any]:
         "memory_gib": round(_memory_bytes() / 2**30, 1),
         "system": " ".join(part for part in (platform.system(), *platform.libc_ver()) if part),
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": package_versions(PACKAGES),
         "keep_freed_memory": keeps_memory,
         "git_commit": commit,
         "git_dirty": dirty,
@@ -66,23 +63,3 @@ def _cpu_model() -> str:
 
 def _memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _git_state() -> tuple[str | None, bool | None]:
-    def git(*arguments: str) -> str:
-        folder = Path(__file__).parent
-        return subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.CalledProcessError):
-        return None, None

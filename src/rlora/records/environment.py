@@ -10,6 +10,7 @@ import resource
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,10 +95,10 @@ def git_state() -> tuple[str | None, bool | None]:
         return None, None
 
 
-def package_versions() -> dict[str, str]:
-    """Return the installed version of each package of `PACKAGES` that is installed."""
+def package_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Return the version of each of these packages that is installed."""
     versions = {}
-    for name in PACKAGES:
+    for name in packages:
         with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(name)
     return versions
