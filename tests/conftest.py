@@ -3,9 +3,11 @@
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -229,6 +231,41 @@ def warm_python():
         server = WarmPython(Path(folder) / "socket", subprocess_environment())
         yield server
         server.close()
+
+
+@pytest.fixture
+def processes_of(warm_python):
+    """Function (number, script, *arguments): run a script in several processes, as torchrun does.
+
+    The arguments of the trainer are appended. Returns the completed processes.
+    """
+
+    def run(number, script, *arguments):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        shared = {
+            "TORCHELASTIC_RUN_ID": "test",
+            "MASTER_ADDR": "localhost",
+            "MASTER_PORT": str(port),
+            "WORLD_SIZE": str(number),
+            "GROUP_RANK": "0",
+        }
+        devices = [f"trainer.devices={number}", "+trainer.strategy=ddp"]
+
+        def one(rank):
+            ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            return warm_python.run(
+                [script, *arguments, *devices],
+                folder=ROOT,
+                environment={**subprocess_environment(), **shared, **ranks},
+                timeout=100,
+            )
+
+        with ThreadPoolExecutor(number) as pool:
+            return list(pool.map(one, range(number)))
+
+    return run
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 PRELOADED = (
@@ -46,6 +47,7 @@ class WarmPython:
         self.socket_path = str(socket_path)
         self.environment = environment
         self._server = None
+        self._starting = threading.Lock()  # tests call `run` in threads
 
     def run(self, arguments, *, folder, environment, timeout):
         """Run a script to its end; return a `subprocess.CompletedProcess` with all its output.
@@ -53,8 +55,9 @@ class WarmPython:
         Raises:
             subprocess.TimeoutExpired: the script took longer than `timeout` seconds and was killed.
         """
-        if self._server is None:
-            self._server = self._start()
+        with self._starting:
+            if self._server is None:
+                self._server = self._start()
         request = {"arguments": arguments, "folder": str(folder), "environment": environment}
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(self.socket_path)

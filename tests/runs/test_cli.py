@@ -220,7 +220,7 @@ def test_wandb_offline_has_the_same_numbers(train, small, tmp_path):
 
 def test_two_processes_share_the_work(train, run_here, small, tmp_path):
     run = tmp_path / "run"
-    # at least one batch of 29 validation words for each process
+    # batches of 8, 8, 8 and fewer words, so that the processes score different numbers
     batches = ("task.eval_batch_size=8", "trainer.max_epochs=1")
     train(*small, *DDP, *batches, f"hydra.run.dir={run}")
     record = read_record(run)
@@ -229,7 +229,8 @@ def test_two_processes_share_the_work(train, run_here, small, tmp_path):
     alone = run_here(
         "train=false", f"ckpt_path='{run}'", "trainer.devices=1", folder=tmp_path / "alone"
     )
-    assert alone.scores["test/accuracy"] == pytest.approx(record.scores["test/accuracy"], abs=1e-7)
+    for name in ("test/accuracy", "test/loss"):
+        assert alone.scores[name] == pytest.approx(record.scores[name], rel=1e-6)
 
 
 def test_a_killed_multirun_resumes_with_the_same_command(start, train, small, tmp_path):

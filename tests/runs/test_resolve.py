@@ -12,7 +12,7 @@ from rlora.config.config_hash import config_hash
 from rlora.config.job import Job
 from rlora.runs.plan import resolve, restore_sections
 from rlora.runs.resume import SavedRun
-from rlora.training.module import CHECKPOINT_FORMAT
+from rlora.training.checkpoints import CHECKPOINT_FORMAT
 
 SAVED = {
     "choices": {"task": "rte", "model": "tiny_encoder", "adapter": "lora", "regularizer": "none"},

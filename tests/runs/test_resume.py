@@ -9,7 +9,7 @@ import yaml
 from rlora.adapters import checkpoint
 from rlora.config.allowlist import CONFIG_FORMAT, saved_config
 from rlora.runs.resume import SavedRun, find_saved, read_checkpoint
-from rlora.training.module import CHECKPOINT_FORMAT
+from rlora.training.checkpoints import CHECKPOINT_FORMAT
 
 CARD = {"format": checkpoint.FORMAT, "method": {}, "backbone": {}, "sha256": {}}
 SAVED = {

@@ -16,6 +16,8 @@ class Batch(TypedDict):
         index: Row of each example in its split (B,), int64. Packed inputs have fewer than B rows.
         num_tokens: Number of real tokens in the batch, without padding.
         padded: Whether an attention mask of the inputs hides a token.
+        num_targets: Number of targets that the loss averages over, such as the tokens of texts;
+            absent where it is the number of examples.
     """
 
     inputs: dict[str, Tensor]
@@ -23,10 +25,16 @@ class Batch(TypedDict):
     index: Tensor
     num_tokens: int
     padded: bool
+    num_targets: NotRequired[int]
 
 
 def make_batch(
-    inputs: Mapping[str, Tensor], *, index: Tensor, num_tokens: int, labels: Tensor | None = None
+    inputs: Mapping[str, Tensor],
+    *,
+    index: Tensor,
+    num_tokens: int,
+    labels: Tensor | None = None,
+    num_targets: int | None = None,
 ) -> Batch:
     """Return the batch of these inputs; call it while they are on the host.
 
@@ -35,6 +43,7 @@ def make_batch(
         index: Row of each example in its split (B,), int64.
         num_tokens: Number of real tokens.
         labels: Targets of the loss, or None.
+        num_targets: Number of targets that the loss averages over; None: one per example.
     """
     masks = [tensor for name, tensor in inputs.items() if name.endswith("attention_mask")]
     batch = Batch(
@@ -46,7 +55,14 @@ def make_batch(
     )
     if labels is not None:
         batch["labels"] = labels
+    if num_targets is not None:
+        batch["num_targets"] = num_targets
     return batch
+
+
+def num_targets(batch: Batch) -> int:
+    """Return the number of targets that the loss of the batch averages over."""
+    return batch.get("num_targets", len(batch["index"]))
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

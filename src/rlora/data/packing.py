@@ -123,6 +123,7 @@ class SequenceCollator:
             index=torch.tensor([row["index"] for row in rows]),
             labels=_fill([row["labels"] for row in rows], IGNORED),
             num_tokens=sum(lengths),
+            num_targets=_count_targets(rows),
         )
 
 
@@ -168,6 +169,7 @@ class PackingCollator:
             index=torch.tensor([row["index"] for row in rows]),
             labels=concatenate("labels", IGNORED),
             num_tokens=sum(lengths),
+            num_targets=_count_targets(rows),
         )
 
 
@@ -192,6 +194,11 @@ def pack(lengths: Sequence[int], width: int) -> list[list[int]]:
             bins[target].append(item)
             room[target] -= lengths[item]
     return bins
+
+
+def _count_targets(rows: Sequence[dict[str, Any]]) -> int:
+    """Return the number of tokens with a loss."""
+    return sum(int((row["labels"] != IGNORED).sum()) for row in rows)
 
 
 def _fill(rows: Sequence[NDArray[np.int64]], fill: int) -> Tensor:

@@ -99,7 +99,9 @@ class Regularizer(nn.Module, ABC):
 
         Args:
             step: The step.
-            loss: Mean task loss over the batch, a scalar.
+            loss: Mean task loss over the batch, a scalar. Under gradient accumulation the batch is
+                a micro-batch, and the objectives of a step are averaged by their numbers of
+                targets: a penalty enters the step once.
             bounded: Returns the mean over the batch of the task loss in [0, 1], a scalar. Call it
                 only if `needs_bounded_loss`.
         """

@@ -14,7 +14,7 @@ from rlora.config.allowlist import check_saved_config
 from rlora.io.safetensors import read_tensors
 from rlora.records.status import CONFIG
 from rlora.regularizers.base import Regularizer
-from rlora.training.module import CHECKPOINT_FORMAT
+from rlora.training.checkpoints import CHECKPOINT_FORMAT
 
 LAST_CHECKPOINT, BEST_CHECKPOINT = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 REGULARIZER = "regularizer.safetensors"  # in an adapter folder: a posterior and its prior

@@ -160,7 +160,10 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
-        """Return the mean loss of a batch, a float32 scalar."""
+        """Return the mean loss over the targets of a batch, a float32 scalar.
+
+        The targets are the examples, unless the batch has another `num_targets`.
+        """
 
     def bounded_loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Return a mean loss in [0, 1] of a batch, a differentiable float32 scalar.

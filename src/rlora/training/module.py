@@ -16,14 +16,14 @@ from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 
 from rlora.adapters import AdapterSet
-from rlora.adapters.declared import derived_tensors
-from rlora.data.batch import Batch
+from rlora.data.batch import Batch, num_targets
 from rlora.regularizers.base import Regularizer, Step
 from rlora.tasks.base import Task
+from rlora.training import checkpoints
 from rlora.training.attention_masks import known_padding
+from rlora.training.averages import GradientWindow, TargetMean
 
 log = logging.getLogger(__name__)
-CHECKPOINT_FORMAT = 2  # of the key "rlora"; rlora 0.1 wrote none
 
 
 def step_seed(*parts: int) -> int:
@@ -74,7 +74,10 @@ class FineTuning(L.LightningModule):
         self.compatibility, self.run_config = compatibility, run_config
         self.loader_names: dict[str, list[str]] = {}
         self.start = (0, 0)  # epoch, and its batches that a resumed run skips
-        self.metrics = nn.ModuleDict()
+        self.metrics, self.losses = nn.ModuleDict(), nn.ModuleDict()  # by loader
+        self.train_loss = TargetMean()
+        self._unscored: set[str] = set()  # loaders without rows for this process
+        self._window = GradientWindow()
         if regularizer.needs_bounded_loss and not task.has_bounded_loss:
             raise ValueError(
                 f"task={task.name} is invalid with this regularizer.objective: expected a loss in "
@@ -127,12 +130,21 @@ class FineTuning(L.LightningModule):
     def _evaluation_loaders(
         self, stage: str, make: Callable[..., dict[str, DataLoader]]
     ) -> list[DataLoader]:
-        loaders = make(rank=self.trainer.global_rank, world_size=self.trainer.world_size)
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        loaders = make(rank=rank, world_size=world_size)
+        # Lightning runs its loops on all processes or on none, so that a process without rows runs
+        # the first one's batches, and scores none of them
+        empty = {name for name, loader in loaders.items() if rank and not len(loader)}
+        if empty:
+            first = make(rank=0, world_size=world_size)
+            loaders |= {name: first[name] for name in empty}
+        self._unscored = self._unscored - set(loaders) | empty
         self.loader_names[stage] = list(loaders)
         for name in loaders:
             if stage != "predict" and name not in self.metrics:
                 metrics = self.task.new_metrics().clone(prefix=f"{name}/")
                 self.metrics[name] = metrics.to(self.device)
+                self.losses[name] = TargetMean().to(self.device)
         return list(loaders.values())
 
     # steps
@@ -151,8 +163,9 @@ class FineTuning(L.LightningModule):
 
         The parameters stay perturbed in backward, as gradient checkpointing runs forward there.
         """
-        size = len(batch["index"])  # a packed batch has fewer rows than examples
-        step = self._step(batch_idx, size)
+        targets = num_targets(batch)
+        # a packed batch has fewer rows than examples
+        step = self._step(batch_idx, len(batch["index"]))
         self._perturbation.close()  # a step that failed may have left it open
         self._perturbation.enter_context(self.regularizer.perturbed(step))
         outputs = self(batch)
@@ -160,10 +173,12 @@ class FineTuning(L.LightningModule):
         objective = self.regularizer.objective(
             step, loss, lambda: self.task.bounded_loss(outputs, batch)
         )
-        self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, batch_size=size)
+        options: dict[str, Any] = {"on_step": True, "on_epoch": True, "batch_size": targets}
+        self.train_loss.update(loss.detach(), targets)
+        self.log("train/loss", self.train_loss, metric_attribute="train_loss", **options)
         for name, value in self.regularizer.metrics().items():
-            self.log(f"train/{name}", value.float(), on_step=True, on_epoch=True, batch_size=size)
-        return objective
+            self.log(f"train/{name}", value.float(), **options)
+        return self._window.weighted(objective, targets, batch_idx, self.trainer)
 
     def _step(self, batch_idx: int, examples: int) -> Step:
         return Step(
@@ -179,7 +194,8 @@ class FineTuning(L.LightningModule):
         self._perturbation.close()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Remove the gradients of what the regularizer freezes, so that no optimizer moves it."""
+        """Complete an accumulated gradient, without that of what the regularizer freezes."""
+        self._window.correct(optimizer, self.trainer)
         for parameter in self.regularizer.frozen(self._step(0, 1)):
             parameter.grad = None
 
@@ -194,16 +210,18 @@ class FineTuning(L.LightningModule):
     def _evaluate(self, stage: str, batch: Batch, dataloader_idx: int) -> None:
         name = self.loader_names[stage][dataloader_idx]
         outputs = self(batch)
-        loss = self.task.loss(outputs, batch)
         metrics: MetricCollection = self.metrics[name]  # type: ignore[assignment]
-        metrics.update(self.task.decode(outputs), batch["labels"])
+        mean: TargetMean = self.losses[name]  # type: ignore[assignment]
+        if name not in self._unscored:
+            mean.update(self.task.loss(outputs, batch), num_targets(batch))
+            metrics.update(self.task.decode(outputs), batch["labels"])
         options: dict[str, Any] = {
             "on_step": False,
             "on_epoch": True,
             "add_dataloader_idx": False,
             "batch_size": len(batch["index"]),
         }
-        self.log(f"{name}/loss", loss, sync_dist=self.trainer.world_size > 1, **options)
+        self.log(f"{name}/loss", mean, metric_attribute=f"losses.{name}", **options)
         self.log_dict(metrics, prog_bar=stage == "validation", **options)
 
     def predict_step(
@@ -230,24 +248,14 @@ class FineTuning(L.LightningModule):
 
     # checkpoints
 
-    def _saved_keys(self) -> set[str]:
-        """Return the keys of a checkpoint: trainable, derived from W, and the regularizer's state.
-
-        Tensors derived from W are saved, because another machine may derive different ones: the
-        signs of an SVD are arbitrary.
-        """
-        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        kept = trained | set(derived_tensors([("", self)]))
-        return {key for key in self.state_dict() if key in kept or key.startswith("regularizer.")}
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remove the frozen tensors and add what a load checks."""
-        kept = self._saved_keys()
+        kept = checkpoints.saved_keys(self)
         checkpoint["state_dict"] = {
             key: v for key, v in checkpoint["state_dict"].items() if key in kept
         }
         checkpoint["rlora"] = {
-            "format": CHECKPOINT_FORMAT,
+            "format": checkpoints.CHECKPOINT_FORMAT,
             "compatibility": self.compatibility,
             "config": self.run_config,
             "prior_facts": self.regularizer.prior_facts,
@@ -260,31 +268,8 @@ class FineTuning(L.LightningModule):
             ValueError: The checkpoint belongs to another backbone, adapter or random structure.
         """
         saved = checkpoint.get("rlora", {}).get("compatibility", {})
-        different = [key for key in self.compatibility if saved.get(key) != self.compatibility[key]]
-        if different:
-            message = "; ".join(
-                f"{key}: saved {saved.get(key)}, here {self.compatibility[key]}"
-                for key in different
-            )
-            raise ValueError(
-                f"the checkpoint belongs to another run and cannot be loaded ({message}); to start "
-                "another task from an adapter, set ckpt_path to its adapter folder"
-            )
-        state, keys = checkpoint["state_dict"], self._saved_keys()
-        if set(state) != keys:
-            differing = sorted(set(state) ^ keys)[:3]
-            raise ValueError(
-                "the checkpoint does not hold the trainable parameters of this model: it differs "
-                f"in {', '.join(differing)}"
-            )
-        current = self.state_dict()
-        if wrong := [key for key in state if state[key].shape != current[key].shape]:
-            key = wrong[0]
-            raise ValueError(
-                f"the checkpoint's {key} has shape {tuple(state[key].shape)}, "
-                f"the model's {tuple(current[key].shape)}"
-            )
-        checkpoint["state_dict"] = {key: state.get(key, value) for key, value in current.items()}
+        checkpoints.check_compatible(saved, self.compatibility)
+        checkpoint["state_dict"] = checkpoints.completed_state(checkpoint["state_dict"], self)
         # required: a learned prior mistaken for the start values would void a certificate
         self.regularizer.prior_facts = checkpoint["rlora"]["prior_facts"]
 
