@@ -23,7 +23,6 @@ PRESENTATION = (
     "rlora.reports",
     "rlora.export",
     "rlora.integrations",
-    "rlora.io",
     "rlora.runs.console",
 )
 INSTALLED = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
