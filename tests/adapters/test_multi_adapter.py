@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from rlora.adapters import checkpoint
+from rlora.adapters import checkpoint, inject
 from rlora.adapters.full import Full
 from rlora.adapters.lora import LoRA
 from rlora.adapters.multi_adapter import MultiAdapterModel
+from rlora.ops.fingerprint import fingerprint
 
 TOKENS = torch.arange(20).reshape(2, 10) + 5
 ADAPTERS = {
@@ -119,3 +120,133 @@ def test_a_refusal_leaves_the_model_unchanged(adapted_model, trained, tmp_path):
         MultiAdapterModel(several.model, "x")
     with torch.no_grad(), several.using("one") as model:
         torch.testing.assert_close(model(TOKENS).logits, logits["one"], rtol=1e-4, atol=1e-5)
+
+
+HEAD = ["classifier.weight", "classifier.bias"]
+POOLER = ["bert.pooler.dense.weight", "bert.pooler.dense.bias"]
+
+
+@pytest.fixture
+def saved(fresh, tmp_path):
+    """Function (head): folder of a LoRA that was trained with this head, and its logits."""
+
+    def save(head=HEAD):
+        net = fresh("bert")
+        adapters = inject(net, LoRA(rank=2), head=head)
+        with torch.no_grad():
+            for parameter in (
+                *adapters.adapter_parameters().values(),
+                *adapters.head_parameters().values(),
+            ):
+                parameter += 0.1
+            logits = net(TOKENS).logits
+        checkpoint.save(adapters, tmp_path / "saved")
+        return tmp_path / "saved", logits
+
+    return save
+
+
+def empty(net):
+    return MultiAdapterModel(net, fingerprint(net, HEAD))
+
+
+@pytest.mark.parametrize("name", ["v1.0", "train", "type", "forward", "a/b", "0", "naïve model"])
+def test_any_text_is_a_name_and_a_folder_may_be_text(fresh, saved, name):
+    folder, logits = saved()
+    several = empty(fresh("bert"))
+    several.add(name, LoRA(rank=2), str(folder), seed=0)
+    several.add("second", LoRA(rank=2), folder, seed=0)
+    plain = fresh("bert")(TOKENS).logits
+    with torch.no_grad():
+        with several.using(name) as model:
+            torch.testing.assert_close(model(TOKENS).logits, logits, rtol=1e-4, atol=1e-5)
+        with several.using([None, name]) as model:
+            mixed = model(TOKENS).logits
+        with several.merged(name) as model:
+            torch.testing.assert_close(model(TOKENS).logits, logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(mixed[0], plain[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(mixed[1], logits[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["", None, 3, ["one"]])
+def test_what_is_not_a_text_is_refused_and_no_layer_is_wrapped(fresh, saved, name):
+    several = empty(fresh("bert"))
+    modules = [module for _, module in several.model.named_modules()]
+    with pytest.raises(ValueError, match="is invalid: expected a text that is not empty"):
+        several.add(name, LoRA(rank=2), saved()[0], seed=0)
+    assert [module for _, module in several.model.named_modules()] == modules
+
+
+def test_a_failure_while_adding_leaves_the_model_unchanged(fresh, saved, monkeypatch):
+    from rlora.adapters import multi_adapter
+
+    several, calls = empty(fresh("bert")), []
+    modules = [module for _, module in several.model.named_modules()]
+    original = multi_adapter._adapted
+
+    def fail_late(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise MemoryError
+        return original(*arguments)
+
+    monkeypatch.setattr(multi_adapter, "_adapted", fail_late)
+    with pytest.raises(MemoryError):
+        several.add("one", LoRA(rank=2), saved()[0], seed=0)
+    assert several.names == []
+    assert [module for _, module in several.model.named_modules()] == modules
+
+
+def test_choices_without_a_meaning_are_refused(fresh, saved):
+    folder, _ = saved()
+    several = empty(fresh("bert"))
+    with (
+        pytest.raises(ValueError, match=r"no adapter one: choose among \(none\)"),
+        several.using("one"),
+    ):
+        pass
+    for name in ("one", "two"):
+        several.add(name, LoRA(rank=2), folder, seed=0)
+    with pytest.raises(ValueError, match=r"rows=\[\] is invalid"), several.using([]):
+        pass
+    with several.merged("one"):
+        for other in ("two", None, ["one", "two"]):
+            with pytest.raises(RuntimeError, match="one is merged"), several.using(other):
+                pass
+        with pytest.raises(RuntimeError, match="one is merged already"), several.merged("two"):
+            pass
+        with pytest.raises(RuntimeError, match="one is merged"):
+            several.add("three", LoRA(rank=2), folder, seed=0)
+        with several.using(["one", "one"]):
+            pass
+    with several.using("two"):
+        pass
+
+
+def test_an_adapter_may_have_trained_more_of_the_head(fresh, saved):
+    folder, logits = saved([*HEAD, *POOLER])
+    several = empty(fresh("bert"))
+    several.add("one", LoRA(rank=2), folder, seed=0)
+    with torch.no_grad(), several.using("one") as model:
+        torch.testing.assert_close(model(TOKENS).logits, logits, rtol=1e-4, atol=1e-5)
+    alone = inject(fresh("bert"), LoRA(rank=2), head=HEAD)
+    with pytest.raises(ValueError, match=r"another head \(bert\.pooler\.dense\.bias.*here class"):
+        checkpoint.load(alone, folder)
+
+
+def test_the_head_of_another_task_is_named_as_such(saved, fresh):
+    from rlora.models.random_init import random_model
+    from trained_models import FAMILIES
+
+    folder, _ = saved()
+    two = random_model(FAMILIES["bert"], kind="classification", num_labels=2, seed=0).model
+    several = empty(two.eval())
+    with pytest.raises(ValueError, match="the head belongs to another task or model"):
+        several.add("one", LoRA(rank=2), folder, seed=0)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_layers_follow_the_mode_of_the_model(fresh, saved, training):
+    several = empty(fresh("bert").train(training))
+    several.add("one", LoRA(rank=2, dropout=0.5), saved()[0], seed=0)
+    assert {module.training for module in several.model.modules()} == {training}

@@ -51,7 +51,7 @@ def test_some_methods_regenerate_nothing(name):
 
 @pytest.mark.parametrize("name", zoo.SEEDED)
 def test_every_regenerated_tensor_counts(name, adapt):
-    from rlora.adapters.adapter_set import structure_digest
+    from rlora.adapters.structure import structure_digest
 
     adapters = adapt("bert", name).adapters
     assert structure_digest(adapters.adapters) == adapters.digest

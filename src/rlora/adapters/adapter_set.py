@@ -4,7 +4,6 @@
 for the updates of this package, `rlora.adapters.peft.PeftAdapterSet` for the layers of PEFT.
 """
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,16 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
+from rlora.adapters import saving
 from rlora.adapters.base import Adapter
-from rlora.adapters.declared import DeclaredTensors, declared_modules, derived_tensors
+from rlora.adapters.declared import DeclaredTensors, derived_tensors
 from rlora.adapters.linear import AdaptedLinear
 from rlora.adapters.method import Method
+from rlora.adapters.structure import roots_of, trained_tensors
 from rlora.ops.linear_layers import is_quantized
-
-SHARED = "rlora_shared"  # attribute of the model under which its model-level module is registered
 
 
 @dataclass(frozen=True)
@@ -82,6 +80,8 @@ class AdapterSet(ABC):
         adapters: Updates by the stable name of their site; empty if the method brings its own
             layers.
         trained_in_backbone: Names of the backbone parameters that the method trains in place.
+        starts_with_other_head: Whether the method's start values came with the head of another
+            task, which is not in the model.
     """
 
     model: nn.Module
@@ -93,6 +93,12 @@ class AdapterSet(ABC):
     head: Mapping[str, nn.Parameter]
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
     trained_in_backbone: list[str] = field(default_factory=list)
+    starts_with_other_head: bool = False
+
+    def __post_init__(self) -> None:
+        saving.mark(self.model)
+        if self.layers:
+            saving.save_merged_from_now_on(self)
 
     @property
     @abstractmethod
@@ -200,6 +206,7 @@ class AdapterSet(ABC):
         self.merge()
         for name, layer in self.layers.items():
             self.model.set_submodule(name, layer.base)
+        saving.unmark(self.model)
         return self.model
 
 
@@ -236,63 +243,5 @@ class LinearAdapterSet(AdapterSet):
         """Return the model with W + dW in its layers and without adapters, irreversibly."""
         model = super().unwrap()
         if self.shared is not None:
-            delattr(model, SHARED)
+            delattr(model, saving.SHARED)
         return model
-
-
-def roots_of(
-    adapters: Mapping[str, Adapter], shared: DeclaredTensors | None
-) -> list[tuple[str, nn.Module]]:
-    """Return the modules that hold a method's tensors, with the prefix of the tensors' names."""
-    return [*adapters.items(), *([] if shared is None else [("shared", shared)])]
-
-
-def trained_tensors(
-    adapters: Mapping[str, Adapter], shared: DeclaredTensors | None
-) -> dict[str, nn.Parameter]:
-    """Return the parameters of updates and of the model-level module, by stable name.
-
-    Raises:
-        RuntimeError: updates hold one parameter together, which would then count several times.
-    """
-    tensors = {
-        f"{root_name}.{name}": parameter
-        for root_name, root in roots_of(adapters, shared)
-        for name, parameter in root.named_parameters()
-    }
-    if len({id(parameter) for parameter in tensors.values()}) < len(tensors):
-        raise RuntimeError(
-            "several updates hold the same trained parameter: pass its module to Adapter.share"
-        )
-    return tensors
-
-
-def shared_module(adapters: Iterable[Adapter]) -> DeclaredTensors | None:
-    """Return the model-level module that the updates of one method use; None if they use none.
-
-    Raises:
-        RuntimeError: the updates use different modules.
-    """
-    modules = {id(adapter.shared): adapter.shared for adapter in adapters}
-    if len(modules) > 1:
-        raise RuntimeError("all updates of a model must share one model-level module")
-    return next(iter(modules.values()), None)
-
-
-def structure_digest(adapters: Mapping[str, Adapter], shared: DeclaredTensors | None = None) -> str:
-    """Return SHA-256 over the tensors regenerated from the seed; "" on the meta device.
-
-    Shared tensors count once. Taken before any cast or move: two machines that agree on it
-    regenerate the same structure.
-    """
-    digest = hashlib.sha256()
-    for root_name, path, module in declared_modules(roots_of(adapters, shared)):
-        for name in module.regenerated:
-            tensor = module.get_buffer(name)
-            if tensor.is_meta:
-                return ""
-            # one byte order and two dtypes, so that the digest is the same on every machine
-            kind = "<i8" if tensor.dtype == torch.int64 else "<f4"
-            digest.update(f"{root_name}/{path}/{name}/{kind}{tuple(tensor.shape)};".encode())
-            digest.update(tensor.contiguous().numpy().astype(kind, copy=False).tobytes())
-    return digest.hexdigest()

@@ -13,23 +13,21 @@ from typing import Any
 
 import torch
 from safetensors.torch import save as dump_tensors
-from torch import Tensor
+from torch import Tensor, nn
 
-from rlora.adapters.adapter_set import (
-    AdapterSet,
-    roots_of,
-    structure_digest,
-    trained_tensors,
-)
+from rlora.adapters.adapter_set import AdapterSet
 from rlora.adapters.base import Adapter
 from rlora.adapters.declared import derived_tensors
 from rlora.adapters.method import Method
+from rlora.adapters.structure import roots_of, structure_digest, trained_tensors
 from rlora.io.atomic import write_folder_atomically
-from rlora.io.safetensors import parse_tensors, read_bytes
+from rlora.io.safetensors import parse_tensors, read_bytes, read_tensors
+from rlora.ops.fingerprint import fingerprint_if_known
 
 FORMAT = 2
 MANIFEST = "adapter.json"
 ADAPTER_FILE, HEAD_FILE = "adapter.safetensors", "head.safetensors"
+OTHER_HEAD = "; the head belongs to another task or model: use the one it was trained with"
 
 
 def describe_method(method: Method) -> dict[str, Any]:
@@ -152,6 +150,8 @@ def load(
     directory = Path(directory)
     manifest = read_manifest(directory)
     mark = adapters.fingerprint if fingerprint is None else fingerprint
+    if manifest["backbone"].get("fingerprint") != mark:
+        _refuse_other_head(directory, adapters.head_parameters())
     _refuse_mismatch(manifest, adapters.method, adapters.digest, adapters.seed, directory, mark)
     pairs = _matched(directory / ADAPTER_FILE, manifest["sha256"], adapters.saved_tensors())
     if head:
@@ -161,7 +161,7 @@ def load(
 
 def load_updates(
     updates: Mapping[str, Adapter],
-    model: Mapping[str, Tensor],
+    model: nn.Module,
     method: Method,
     directory: Path,
     *,
@@ -172,25 +172,28 @@ def load_updates(
 
     Args:
         updates: By the name of their site.
-        model: The model's parameters by name, for the head's shapes.
+        model: The model, unchanged and without wrappers.
         method: What built the updates.
         directory: As `save` wrote it.
-        fingerprint: Of the backbone in use.
+        fingerprint: Of the backbone in use, without the head that it is used with by default.
         seed: Of the updates' random structure.
 
     Raises:
         ValueError: see `load`.
     """
     manifest = read_manifest(directory)
+    names = list(read_tensors(directory / HEAD_FILE))
+    if manifest["backbone"].get("fingerprint") != fingerprint:
+        # a fingerprint leaves the head out, and this adapter may have another one
+        fingerprint = fingerprint_if_known(model, names) or fingerprint
     _refuse_mismatch(manifest, method, structure_digest(updates), seed, directory, fingerprint)
     tensors = {**trained_tensors(updates, None), **derived_tensors(roots_of(updates, None))}
     pairs = _matched(directory / ADAPTER_FILE, manifest["sha256"], tensors)
-    content = read_bytes(directory / HEAD_FILE)
-    names = parse_tensors(content, directory / HEAD_FILE)
+    parameters = dict(model.named_parameters())
     head = {
-        name: torch.empty_like(model[name], device="cpu", dtype=torch.float32)
+        name: torch.empty_like(parameters[name], device="cpu", dtype=torch.float32)
         for name in names
-        if name in model
+        if name in parameters
     }
     _fill(pairs + _matched(directory / HEAD_FILE, manifest["sha256"], head))
     return head
@@ -233,6 +236,21 @@ def _refuse_mismatch(
         )
 
 
+def _refuse_other_head(directory: Path, head: Mapping[str, Tensor]) -> None:
+    """Refuse an adapter whose head has other parameters, which its fingerprint leaves out.
+
+    Raises:
+        ValueError: it does.
+    """
+    saved = sorted(read_tensors(directory / HEAD_FILE))
+    if saved != sorted(head):
+        raise ValueError(
+            f"{directory} was trained with another head ({', '.join(saved) or 'none'}; here "
+            f"{', '.join(sorted(head)) or 'none'}), or on another backbone: use the same head and "
+            "backbone"
+        )
+
+
 def _to_float32(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
         name: tensor.detach().to("cpu", torch.float32).contiguous()
@@ -266,11 +284,12 @@ def _matched(
         missing, unknown = sorted(set(targets) - set(tensors)), sorted(set(tensors) - set(targets))
         raise ValueError(
             f"{path} does not fit: it lacks {missing[:3]} and has unknown {unknown[:3]}"
+            f"{OTHER_HEAD if path.name == HEAD_FILE else ''}"
         )
     for name, tensor in tensors.items():
         if tensor.shape != targets[name].shape:
             raise ValueError(
                 f"{path}: {name} has shape {tuple(tensor.shape)}, the model needs "
-                f"{tuple(targets[name].shape)}"
+                f"{tuple(targets[name].shape)}{OTHER_HEAD if path.name == HEAD_FILE else ''}"
             )
     return [(targets[name], tensors[name]) for name in sorted(tensors)]

@@ -6,23 +6,17 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from rlora.adapters.adapter_set import (
-    SHARED,
-    AdapterSet,
-    LinearAdapterSet,
-    shared_module,
-    structure_digest,
-)
+from rlora.adapters.adapter_set import AdapterSet, LinearAdapterSet
 from rlora.adapters.base import Adapter
 from rlora.adapters.declared import Site
 from rlora.adapters.linear import AdaptedLinear, FrozenWeight
 from rlora.adapters.method import Method
+from rlora.adapters.saving import SHARED, refuse_adapted
+from rlora.adapters.structure import shared_module, structure_digest
 from rlora.adapters.targets import Target, find_targets, roles_of
-from rlora.ops.fingerprint import fingerprint
+from rlora.ops.fingerprint import fingerprint_if_known
 from rlora.ops.linear_layers import is_linear, is_quantized, linear_shape
 from rlora.ops.philox import RandomSource
-
-MARK = "_carries_adapters"  # attribute of a model that was adapted once
 
 
 def inject(
@@ -52,18 +46,16 @@ def inject(
             train is quantized.
         RuntimeError: the model carries adapters already.
     """
-    if getattr(model, MARK, False):
-        raise RuntimeError("the model carries adapters already: load the backbone again")
+    refuse_adapted(model)
     original = dict(model.named_parameters())
     head_names = list(head)
     if unknown := [name for name in head_names if name not in original]:
         raise ValueError(
             f"head={', '.join(unknown)} is invalid: expected full names of the model's parameters"
         )
-    mark = _fingerprint(model, head_names)
+    mark = fingerprint_if_known(model, head_names)
     third_party = method.inject(model, seed=seed, head=head_names, fingerprint=mark)
     if third_party is not None:
-        setattr(model, MARK, True)
         return third_party
     return _inject_updates(model, method, seed, original, head_names, mark)
 
@@ -91,10 +83,9 @@ def _inject_updates(
     adapters = {site.name: update for site, update in zip(sites, updates, strict=True)}
     shared = shared_module(updates)
     digest = structure_digest(adapters, shared)
-    setattr(model, MARK, True)
     model.requires_grad_(False)
     for name in (*trained, *head):
-        _train(model, name, original[name])
+        train_in_float32(model.get_submodule(name.rpartition(".")[0]), original[name])
     adapted = _wrap(model, targets, updates)
     if shared is not None:
         # registered on the model, so that state, optimizer and posterior find its parameters once
@@ -114,18 +105,9 @@ def _inject_updates(
     )
 
 
-def _fingerprint(model: nn.Module, head: list[str]) -> str:
-    """Return the backbone's fingerprint; "" if its weights are not the pretrained ones."""
-    known = not any(
-        parameter.is_meta or is_quantized(parameter) for parameter in model.parameters()
-    )
-    return fingerprint(model, head) if known else ""
-
-
-def _train(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
-    """Let a parameter train in float32; in half precision small steps would vanish."""
+def train_in_float32(owner: nn.Module, parameter: nn.Parameter) -> None:
+    """Let a module's parameter train in float32; in half precision small steps would vanish."""
     parameter.requires_grad_(True)
-    owner = model.get_submodule(name.rpartition(".")[0])
     # under autocast a linear layer takes weight and bias of any dtype; a normalization layer needs
     # one dtype for both
     for member in [parameter] if is_linear(owner) else owner.parameters(recurse=False):

@@ -61,6 +61,10 @@ class Method(ABC):
         """Return names of the backbone parameters that train in place; by default none."""
         return ()
 
+    def portable_options(self) -> dict[str, Any]:
+        """Return options that hold what the method has read from files, which a run then keeps."""
+        return {}
+
     def to_peft(self, adapters: "AdapterSet") -> PeftFiles | None:
         """Return the update as files of a PEFT tuner; None exports a LoRA made of `factors()`.
 

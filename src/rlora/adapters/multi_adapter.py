@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from rlora.adapters import checkpoint
-from rlora.adapters.adapter_set import shared_module
 from rlora.adapters.base import Adapter
-from rlora.adapters.inject import MARK, rows_of, site_of
+from rlora.adapters.inject import rows_of, site_of
 from rlora.adapters.linear import AdaptedLinear
 from rlora.adapters.method import Method
+from rlora.adapters.saving import mark, refuse_adapted, refuse_saving, unwrapped
+from rlora.adapters.structure import shared_module
 from rlora.adapters.targets import find_targets, roles_of
 from rlora.ops.linear_layers import is_quantized
 from rlora.ops.philox import RandomSource
@@ -42,28 +43,34 @@ class MultiAdapterModel:
     """
 
     def __init__(self, model: nn.Module, fingerprint: str) -> None:
-        if getattr(model, MARK, False):
-            raise RuntimeError("the model carries adapters already: load the backbone again")
-        setattr(model, MARK, True)
+        refuse_adapted(model)
+        mark(model)
+        refuse_saving(model, "the model has several adapters; load one of them with rlora.load")
         self.model, self.fingerprint = model.requires_grad_(False), fingerprint
         self.names: list[str] = []
+        self._merged: str | None = None
         self._selection = _Selection()
         self._layers: dict[str, _Layer] = {}
         self._heads: dict[str, _Head] = {}
 
-    def add(self, name: str, method: Method, folder: Path, *, seed: int) -> None:
+    def add(self, name: str, method: Method, folder: Path | str, *, seed: int) -> None:
         """Load one more adapter directory; on any refusal the model is unchanged.
 
         Args:
-            name: Name under which it is selected.
+            name: Name under which it is selected, any text.
             method: Its method with the options it was trained with.
             folder: As `rlora.adapters.checkpoint.save` wrote it.
             seed: Its run's seed.
 
         Raises:
-            ValueError: the name is taken, the method is not one update per linear layer, or see
-                `checkpoint.load`.
+            ValueError: the name is taken or empty, the method is not one update per linear layer,
+                or see `checkpoint.load`.
+            RuntimeError: an adapter is merged.
         """
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"name={name!r} is invalid: expected a text that is not empty")
+        if self._merged is not None:
+            raise RuntimeError(f"{self._merged} is merged: add an adapter outside of `merged`")
         if name in self.names:
             raise ValueError(f"there is an adapter {name} already: give another name")
         # a method with its own `inject`, such as PEFT's, has no updates to switch
@@ -76,8 +83,8 @@ class MultiAdapterModel:
         bases = {path: layer.base for path, layer in self._layers.items()}
         bases |= {path: layer.base for path, layer in self._heads.items()}
         # names, shapes and weights of targets and heads are those of the backbone without wrappers
-        with _unwrapped(self.model, bases):
-            updates, head = self._load(method, folder, seed)
+        with unwrapped(self.model, bases):
+            updates, head = self._load(method, Path(folder), seed)
         self._attach(name, updates, head)
 
     def _load(
@@ -100,7 +107,7 @@ class MultiAdapterModel:
             by_module.setdefault(target.module, []).append((*rows, update))
         head = checkpoint.load_updates(
             dict(zip([site.name for site in sites], updates, strict=True)),
-            dict(self.model.named_parameters()),
+            self.model,
             method,
             folder,
             fingerprint=self.fingerprint,
@@ -114,16 +121,22 @@ class MultiAdapterModel:
         updates: Mapping[str, list[tuple[int, int, Adapter]]],
         head: Mapping[str, Tensor],
     ) -> None:
-        """Put loaded updates and head tensors into the model; nothing here can fail."""
-        for path, members in updates.items():
-            if path not in self._layers:
-                self._layers[path] = _Layer(self.model.get_submodule(path), self._selection)
-                self.model.set_submodule(path, self._layers[path])
-            self._layers[path].add(name, members)
+        """Put loaded updates and head tensors into the model, all of them or none."""
+        adapted = {
+            path: _adapted(self._base(path, self._layers), members)
+            for path, members in updates.items()
+        }
         by_owner: dict[str, dict[str, Tensor]] = {}
         for key, value in head.items():
             owner, _, attribute = key.rpartition(".")
-            by_owner.setdefault(owner, {})[attribute] = value
+            device = _device(self._base(owner, self._heads))
+            by_owner.setdefault(owner, {})[attribute] = value.to(device)
+        # what can fail, such as memory on a device, has happened
+        for path, layer in adapted.items():
+            if path not in self._layers:
+                self._layers[path] = _Layer(layer.base, self._selection)
+                self.model.set_submodule(path, self._layers[path])
+            self._layers[path].add(name, layer)
         for owner, tensors in by_owner.items():
             if owner not in self._heads:
                 self._heads[owner] = _Head(self.model.get_submodule(owner), self._selection)
@@ -131,19 +144,26 @@ class MultiAdapterModel:
             self._heads[owner].add(name, tensors)
         self.names.append(name)
 
+    def _base(self, path: str, wrappers: "Mapping[str, _Layer | _Head]") -> nn.Module:
+        return wrappers[path].base if path in wrappers else self.model.get_submodule(path)
+
     @contextlib.contextmanager
     def using(self, rows: Choice | Sequence[Choice]) -> Iterator[nn.Module]:
         """Run the model with one adapter for all rows, or one per row; None means no adapter.
 
         Raises:
-            ValueError: an unknown adapter.
+            ValueError: an unknown adapter, or a list without adapters.
+            RuntimeError: another adapter is merged.
         """
         per_row = None if rows is None or isinstance(rows, str) else list(rows)
         names = [rows] if per_row is None else per_row
+        if not names:
+            raise ValueError("rows=[] is invalid: expected the name of an adapter, or one per row")
+        if self._merged is not None and set(names) != {self._merged}:
+            raise RuntimeError(f"{self._merged} is merged: choose others outside of `merged`")
         if unknown := [name for name in names if name is not None and name not in self.names]:
-            raise ValueError(
-                f"there is no adapter {unknown[0]}: choose among {', '.join(self.names)}"
-            )
+            known = ", ".join(self.names) or "(none)"
+            raise ValueError(f"there is no adapter {unknown[0]}: choose among {known}")
         before = self._selection.rows
         self._selection.rows = rows if per_row is None else per_row
         try:
@@ -156,8 +176,11 @@ class MultiAdapterModel:
         """Run the model with one adapter merged, without its cost; then restore W.
 
         Raises:
-            RuntimeError: a frozen weight is quantized.
+            ValueError: an unknown adapter.
+            RuntimeError: a frozen weight is quantized, or an adapter is merged already.
         """
+        if self._merged is not None:
+            raise RuntimeError(f"{self._merged} is merged already: leave its `merged` first")
         candidates = [wrapper.of(name) for wrapper in self._layers.values()]
         layers = [layer for layer in candidates if layer is not None]
         if any(is_quantized(layer.weight) for layer in layers):
@@ -168,8 +191,10 @@ class MultiAdapterModel:
                 for layer in layers:
                     layer.merge()
                     done.append(layer)
+                self._merged = name
                 yield self.model
             finally:
+                self._merged = None
                 # those that are merged, if the merging itself failed
                 for layer in done:
                     layer.unmerge()
@@ -180,15 +205,15 @@ class _Layer(nn.Module):
 
     def __init__(self, base: nn.Module, selection: _Selection) -> None:
         super().__init__()
-        self.base, self.adapted = base, nn.ModuleDict()
+        self.base, self.adapted = base, nn.ModuleList()
+        self._numbers: dict[str, int] = {}  # a module's name could not be any text
         self._selection = selection
+        self.train(base.training)
 
-    def add(self, name: str, updates: list[tuple[int, int, Adapter]]) -> None:
-        """Add the updates of one adapter; they share the base."""
-        device = next(self.base.parameters()).device
-        self.adapted[name] = (
-            AdaptedLinear(self.base, updates).to(device).eval().requires_grad_(False)
-        )
+    def add(self, name: str, layer: AdaptedLinear) -> None:
+        """Add the base with the updates of one adapter."""
+        self._numbers[name] = len(self.adapted)
+        self.adapted.append(layer)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, ..., in) to (B, ..., out)."""
@@ -206,9 +231,20 @@ class _Layer(nn.Module):
 
     def of(self, name: Choice) -> AdaptedLinear | None:
         """Return the layer with one adapter's updates, None if the adapter has none for it."""
-        if name is None or name not in self.adapted:
+        if name is None or name not in self._numbers:
             return None
-        return cast(AdaptedLinear, self.adapted[name])
+        return cast(AdaptedLinear, self.adapted[self._numbers[name]])
+
+
+def _adapted(base: nn.Module, updates: Sequence[tuple[int, int, Adapter]]) -> AdaptedLinear:
+    """Return a layer with the updates of one adapter, frozen, on its device and in its mode."""
+    layer = AdaptedLinear(base, updates)
+    layer.updates.to(_device(base))
+    return layer.train(base.training).requires_grad_(False)
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
 
 
 class _Head(nn.Module):
@@ -218,11 +254,11 @@ class _Head(nn.Module):
         super().__init__()
         self.base, self._selection = base, selection
         self._tensors: dict[str, dict[str, Tensor]] = {}
+        self.train(base.training)
 
-    def add(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+    def add(self, name: str, tensors: dict[str, Tensor]) -> None:
         """Add the tensors of one adapter, by the name of the base's parameter."""
-        device = next(self.base.parameters()).device
-        self._tensors[name] = {key: value.to(device) for key, value in tensors.items()}
+        self._tensors[name] = tensors
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the selected head to x (B, ...)."""
@@ -258,16 +294,3 @@ def _groups(rows: Sequence[Choice], size: int) -> dict[Choice, Tensor]:
         name: torch.tensor([i for i, row in enumerate(names) if row == name])
         for name in dict.fromkeys(names)
     }
-
-
-@contextlib.contextmanager
-def _unwrapped(model: nn.Module, bases: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Put the backbone's modules back in place of their wrappers while the block runs."""
-    wrappers = {path: model.get_submodule(path) for path in bases}
-    for path, base in bases.items():
-        model.set_submodule(path, base)
-    try:
-        yield
-    finally:
-        for path, wrapper in wrappers.items():
-            model.set_submodule(path, wrapper)

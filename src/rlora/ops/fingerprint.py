@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from rlora.ops.linear_layers import is_quantized
+
 SAMPLES = 1024  # values per tensor that enter the digest
 
 
@@ -37,3 +39,11 @@ def fingerprint(model: nn.Module, without: Iterable[str]) -> str:
         digest.update(f"{name}{tuple(parameter.shape)};".encode())
         digest.update(sample.view(torch.int16).numpy().astype("<i2").tobytes())
     return digest.hexdigest()
+
+
+def fingerprint_if_known(model: nn.Module, without: Iterable[str]) -> str:
+    """Return `fingerprint`, or "" for a model whose weights are quantized or meta."""
+    known = not any(
+        parameter.is_meta or is_quantized(parameter) for parameter in model.parameters()
+    )
+    return fingerprint(model, without) if known else ""

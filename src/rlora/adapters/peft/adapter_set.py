@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from rlora.adapters.adapter_set import AdapterSet
+from rlora.adapters.saving import PEFT_SHARED
 from rlora.ops.linear_layers import is_quantized
 
 NAME = "default"  # PEFT's name of an unnamed adapter
-PEFT_SHARED = "peft_shared"  # attribute of the model for what a tuner's layers share
 
 
 class PeftLayer:
@@ -90,11 +90,15 @@ class PeftAdapterSet(AdapterSet):
 
     Args:
         tuned: PEFT's layers by module name.
-        trained: What PEFT trains, by names without the adapter's.
+        trained: What PEFT's layers train, by names without the adapter's. PEFT's options `bias` and
+            `modules_to_save` train parameters of the backbone in addition, see
+            `trained_in_backbone`.
+        whole: The modules that `modules_to_save` names, without the head.
     """
 
     tuned: Mapping[str, PeftLayer]
     trained: Mapping[str, nn.Parameter]
+    whole: list[str] = field(default_factory=list)
     # the reason of the last try; False: not tried yet
     _mergeable: str | bool | None = field(default=False, init=False, repr=False)
 
@@ -104,8 +108,11 @@ class PeftAdapterSet(AdapterSet):
         return self.tuned
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
-        """Return what PEFT trains."""
-        return dict(self.trained)
+        """Return what PEFT trains: in its layers, and in the backbone."""
+        return {
+            **self.trained,
+            **{name: self.backbone[name] for name in self.trained_in_backbone},
+        }
 
     def mergeable(self) -> str | None:
         """Return why W cannot hold the tuner's weight, or None; one layer is merged to try it."""

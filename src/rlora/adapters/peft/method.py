@@ -12,28 +12,33 @@ from torch import nn
 from rlora.adapters.adapter_set import AdapterSet
 from rlora.adapters.base import Adapter
 from rlora.adapters.declared import Site
+from rlora.adapters.inject import train_in_float32
 from rlora.adapters.method import Method, PeftFiles, Targets
 from rlora.adapters.peft import files
 from rlora.adapters.peft.adapter_set import (
     NAME,
-    PEFT_SHARED,
     PeftAdapterSet,
     PeftLayer,
     structure_digest,
     tuner_layers,
 )
+from rlora.adapters.peft.fill import fill
+from rlora.adapters.saving import PEFT_SHARED
 from rlora.adapters.targets import find_targets, roles_of
 from rlora.ops.philox import RandomSource
 
-SET_BY_RLORA = {"target_modules", "modules_to_save", "task_type", "inference_mode"}
+# of a config on the command line: the run decides these
+SET_BY_RLORA = {"target_modules", "task_type", "inference_mode"}
 
 
 @dataclass(frozen=True)
 class Peft(Method):
     """A method of PEFT, given by its config.
 
-    PEFT decides what trains, and samples its random structure under the run's seed. Source:
-    huggingface/peft, the installed version.
+    PEFT decides what trains, and samples its random structure under the run's seed. `bias` and
+    `modules_to_save` train parameters of the backbone in place, and count as the adapter's; modules
+    that the task trains as its head are left to the head. Source: huggingface/peft, the installed
+    version.
 
     Args:
         config: `peft_type`, such as "LORA" or "FOURIERFT", and options of that type's config.
@@ -41,6 +46,8 @@ class Peft(Method):
             blocks.
         path: A directory that PEFT has written: its config replaces `config` and `targets`, its
             weights are the start.
+        saved: The adapter_config.json of that directory, by default read from `path`. A run keeps
+            it in its own config, and needs the directory only once.
 
     Raises:
         ValueError: a type or an option that PEFT does not know, or a directory that cannot be read.
@@ -49,7 +56,8 @@ class Peft(Method):
     config: Mapping[str, Any] = field(default_factory=lambda: {"peft_type": "LORA"})
     targets: Targets = field(default="all-linear", metadata={"affects_weights": False})
     # a start value only: a saved adapter holds what was trained from it
-    path: str | None = field(default=None, metadata={"affects_weights": False})
+    path: str | Path | None = field(default=None, metadata={"affects_weights": False})
+    saved: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if reserved := SET_BY_RLORA & set(self.config):
@@ -63,16 +71,25 @@ class Peft(Method):
             raise ValueError(
                 "adapter=peft needs the package peft: pip install 'rlora[peft]'"
             ) from None
-        if self.path is None:
-            self.peft_config([])
+        if self.path is not None:
+            object.__setattr__(self, "path", str(self.path))
+            if self.saved is None:
+                object.__setattr__(self, "saved", files.read_config(Path(self.path)))
+        elif self.saved is None:
+            self._values([])
 
-    def peft_config(self, modules: Sequence[str]) -> Any:
-        """Return PEFT's config for these modules.
+    def portable_options(self) -> dict[str, Any]:
+        """Return the config of the directory at `path`, which may be gone later."""
+        return {} if self.saved is None else {"saved": dict(self.saved)}
+
+    def _values(self, modules: Sequence[str]) -> dict[str, Any]:
+        """Return the entries of PEFT's config: those of a directory, or `config` for the modules.
 
         Raises:
             ValueError: see the class.
         """
-        from peft import get_peft_config
+        if self.saved is not None:
+            return dict(self.saved)
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
         peft_type = str(self.config.get("peft_type"))
@@ -86,12 +103,14 @@ class Peft(Method):
                 f"adapter.config.peft_type={peft_type} is none that goes to linear layers: choose "
                 f"one of {', '.join(known)}"
             )
+        values = {**self.config, "target_modules": list(modules)}
         try:
-            return get_peft_config({**self.config, "target_modules": list(modules)})
+            files.config_object(values)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"adapter.config does not fit {peft_type}: {' '.join(str(error).split())}"
             ) from error
+        return values
 
     def build(self, sites: Sequence[Site], source: RandomSource) -> list[Adapter]:
         """Raise: PEFT builds its own layers, see `inject`."""
@@ -105,33 +124,48 @@ class Peft(Method):
         Raises:
             ValueError: PEFT refuses a layer or an option, or a target is a part of a layer.
         """
-        from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
-
-        original = dict(model.named_parameters())
-        start = files.read(Path(self.path)) if self.path is not None else None
-        config = start.config if start else self.peft_config(self._modules(model))
+        values = self._values([] if self.saved is not None else self._modules(model))
+        config = files.config_object(values)
         if hasattr(config, "fan_in_fan_out"):
             config.fan_in_fan_out = any(
                 type(module).__name__ == "Conv1D" for module in model.modules()
             )
+        whole = _whole_modules(model, values, head)
+        original = dict(model.named_parameters())
+        modes = {id(module): module.training for module in model.modules()}
         model.requires_grad_(False)
-        with _seeded(seed):
-            try:
-                tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, NAME)
-            except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
-                raise ValueError(
-                    f"PEFT refuses {config.peft_type.value} here: {' '.join(str(error).split())}"
-                ) from error
-        # The tuner object itself is dropped. Parameters that it holds for all layers (VB-LoRA's
-        # vector bank) move to the model, where state, optimizer and posterior find them.
-        shared = nn.ModuleDict(
-            {name: child for name, child in tuner.named_children() if name != "model"}
+        _insert_layers(model, config, seed)
+        _follow_mode(model, modes)
+        known = {id(parameter) for parameter in original.values()}
+        for parameter in _parameters_of(model, whole):
+            parameter.requires_grad_(True)
+        same_head = True
+        if self.path is not None:
+            same_head = fill(model, Path(self.path), NAME, head=head)
+        trained = {
+            name: parameter
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        }
+        in_head = {id(original[name]) for name in head}
+        for name, parameter in list(model.named_parameters()):
+            if name in trained or id(parameter) in in_head:
+                train_in_float32(model.get_submodule(name.rpartition(".")[0]), parameter)
+        backbone = {name: original[name] for name in original if name not in set(head)}
+        return PeftAdapterSet(
+            model=model,
+            method=self,
+            seed=seed,
+            digest=structure_digest(model, known),
+            fingerprint=fingerprint,
+            tuned={name: PeftLayer(module) for name, module in tuner_layers(model).items()},
+            backbone=backbone,
+            head={name: original[name] for name in head},
+            starts_with_other_head=not same_head,
+            trained_in_backbone=[n for n, p in backbone.items() if p.requires_grad],
+            trained={_stable(n): p for n, p in trained.items() if id(p) not in known},
+            whole=whole,
         )
-        if any(True for _ in shared.parameters()):
-            model.add_module(PEFT_SHARED, shared)
-        if start:
-            files.fill(model, start, NAME)
-        return self._set_of(model, seed, original, list(head), fingerprint)
 
     def _modules(self, model: nn.Module) -> list[str]:
         targets = find_targets(model, self.targets, roles_of(model))
@@ -143,43 +177,97 @@ class Peft(Method):
             )
         return [target.module for target in targets]
 
-    def _set_of(
-        self,
-        model: nn.Module,
-        seed: int,
-        original: dict[str, nn.Parameter],
-        head: list[str],
-        fingerprint: str,
-    ) -> PeftAdapterSet:
-        backbone = {id(parameter) for parameter in original.values()}
-        trained = {
-            name: parameter
-            for name, parameter in model.named_parameters()
-            if parameter.requires_grad and id(parameter) not in backbone
-        }
-        for name in head:
-            original[name].requires_grad_(True)
-        for parameter in (*trained.values(), *(original[name] for name in head)):
-            parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
-        return PeftAdapterSet(
-            model=model,
-            method=self,
-            seed=seed,
-            digest=structure_digest(model, backbone),
-            fingerprint=fingerprint,
-            tuned={name: PeftLayer(module) for name, module in tuner_layers(model).items()},
-            backbone={name: original[name] for name in original if name not in set(head)},
-            head={name: original[name] for name in head},
-            trained={_stable(name): parameter for name, parameter in trained.items()},
-        )
-
     def to_peft(self, adapters: AdapterSet) -> PeftFiles:
         """Return what PEFT's layers have trained, as PEFT writes it.
 
         Raises:
             ValueError: a type whose files may not hold all of it.
         """
-        return files.native(adapters.model, adapters.adapter_parameters(), NAME, PEFT_SHARED)
+        assert isinstance(adapters, PeftAdapterSet)
+        in_place = {id(adapters.backbone[name]) for name in adapters.trained_in_backbone}
+        whole = {
+            name: parameter
+            for name, parameter in adapters.model.named_parameters(remove_duplicate=False)
+            if id(parameter) in in_place
+        }
+        made = files.native(adapters.model, adapters.trained, whole, NAME, PEFT_SHARED)
+        return PeftFiles({**made.config, "modules_to_save": adapters.whole}, made.tensors)
+
+
+def _insert_layers(model: nn.Module, config: Any, seed: int) -> None:
+    """Let PEFT put its layers into a model.
+
+    Raises:
+        ValueError: PEFT refuses a layer or an option.
+    """
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
+    with _seeded(seed):
+        try:
+            tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, NAME)
+        except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
+            raise ValueError(
+                f"PEFT refuses {config.peft_type.value} here: {' '.join(str(error).split())}"
+            ) from error
+    # The tuner object itself is dropped. Parameters that it holds for all layers (VB-LoRA's
+    # vector bank) move to the model, where state, optimizer and posterior find them.
+    shared = nn.ModuleDict(
+        {name: child for name, child in tuner.named_children() if name != "model"}
+    )
+    if any(True for _ in shared.parameters()):
+        model.add_module(PEFT_SHARED, shared)
+
+
+def _follow_mode(model: nn.Module, modes: Mapping[int, bool]) -> None:
+    """Put PEFT's new modules in the mode of the layer they wrap: their dropout starts as active."""
+    for layer in tuner_layers(model).values():
+        mode = modes.get(id(layer.get_base_layer()), model.training)
+        for module in layer.modules():
+            if id(module) not in modes:
+                module.training = mode
+    if hasattr(model, PEFT_SHARED):
+        getattr(model, PEFT_SHARED).train(model.training)
+
+
+def _whole_modules(model: nn.Module, values: Mapping[str, Any], head: Sequence[str]) -> list[str]:
+    """Return the modules of `modules_to_save` without the head's, untied from other modules.
+
+    PEFT trains a copy of each module. So a tied weight changes in the named module alone, unless
+    `ensure_weight_tying` is set.
+    """
+    found = files.modules_named(model, values.get("modules_to_save") or [])
+    owners = {name.rpartition(".")[0] for name in head}
+    names = [
+        name
+        for name in found
+        if not any(owner == name or owner.startswith(f"{name}.") for owner in owners)
+        and next(model.get_submodule(name).parameters(), None) is not None
+    ]
+    if not values.get("ensure_weight_tying"):
+        for name in names:
+            _untie(model, name)
+    return names
+
+
+def _untie(model: nn.Module, name: str) -> None:
+    """Give a module its own copy of the parameters that it shares with modules elsewhere."""
+    elsewhere = {
+        id(parameter)
+        for other, parameter in model.named_parameters(remove_duplicate=False)
+        if not other.startswith(f"{name}.")
+    }
+    for path, parameter in list(model.get_submodule(name).named_parameters()):
+        if id(parameter) in elsewhere:
+            owner_path, _, leaf = f"{name}.{path}".rpartition(".")
+            copy = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
+            setattr(model.get_submodule(owner_path), leaf, copy)
+            if hasattr(model, "config"):
+                model.config.tie_word_embeddings = False  # or saving would drop one of the two
+
+
+def _parameters_of(model: nn.Module, modules: Sequence[str]) -> Iterator[nn.Parameter]:
+    for name in modules:
+        yield from model.get_submodule(name).parameters()
 
 
 def for_linear_layers(config: Any) -> bool:
