@@ -14,11 +14,16 @@ _TARGET = re.compile(r"\b_target_:\s*[\"']?([\w.]+)")
 def saved_config(config: dict[str, Any], choices: dict[str, str]) -> dict[str, Any]:
     """Return a resolved config as runs, adapters and checkpoints save it.
 
+    It names no directory of start weights (`adapter.path`): what is saved with it holds the weights
+    trained from them, and the directory may be gone when the run is loaded.
+
     Args:
         config: Plain and resolved.
         choices: Config group to option.
     """
-    return {"format": CONFIG_FORMAT, "choices": choices, **config}
+    saved = {"format": CONFIG_FORMAT, "choices": choices, **config}
+    adapter = config.get("adapter", {})
+    return {**saved, "adapter": {**adapter, "path": None}} if adapter.get("path") else saved
 
 
 def check_saved_config(config: Any, place: str, sections: Sequence[str]) -> dict[str, Any]:

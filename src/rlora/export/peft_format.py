@@ -32,6 +32,8 @@ def peft_format(
     """
     files = (None if as_lora else adapters.method.to_peft(adapters)) or lora_files(adapters)
     modules, heads = head_modules(adapters)
+    # a tuner of PEFT may train further modules in full
+    modules = [*files.config.get("modules_to_save", []), *modules]
     config = {
         "target_modules": target_modules(adapters.model, list(adapters.layers)),
         **files.config,

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from rlora.config.build import build
 from rlora.config.job import Job, check_job
 from rlora.evaluation import prior_run
 from rlora.records.identity import Identity
@@ -61,12 +63,28 @@ def resolve(config: dict[str, Any], job: Job) -> RunPlan:
             job.overrides,
             resume=config["train"] and saved.checkpoint is not None,
         )
+    config = with_start_files(config)
     if config["train"] or config["certify"]:
         config = prior_run.with_part(config)
     check_job(config, job)
     certificate = CertificateOptions(**config["certificate"])  # before a prior is learned for it
     identity = identify(composed, config, saved, str(job.directory))
     return RunPlan(config, choices, identity, certificate, saved)
+
+
+def with_start_files(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config that needs neither the start directory's config nor the present folder.
+
+    Raises:
+        ValueError: the adapter's start directory cannot be read.
+    """
+    adapter, model = config["adapter"], config["model"]
+    if adapter.get("path") is not None:
+        adapter = {**adapter, **build(adapter).portable_options()}
+    folder = Path(model.get("path") or "").expanduser()
+    if model.get("path") and folder.is_dir():  # else it is the id of a model on the hub
+        model = {**model, "path": str(folder.absolute())}
+    return {**config, "adapter": adapter, "model": model}
 
 
 def restore_sections(

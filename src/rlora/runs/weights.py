@@ -50,6 +50,11 @@ def load(parts: Parts) -> None:
         ValueError: The saved weights do not fit the parts.
     """
     saved, config = parts.plan.saved, parts.plan.config
+    if saved is None and parts.adapters.starts_with_other_head:
+        raise ValueError(
+            f"adapter.path={config['adapter']['path']} holds the head of another task: choose its "
+            "task with task=, or set train=true to start from the adapter"
+        )
     if saved is None and config["adapter"].get("path"):
         log.info("evaluating the adapter of %s", config["adapter"]["path"])
     elif saved is None:
