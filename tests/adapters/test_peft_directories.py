@@ -164,7 +164,7 @@ def test_an_unknown_key_is_named_and_ignored(tmp_path, caplog):
     [
         ({"layer_replication": [[0, 1]]}, r"layer_replication=\[\[0, 1\]\] is not supported"),
         ({"rank_pattern": {"_target_": "os.system"}}, "the key _target_, which no PEFT option has"),
-        ({"revision": "${oc.env:HOME}"}, "which no PEFT option has"),
+        ({"init_lora_weights": "${oc.env:HOME}"}, "which no PEFT option has"),
         ({"peft_type": "OF_2030"}, "does not fit the installed PEFT: it has no type OF_2030"),
     ],
 )

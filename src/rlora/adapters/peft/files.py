@@ -22,6 +22,7 @@ BANKS = {"VERA": ("vera_A", "vera_B"), "RANDLORA": ("randlora_A", "randlora_B")}
 # Types whose files are tested to restore the whole adapter; others may resample what their files do
 # not hold.
 COMPLETE = ("LORA", "VERA", "RANDLORA", "FOURIERFT", "IA3", "OFT", "LOHA", "C3A", "VBLORA")
+PROVENANCE = {"auto_mapping", "base_model_name_or_path", "revision"}  # not options: left out
 # Options that change what PEFT computes, and that the layers of an adapter set cannot express.
 UNSUPPORTED = (
     "alora_invocation_tokens",
@@ -58,7 +59,7 @@ def read_config(path: Path) -> dict[str, Any]:
             path / CONFIG,
             f"the key {unknown[0]} is" if len(unknown) == 1 else f"{', '.join(unknown)} are",
         )
-    values = {key: value for key, value in values.items() if key in known}
+    values = {key: value for key, value in values.items() if key in known - PROVENANCE}
     try:
         config_object(values)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
