@@ -262,7 +262,8 @@ def _untie(model: nn.Module, name: str) -> None:
             copy = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
             setattr(model.get_submodule(owner_path), leaf, copy)
             if hasattr(model, "config"):
-                model.config.tie_word_embeddings = False  # or saving would drop one of the two
+                # else saving would drop one of the two
+                model.config.tie_word_embeddings = False  # type: ignore[union-attr]
 
 
 def _parameters_of(model: nn.Module, modules: Sequence[str]) -> Iterator[nn.Parameter]:
