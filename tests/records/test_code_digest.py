@@ -37,7 +37,13 @@ def contents(config):
 
 def test_the_adapter_the_task_and_the_training_count():
     files = source_files(LORA)
-    for name in ("adapters.lora", "ops.fused_linear", "tasks.lexicon", "training.module", "io.rows"):
+    for name in (
+        "adapters.lora",
+        "ops.fused_linear",
+        "tasks.lexicon",
+        "training.module",
+        "io.rows",
+    ):
         assert f"rlora.{name}" in files
     assert all(file.is_file() for file in files.values())
 

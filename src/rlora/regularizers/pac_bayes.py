@@ -43,8 +43,8 @@ class PACBayes(Regularizer):
 
     A step evaluates the model at mu + sigma eps. The gradients of mu and rho = ln sigma flow
     through this sample and are exact. Under gradient accumulation each micro-batch has its own
-    sample, and a step minimizes the mean of the micro-batches' objectives. All ranks share the noise
-    of a step, so that their averaged gradient is that of one sample.
+    sample, and a step minimizes the mean of the micro-batches' objectives. All ranks share the
+    noise of a step, so that their averaged gradient is that of one sample.
 
     Args:
         objective: One of the six above.
