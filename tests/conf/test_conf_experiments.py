@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlora.records.record import STUDY_FILE, read_record, read_study
+from rlora.records.record import STUDY_FILE, read_record
+from rlora.records.study_file import read_study
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))

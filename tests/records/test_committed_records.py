@@ -4,7 +4,8 @@ import pytest
 
 from rlora.config.allowlist import check_targets
 from rlora.config.config_hash import config_hash
-from rlora.records.record import STUDY_FILE, read_study
+from rlora.records.record import STUDY_FILE
+from rlora.records.study_file import read_study
 
 STUDIES = {
     "compare_adapters": 90,

@@ -10,7 +10,8 @@ from rlora.config.allowlist import saved_config
 from rlora.config.config_hash import config_hash, hashed_config
 from rlora.records import study
 from rlora.records.identity import Identity
-from rlora.records.record import STUDY_FILE, read_record, read_study, write_record
+from rlora.records.record import STUDY_FILE, read_record, write_record
+from rlora.records.study_file import read_study
 from rlora.runs import experiment, identity
 
 OVERRIDES = ("adapter=rlora", "adapter.rank=2", "trainer.max_epochs=1")
@@ -200,24 +201,16 @@ def leaves(value):
         yield value
 
 
-def test_an_incomplete_line_is_skipped_and_replaced(finished, tmp_path):
+def test_an_execution_is_appended_once(finished, tmp_path):
     record, file = read_record(finished), tmp_path / "study" / STUDY_FILE
     study.append_record(record, file)
-    whole = file.read_bytes()
-    file.write_bytes(whole + whole[:100])
-    assert len(read_study(file)) == 1
     study.append_record(record, file)
-    assert file.read_bytes() == whole * 2
-
-
-def test_a_line_that_is_not_a_record_is_named(tmp_path):
-    file = tmp_path / STUDY_FILE
-    file.write_text("{}\n")
-    with pytest.raises(ValueError, match=r"records\.jsonl, line 1 has record schema None"):
-        read_study(file)
-    file.write_text("{\n")
-    with pytest.raises(ValueError, match=r"records\.jsonl, line 1 cannot be read"):
-        read_study(file)
+    later = replace(record, run=replace(record.run, started="2099-01-01T00:00:00+00:00"))
+    study.append_record(later, file)
+    assert [each.run.started for each in read_study(file)] == [
+        record.run.started,
+        later.run.started,
+    ]
 
 
 def test_a_new_option_that_is_not_used_does_not_change_the_hash():

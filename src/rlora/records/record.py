@@ -1,7 +1,6 @@
 """The run record, results.json: one schema, one writer, one reader. Standard library only."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import UnionType
@@ -192,28 +191,6 @@ def read_record(path: Path) -> RunRecord:
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a run record: {error}") from error
     return parse_record(raw, str(path))
-
-
-def read_study(file: Path, *, holding: str = "") -> list[RunRecord]:
-    """Read a file with one record per line. A missing file has no records.
-
-    Args:
-        file: A `records.jsonl`.
-        holding: Skip lines that do not contain this text.
-
-    Raises:
-        ValueError: a line is not a record.
-    """
-    if not file.is_file():
-        return []
-    lines = study_lines(file)
-    return [parse_study_line(line, place) for place, line in lines if holding in line]
-
-
-def study_lines(file: Path) -> Iterator[tuple[str, str]]:
-    """Yield each line with its place, "file, line n". An incomplete last line is dropped."""
-    for number, line in enumerate(file.read_text(errors="replace").split("\n")[:-1], start=1):
-        yield f"{file}, line {number}", line
 
 
 def parse_study_line(line: str, place: str) -> RunRecord:

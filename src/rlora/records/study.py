@@ -1,13 +1,11 @@
 """Finished runs by config hash, and studies, whose records outlive the run folders."""
 
 import contextlib
-import fcntl
 import functools
-import json
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,10 @@ from rlora.records.record import (
     STUDY_FILE,
     RunRecord,
     read_record,
-    read_study,
     write_record,
 )
 from rlora.records.status import run_folders
+from rlora.records.study_file import append_execution, records_of
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +57,7 @@ def finished_record(config: dict[str, Any], job: Job, identity: Identity) -> Run
         log.info("runs again: %s, but %s%s", _describe(found), _reason(found.record, changes), kept)
         return None
     log.info("skipped: %s; set skip_finished=false to run it again", _describe(found))
-    if study and not _is_in(found.record, study):
+    if study:
         append_record(found.record, study)
     write_record(found.record, job.directory)
     return found.record
@@ -102,7 +100,7 @@ def latest_finished(wanted: str, outputs: Path, study: Path | None = None) -> Fi
     """
     found = list(_finished_in(wanted, outputs))
     if study:
-        found += [Finished(record, study) for record in read_study(study, holding=wanted)]
+        found += [Finished(record, study) for record in records_of(study, wanted)]
     # of one execution the record in its folder comes first, as it has the folder's full path
     return max(found, key=lambda each: each.record.run.started, default=None)
 
@@ -122,12 +120,6 @@ def _hash_in(file: Path, modified: int) -> str:
     The time of modification is part of the cache key.
     """
     return read_record(file).run.config_hash
-
-
-def _is_in(record: RunRecord, study: Path) -> bool:
-    """Return whether a study holds this execution of a run."""
-    held = read_study(study, holding=record.run.config_hash)
-    return any(each.run.started == record.run.started for each in held)
 
 
 def _describe(found: Finished) -> str:
@@ -162,16 +154,8 @@ def study_path(config: dict[str, Any]) -> Path | None:
 
 
 def append_record(record: RunRecord, file: Path) -> None:
-    """Append a record as one line to a study's file. Concurrent calls wait for each other."""
-    line = json.dumps(asdict(portable_record(record))) + "\n"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a+b") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        stream.seek(0)
-        stream.truncate(stream.read().rfind(b"\n") + 1)  # drop a line that a full disk cut off
-        stream.write(line.encode())
-        stream.flush()
-        os.fsync(stream.fileno())
+    """Append a record to a study's file, unless it holds this execution of the run."""
+    append_execution(portable_record(record), file)
 
 
 def portable_record(record: RunRecord) -> RunRecord:

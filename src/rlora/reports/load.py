@@ -16,9 +16,9 @@ from rlora.records.record import (
     RunRecord,
     parse_study_line,
     read_record,
-    study_lines,
 )
 from rlora.records.status import FAILED, FINISHED, run_folders, run_status
+from rlora.records.study_file import study_lines
 from rlora.reports.metric_format import MetricFormat, metric_format
 
 
