@@ -92,12 +92,9 @@ def test_a_full_disk_does_not_stop_the_run(tokenizer, tmp_path, monkeypatch, cap
 @pytest.mark.parametrize(
     "examples", [PAIRS, Examples([(f"word {'long ' * (i % 9)}",) for i in range(20)])]
 )
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_batches_equal_direct_calls_of_the_tokenizer(tokenizer, tmp_path, examples, side):
+def test_batches_equal_direct_calls_of_the_tokenizer(tokenizer, tmp_path, examples):
     split = EncodedSplit(cached(examples, tokenizer, tmp_path, 14), examples.label_array(2))
-    collate = PaddingCollator(
-        tokenizer.pad_token_id, tokenizer.pad_token_type_id, left=side == "left"
-    )
+    collate = PaddingCollator(tokenizer.pad_token_id, tokenizer.pad_token_type_id)
     rows = [5, 3, 13, 7]
     batch = collate([split[row] for row in rows])
     fields = [list(column) for column in zip(*(examples.texts[row] for row in rows), strict=True)]
@@ -106,7 +103,7 @@ def test_batches_equal_direct_calls_of_the_tokenizer(tokenizer, tmp_path, exampl
         truncation=True,
         max_length=14,
         padding="longest",
-        padding_side=side,
+        padding_side="right",
         return_tensors="pt",
     )
     for name, tensor in expected.items():
@@ -121,7 +118,6 @@ def test_without_a_padding_token_the_end_of_text_token_pads():
         pad_token_id = None
         eos_token_id = 50256
         pad_token_type_id = 0
-        padding_side = "right"
 
     assert PaddingCollator.of(Bare()).token == 50256
     Bare.eos_token_id = None

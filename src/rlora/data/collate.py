@@ -1,7 +1,7 @@
 """Tokenized splits as padded batches."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,17 +47,18 @@ class EncodedSplit(Dataset[dict[str, Any]]):
 
 @dataclass(frozen=True)
 class PaddingCollator:
-    """Collates rows into a batch padded to its longest row.
+    """Collates rows into a batch padded on the right to its longest row.
+
+    The padding follows the text whatever the tokenizer's `padding_side` says. Models count positions
+    from the left end of a row, so that padding there would change the output for a row.
 
     Attributes:
         token: Id that fills `input_ids`.
         token_type: Id that fills `token_type_ids`.
-        left: Whether the padding precedes the text.
     """
 
     token: int
     token_type: int = 0
-    left: bool = False
 
     @classmethod
     def of(cls, tokenizer: Any) -> "PaddingCollator":
@@ -67,33 +68,36 @@ class PaddingCollator:
             ValueError: The tokenizer has neither.
         """
         token = special_token(tokenizer, "for padding", "pad_token", "eos_token")
-        return cls(token, int(tokenizer.pad_token_type_id), tokenizer.padding_side == "left")
+        return cls(token, int(tokenizer.pad_token_type_id))
 
     def __call__(self, rows: list[dict[str, Any]]) -> Batch:
-        """Return a batch with labels (B,) and inputs (B, T), with `token_type_ids` if given."""
-        lengths = [len(row["input_ids"]) for row in rows]
-        width = max(lengths)
+        """Return a batch with labels (B,) and inputs (B, T), with `token_type_ids` if given.
+
+        An empty text, to which GPT-2's tokenizer adds no special token, becomes one padding token,
+        which the model attends to.
+        """
+        lengths = [max(1, len(row["input_ids"])) for row in rows]
         inputs = {
-            "input_ids": self._pad([row["input_ids"] for row in rows], width, self.token),
-            "attention_mask": self._pad([np.ones(length) for length in lengths], width, 0),
+            "input_ids": fill_right([row["input_ids"] for row in rows], self.token, min_width=1),
+            "attention_mask": fill_right([np.ones(length) for length in lengths], 0),
         }
         if "token_type_ids" in rows[0]:
             types = [row["token_type_ids"] for row in rows]
-            inputs["token_type_ids"] = self._pad(types, width, self.token_type)
+            inputs["token_type_ids"] = fill_right(types, self.token_type, min_width=1)
         labels = None
         if "labels" in rows[0]:
             labels = torch.from_numpy(np.stack([row["labels"] for row in rows]))
         index = torch.tensor([row["index"] for row in rows], dtype=torch.int64)
         return make_batch(inputs, index=index, labels=labels, num_tokens=sum(lengths))
 
-    def _pad(self, rows: list[NDArray[Any]], width: int, fill: int) -> Tensor:
-        padded = np.full((len(rows), width), fill, dtype=np.int64)
-        for target, row in zip(padded, rows, strict=True):
-            if self.left:
-                target[width - len(row) :] = row
-            else:
-                target[: len(row)] = row
-        return torch.from_numpy(padded)
+
+def fill_right(rows: Sequence[NDArray[Any]], fill: int, *, min_width: int = 0) -> Tensor:
+    """Return rows of different lengths as one int64 tensor, with `fill` behind the shorter ones."""
+    width = max(min_width, *(len(row) for row in rows))
+    filled = np.full((len(rows), width), fill, dtype=np.int64)
+    for target, row in zip(filled, rows, strict=True):
+        target[: len(row)] = row
+    return torch.from_numpy(filled)
 
 
 def default_workers() -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from rlora.data.batch import Batch, make_batch
+from rlora.data.collate import fill_right
 from rlora.data.tokenize import Tokens, special_token
 
 IGNORED = -100  # label of a position without a loss
@@ -117,11 +118,11 @@ class SequenceCollator:
         ones = [np.ones(length, dtype=np.int64) for length in lengths]
         return make_batch(
             {
-                "input_ids": _fill([row["input_ids"] for row in rows], self.token),
-                "attention_mask": _fill(ones, 0),
+                "input_ids": fill_right([row["input_ids"] for row in rows], self.token),
+                "attention_mask": fill_right(ones, 0),
             },
             index=torch.tensor([row["index"] for row in rows]),
-            labels=_fill([row["labels"] for row in rows], IGNORED),
+            labels=fill_right([row["labels"] for row in rows], IGNORED),
             num_tokens=sum(lengths),
             num_targets=_count_targets(rows),
         )
@@ -151,7 +152,7 @@ class PackingCollator:
         longest = max(sum(lengths[i] for i in members) for members in bins)
 
         def concatenate(key: str, fill: int) -> Tensor:
-            return _fill(
+            return fill_right(
                 [np.concatenate([rows[i][key] for i in members]) for members in bins], fill
             )
 
@@ -199,12 +200,3 @@ def pack(lengths: Sequence[int], width: int) -> list[list[int]]:
 def _count_targets(rows: Sequence[dict[str, Any]]) -> int:
     """Return the number of tokens with a loss."""
     return sum(int((row["labels"] != IGNORED).sum()) for row in rows)
-
-
-def _fill(rows: Sequence[NDArray[np.int64]], fill: int) -> Tensor:
-    """Return rows of different lengths as one tensor, with `fill` behind the shorter ones."""
-    width = max(len(row) for row in rows)
-    filled = np.full((len(rows), width), fill, dtype=np.int64)
-    for target, row in zip(filled, rows, strict=True):
-        target[: len(row)] = row
-    return torch.from_numpy(filled)
