@@ -11,6 +11,7 @@ from rich.console import Console
 from rlora.adapters import inject
 from rlora.adapters.lora import LoRA
 from rlora.evaluation.generate import Generator
+from rlora.models.pretrained import load_pretrained
 from rlora.models.random_init import random_model
 from rlora.tasks.base import GenerationConfig
 
@@ -165,6 +166,85 @@ def test_an_unmerged_model_generates_the_same_texts(adapters, prompts, tmp_path,
     merged = generator(adapters).generate("test", prompts, tmp_path / "a")
     monkeypatch.setattr(type(adapters), "mergeable", lambda self: "quantized")
     assert generator(adapters).generate("test", prompts, tmp_path / "b") == merged
+
+
+HIDDEN = {
+    "repetition_penalty": 5.0,
+    "suppress_tokens": list(range(20, 130)),
+    "forced_bos_token_id": 7,
+    "forced_eos_token_id": 9,
+    "bad_words_ids": [[5], [130]],
+    "no_repeat_ngram_size": 1,
+    "min_length": 60,
+    "min_new_tokens": 12,
+    "do_sample": True,
+    "temperature": 3.0,
+    "top_k": 2,
+    "num_beams": 2,
+    "early_stopping": True,
+    "length_penalty": -2.0,
+    "num_return_sequences": 2,
+    "exponential_decay_length_penalty": (1, 2.0),
+    "sequence_bias": [[[6], -10.0]],
+}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """Function of decoding options: folder of a decoder that has them."""
+    backbone = random_model(CONFIG, kind="text", num_labels=0, seed=0)
+    folder = tmp_path / "decoder"
+    backbone.model.save_pretrained(folder)
+    backbone.processor.save_pretrained(folder)
+
+    def write(options, file="generation_config.json"):
+        content = json.loads((folder / file).read_text())
+        if file == "config.json":  # which transformers reads where the other file is absent
+            (folder / "generation_config.json").unlink()
+        (folder / file).write_text(json.dumps(content | options))
+        return folder
+
+    return write
+
+
+def loaded(folder):
+    backbone = load_pretrained(str(folder), kind="text", num_labels=0, seed=0)
+    return inject(backbone.model, LoRA(rank=2), seed=0)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
+def test_decoding_options_of_a_checkpoint_have_no_effect(
+    checkpoint, prompts, tmp_path, file, beams
+):
+    plain = loaded(checkpoint({}))
+    expected = generator(plain, beams=beams).generate("test", prompts, tmp_path / "plain")
+    options = HIDDEN if file == "generation_config.json" else {"repetition_penalty": 5.0}
+    hidden = loaded(checkpoint(options, file))
+    made = generator(hidden, beams=beams)
+    assert made.generate("test", prompts, tmp_path / "hidden") == expected
+    with made.ready():  # as predict.py does
+        assert made.generate_batch(prompts) == expected
+
+
+def test_the_model_keeps_its_decoding_options(checkpoint, prompts, tmp_path):
+    adapters = loaded(checkpoint({"repetition_penalty": 5.0, "suppress_tokens": [4]}))
+    generator(adapters).generate("test", prompts, tmp_path / "t")
+    assert adapters.model.generation_config.repetition_penalty == 5.0
+    assert adapters.model.generation_config.suppress_tokens == [4]
+
+
+def test_all_that_is_in_force_is_known():
+    assert GenerationConfig(beams=3, end_token=END).in_force() == {
+        "batch_size": 16,
+        "beams": 3,
+        "length_penalty": 1.0,
+        "no_repeat_ngram_size": 0,
+        "max_new_tokens": 64,
+        "end_token": END,
+        "do_sample": False,
+        "early_stopping": False,
+    }
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+import transformers
 from lightning.pytorch.plugins.precision import Precision
 from rich.console import Console
 from rich.progress import Progress
@@ -19,10 +19,19 @@ from torch import Tensor
 
 from rlora.adapters import AdapterSet
 from rlora.io.atomic import write_atomically
-from rlora.tasks.base import GenerationConfig, GenerationTask, TextScores
+from rlora.tasks.base import FIXED_DECODING, GenerationConfig, GenerationTask, TextScores
 from rlora.training.module import FineTuning
 
 log = logging.getLogger(__name__)
+# Entries of generation_config.json that describe the model and its tokens.
+NO_DECODING = {
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "transformers_version",
+    "use_cache",
+    "_from_model_config",
+}
 
 
 class Generator:
@@ -90,30 +99,25 @@ class Generator:
         # Padding on the left, so that every text starts right after its prompt.
         ids = [[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts]
         mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-        options: dict[str, Any] = {}
-        if self.config.beams > 1:  # transformers warns of a length penalty without beams
-            options["length_penalty"] = self.config.length_penalty
         with self.precision.forward_context():
             sequences: Tensor = self.adapters.model.generate(  # type: ignore[operator]
                 input_ids=torch.tensor(ids, device=self.device),
                 attention_mask=torch.tensor(mask, device=self.device),
-                do_sample=False,
-                use_cache=True,
-                num_beams=self.config.beams,
-                max_new_tokens=self.config.max_new_tokens,
-                no_repeat_ngram_size=self.config.no_repeat_ngram_size,
-                eos_token_id=self.config.end_token,
-                pad_token_id=pad,
-                **options,
+                generation_config=_options(self.config, pad),
             )
         return [self.task.decode_text(row) for row in sequences[:, width:].tolist()]
 
     @contextlib.contextmanager
     def ready(self) -> Iterator[None]:
-        """Keep the model on its device, in evaluation mode and, where possible, merged."""
-        model = self.adapters.model.to(self.device)
-        training = model.training
+        """Keep the model on its device, in evaluation mode and, where possible, merged.
+
+        The decoding options that came with the checkpoint are set aside.
+        """
+        model: Any = self.adapters.model.to(self.device)
+        training, own = model.training, model.generation_config
         model.eval()
+        # transformers takes from it all that the options of a call leave unset
+        model.generation_config = transformers.GenerationConfig()
         mergeable = self.adapters.mergeable() is None
         merged = self.adapters.merged() if mergeable else contextlib.nullcontext()
         try:
@@ -121,6 +125,7 @@ class Generator:
                 yield
         finally:
             model.train(training)
+            model.generation_config = own
 
     def _progress(self) -> Progress:
         # a file would get an empty line from every bar
@@ -129,7 +134,7 @@ class Generator:
 
     def _key(self, prompts: Sequence[Sequence[int]]) -> str:
         """Return the SHA-256 (hex) of everything that determines the texts."""
-        settings = [asdict(self.config), list(map(list, prompts))]
+        settings = [self.config.in_force(), list(map(list, prompts))]
         digest = hashlib.sha256(json.dumps(settings).encode())
         trained = {**self.adapters.saved_tensors(), **self.adapters.head_parameters()}
         for name, parameter in sorted(trained.items()):
@@ -137,6 +142,30 @@ class Generator:
             digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
         digest.update(f"{self.adapters.digest} {self.precision.precision}".encode())
         return digest.hexdigest()
+
+
+def _options(config: GenerationConfig, pad: int) -> transformers.GenerationConfig:
+    """Return transformers' options of a generation."""
+    options: dict[str, Any] = dict(FIXED_DECODING)
+    if config.beams > 1:  # transformers warns of a length penalty without beams
+        options["length_penalty"] = config.length_penalty
+    return transformers.GenerationConfig(
+        use_cache=True,
+        num_beams=config.beams,
+        max_new_tokens=config.max_new_tokens,
+        no_repeat_ngram_size=config.no_repeat_ngram_size,
+        eos_token_id=config.end_token,
+        pad_token_id=pad,
+        **options,
+    )
+
+
+def _log_ignored(model: Any) -> None:
+    """Log the decoding options of a checkpoint, which the task's settings replace."""
+    own: dict[str, Any] = model.generation_config.to_diff_dict()
+    ignored = {key: value for key, value in own.items() if key not in NO_DECODING}
+    if ignored:
+        log.info("not used: the checkpoint's decoding options %s; task.decoding decides", ignored)
 
 
 class _TextFile:
@@ -216,6 +245,7 @@ def generate_and_score(
         precision=trainer.precision_plugin,
         console=console,
     )
+    _log_ignored(module.adapter_set.model)
     rank, world = trainer.global_rank, trainer.world_size
     texts: dict[str, list[str]] = {}
     for split, prompts in task.prompts().items():

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,16 @@ from torchmetrics import MetricCollection
 from rlora.data.batch import Batch
 
 
+# What no setting changes; the rest has transformers' defaults, which alter no text.
+FIXED_DECODING = {"do_sample": False, "early_stopping": False}
+
+
 @dataclass(frozen=True)
 class GenerationConfig:
     """Settings of text generation: beam search, which with one beam is greedy.
+
+    They and `FIXED_DECODING` are all that is in force. The options in a checkpoint's
+    generation_config.json have no effect.
 
     Attributes:
         batch_size: Prompts per batch.
@@ -37,6 +44,10 @@ class GenerationConfig:
     no_repeat_ngram_size: int = 0
     max_new_tokens: int = 64
     end_token: int | None = None
+
+    def in_force(self) -> dict[str, Any]:
+        """Return the settings and `FIXED_DECODING`."""
+        return {**asdict(self), **FIXED_DECODING}
 
     def __post_init__(self) -> None:
         for key in ("batch_size", "beams", "max_new_tokens"):

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rlora.data.examples import Examples, fingerprint
@@ -106,7 +106,7 @@ class PromptedGeneration(LanguageModeling, GenerationTask):
         """Return sizes, conventions and sources for the run record."""
         facts = super().describe()
         facts["rows"] |= {split: len(prompts) for split, prompts in self.test_prompts.items()}
-        return {**facts, "decoding": asdict(self.generation)}
+        return {**facts, "decoding": self.generation.in_force()}
 
     def read_splits(self, processor: Any) -> SplitResult:
         """Read the splits and the prompts of the test files.
