@@ -1,5 +1,6 @@
 """The answer to a row does not depend on the rows around it, on either padding side."""
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.plugins.precision import Precision
@@ -94,7 +95,7 @@ def test_an_empty_text_without_special_tokens_has_an_answer(family):
 @pytest.mark.parametrize("family", DECODERS)
 def test_a_text_has_the_same_token_logits_alone_and_among_others(family):
     backbone = build(family, kind="text")
-    rows = [backbone.processor(text)["input_ids"] for text in TEXTS]
+    rows = [np.array(backbone.processor(text)["input_ids"]) for text in TEXTS]
     collate = SequenceCollator(backbone.processor.pad_token_id)
 
     def run(members):
