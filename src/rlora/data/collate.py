@@ -49,8 +49,8 @@ class EncodedSplit(Dataset[dict[str, Any]]):
 class PaddingCollator:
     """Collates rows into a batch padded on the right to its longest row.
 
-    The padding follows the text whatever the tokenizer's `padding_side` says. Models count positions
-    from the left end of a row, so that padding there would change the output for a row.
+    The padding follows the text, whatever the tokenizer's `padding_side` says. Models count
+    positions from the left end of a row, so that padding there would change the output for a row.
 
     Attributes:
         token: Id that fills `input_ids`.

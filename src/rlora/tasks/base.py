@@ -14,7 +14,6 @@ from torchmetrics import MetricCollection
 
 from rlora.data.batch import Batch
 
-
 # What no setting changes; the rest has transformers' defaults, which alter no text.
 FIXED_DECODING = {"do_sample": False, "early_stopping": False}
 
