@@ -94,7 +94,7 @@ class Generator:
     @torch.no_grad()
     def generate_batch(self, prompts: Sequence[Sequence[int]]) -> list[str]:
         """Return one text per prompt of a single batch; call it within `ready`."""
-        pad = self.adapters.model.config.pad_token_id  # type: ignore[union-attr]
+        pad: Any = self.adapters.model.config.pad_token_id  # type: ignore[union-attr]
         width = max(map(len, prompts))
         # Padding on the left, so that every text starts right after its prompt.
         ids = [[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts]
