@@ -269,14 +269,24 @@ def processes_of(warm_python):
 
 
 @pytest.fixture
-def train(command, warm_python):
-    """Function (*overrides): run train.py to its end in a preloaded process; return its output."""
+def completed(command, warm_python):
+    """Function (*overrides): run train.py to its end in a preloaded process; return the process."""
 
-    def run(*overrides: str) -> str:
+    def run(*overrides: str) -> subprocess.CompletedProcess:
         environment = subprocess_environment()
-        process = warm_python.run(
+        return warm_python.run(
             command(*overrides), folder=ROOT, environment=environment, timeout=400
         )
+
+    return run
+
+
+@pytest.fixture
+def train(completed):
+    """Function (*overrides): run train.py with success; return its output."""
+
+    def run(*overrides: str) -> str:
+        process = completed(*overrides)
         assert process.returncode == 0, process.stdout
         return process.stdout
 

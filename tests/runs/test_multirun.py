@@ -1,5 +1,6 @@
 """Multiruns: a failed run is reported and stops no other; finished runs are skipped."""
 
+import math
 import re
 import shutil
 
@@ -178,6 +179,29 @@ def test_a_study_is_one_command_and_its_table_another(train, small, tmp_path, ca
     assert "lexicon" in capsys.readouterr().out
     adapters = [line.split(",")[2] for line in (tmp_path / "runs.csv").read_text().splitlines()[1:]]
     assert sorted(adapters) == ["head", "lora", "nola", "randlora", "rlora", "vera"]
+
+
+SEARCH = ("-m", "hparams=optuna", "hydra.sweeper.n_trials=3", "scheduler=constant")
+
+
+@pytest.mark.cli
+def test_a_search_survives_trials_that_diverge(train, small, tmp_path):
+    overrides = (*SEARCH, "optimizer.lr=choice(1e-3,1e30)", *RUN, *small, *QUIET)
+    for _ in range(2):
+        assert "training diverged: the loss of step" in train(*overrides)
+    for folder in (tmp_path / "multiruns").iterdir():
+        best = OmegaConf.load(folder / "optimization_results.yaml")
+        assert best.best_params == {"optimizer.lr": 1e-3}
+        assert math.isfinite(best.best_value)
+
+
+@pytest.mark.cli
+def test_a_search_without_a_finished_trial_fails_with_the_reason(completed, small, tmp_path):
+    overrides = (*SEARCH, "optimizer.lr=choice(1e29,1e30)", *RUN, *small, *QUIET)
+    process = completed(*overrides)
+    assert process.returncode == 1
+    assert "training diverged: the loss of step" in process.stdout.strip().splitlines()[-1]
+    assert not list(tmp_path.glob("multiruns/*/optimization_results.yaml"))
 
 
 @pytest.mark.cli

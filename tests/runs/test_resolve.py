@@ -59,6 +59,9 @@ CHOICES = {
     "trainer": "cpu",
 }
 
+# of lightning.Trainer; they cast the trained numbers, and the docs promise float32
+TRUE_PRECISIONS = ("bf16-true", "16-true", "64-true", "transformer-engine")
+
 
 def restored(*overrides, resume=False):
     saved = SavedRun(None, None, None, SAVED)
@@ -226,6 +229,12 @@ def test_a_learned_prior_leaves_the_rest_of_the_task_to_the_run(planned, overrid
         (["seed=-1"], "seed=-1"),
         (["ckpt_path=nowhere"], "ckpt_path=nowhere is invalid"),
         (["model.dtype=bfloat16"], "trainer=bf16"),
+        (["optimizer.eps=nan"], r"optimizer\.eps=nan is invalid: expected a finite number"),
+        (["trainer.gradient_clip_val=inf"], r"trainer\.gradient_clip_val=inf is invalid"),
+        *[
+            ([f"trainer.precision={value}"], f"precision={value} .*bf16-mixed.*dtype=bfloat16")
+            for value in (*TRUE_PRECISIONS, "64", "double")
+        ],
         (["regularizer=pac_bayes", "regularizer.prior=split", "task.part=prior"], "task.part"),
         (["certificate.draws=0"], "draws"),
     ],
@@ -233,3 +242,8 @@ def test_a_learned_prior_leaves_the_rest_of_the_task_to_the_run(planned, overrid
 def test_settings_that_cannot_work_are_refused(planned, overrides, message):
     with pytest.raises(ValueError, match=message):
         planned(*overrides)
+
+
+@pytest.mark.parametrize("value", ["32", "32-true", "null", "16", "bf16", "bf16-mixed", "16-mixed"])
+def test_precisions_that_keep_trained_numbers_in_float32(planned, value):
+    planned(f"trainer.precision={value}")

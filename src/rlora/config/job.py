@@ -1,9 +1,16 @@
 """The job: what Hydra passes besides the config, and a check of settings that depend on another."""
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from rlora.config.flatten import flatten
+
+# Values of trainer.precision that keep trainable parameters in float32, and their short names.
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+SHORT_PRECISIONS = {"32": "32-true", "None": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
 @dataclass(frozen=True)
@@ -43,8 +50,13 @@ def check_job(config: dict[str, Any], job: Job) -> None:
             f"trainer.devices={devices} is invalid in a multirun, as each process would repeat the "
             "whole sweep: set trainer.devices=1, or start the processes with torchrun or Slurm"
         )
+    for key, value in flatten(config).items():
+        if isinstance(value, float) and not math.isfinite(value):  # JSON could not record it
+            raise ValueError(
+                f"{key}={value} is invalid: expected a finite number, or null for none"
+            )
     dtype = config["model"].get("dtype", "float32")
-    precision = str(config["trainer"].get("precision"))
+    precision = _check_precision(config["trainer"].get("precision"))
     if dtype != "float32" and not precision.endswith("mixed"):
         raise ValueError(
             f"trainer.precision={precision} is invalid with model.dtype={dtype}, as trainable "
@@ -55,3 +67,19 @@ def check_job(config: dict[str, Any], job: Job) -> None:
             f"trainer.devices={devices} is invalid with predict=true: set trainer.devices=1, and "
             "predict from a finished run with train=false ckpt_path=<run folder>"
         )
+
+
+def _check_precision(value: Any) -> str:
+    """Return Lightning's full name of a precision that keeps trainable parameters in float32.
+
+    Raises:
+        ValueError: the precision casts them.
+    """
+    precision = SHORT_PRECISIONS.get(str(value), str(value))
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"trainer.precision={value} is invalid: expected one of {', '.join(PRECISIONS)}, as "
+            "trainable parameters stay in float32; set trainer.precision=bf16-mixed to compute in "
+            "bfloat16, and model.dtype=bfloat16 to hold the frozen weights in it"
+        )
+    return precision

@@ -16,7 +16,7 @@ CURVES = {
     f"validation {name}": f"validation/{name}"
     for name in ("accuracy", "matthews", "pearson", "perplexity")
 }
-CURVES["training loss"] = "train/loss"  # the panel of a metric without values stays empty
+CURVES["training loss"] = "train/loss_epoch"  # the panel of a metric without values stays empty
 BEST, TEST, TRAINED = "final/validation_score", "final/test_score", "parameters/adapter"
 SEARCHED = (
     "optimizer.lr",

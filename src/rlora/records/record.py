@@ -7,6 +7,7 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from rlora.io.atomic import write_atomically
+from rlora.records.scores import not_finite
 
 SCHEMA = 2  # 1 is rlora 0.1
 RECORD_FILE = "results.json"
@@ -107,7 +108,7 @@ class RunRecord:
         certificate: Numbers of the PAC-Bayes certificate, if one was computed.
         schema: Version of this schema.
         reported: The test metric to report. Empty: the monitored one.
-        missing: Reason for each test score that could not be computed, by name.
+        missing: Reason for each score that could not be computed or is undefined, by name.
     """
 
     run: Run
@@ -169,10 +170,16 @@ CERTIFICATE = {  # the keys that reports read
 
 
 def write_record(record: RunRecord, directory: Path) -> Path:
-    """Write results.json atomically, so that its presence means a finished run."""
-    return write_atomically(
-        directory / RECORD_FILE, (json.dumps(asdict(record), indent=2) + "\n").encode()
-    )
+    """Write results.json atomically, so that its presence means a finished run.
+
+    Raises:
+        ValueError: a number is nan or infinite, which JSON cannot hold.
+    """
+    content = asdict(record)
+    if name := not_finite(content):
+        raise ValueError(f"{name} of the run's record is not finite: no record is written")
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    return write_atomically(directory / RECORD_FILE, text.encode())
 
 
 def read_record(path: Path) -> RunRecord:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import shutil
 import traceback
 from pathlib import Path
@@ -29,6 +30,7 @@ from rlora.records.record import (
     summary_metrics,
     write_record,
 )
+from rlora.records.scores import defined, undefined
 from rlora.records.status import CONFIG, ERROR
 from rlora.runs import resume, weights
 from rlora.runs.assemble import Moment, Parts, assemble
@@ -42,11 +44,12 @@ from rlora.training.trainer import GROUPS
 log = logging.getLogger(__name__)
 
 
-def run(config: DictConfig, job: Job) -> float | None:
+def run(config: DictConfig, job: Job) -> float:
     """Run one job and return its monitored validation score, for a sweeper to maximize.
 
     A run that fails writes its traceback to error.log and no results.json. In a multirun the other
-    runs continue, and the failed one returns None.
+    runs continue, and the failed one returns the worst score, -inf: a search then avoids its
+    options. Without a number Optuna would ignore the trial, and nan would end the search.
 
     Raises:
         ValueError: The config is invalid.
@@ -67,7 +70,7 @@ def run(config: DictConfig, job: Job) -> float | None:
         if job.multirun and isinstance(error, Exception):
             reason = " ".join(str(error).split()) or type(error).__name__
             log.error("failed, the other runs continue: %s", reason)
-            return None
+            return -math.inf
         if isinstance(error, MisconfigurationException):  # Lightning's error for invalid settings
             raise ValueError(str(error)) from error
         raise
@@ -91,9 +94,12 @@ def _write_error(directory: Path) -> None:
         write_atomically(directory / ERROR, traceback.format_exc().encode())
 
 
-def _score_to_maximize(record: RunRecord) -> float | None:
-    score = record.scores.get(record.monitor)
-    return -score if score is not None and record.config["task"].get("mode") == "min" else score
+def _score_to_maximize(record: RunRecord) -> float:
+    """Return the monitored score with the sign of one to maximize; -inf where it is undefined."""
+    score = record.scores.get(record.monitor, math.nan)
+    if not math.isfinite(score):
+        return -math.inf
+    return -score if record.config["task"].get("mode") == "min" else score
 
 
 def run_plan(plan: RunPlan, job: Job, console: Console) -> RunRecord:
@@ -259,7 +265,7 @@ def _record(
             code=plan.identity.code,
         ),
         parameters=Parameters(report.adapter, report.head, report.backbone, report.percent),
-        scores=scores,
+        scores=defined(scores),
         monitor=f"validation/{task.monitor}",
         training=parts.recorder.training(),
         environment=describe_environment(device, str(parts.trainer.precision)),
@@ -273,5 +279,5 @@ def _record(
         config={"choices": plan.choices, **config},
         certificate=certificate,
         reported=task.reported or "",
-        missing=missing,
+        missing=undefined(scores) | missing,
     )

@@ -22,14 +22,15 @@ from rlora.records.record import read_record
 from rlora.records.status import FAILED, FINISHED, UNFINISHED, RunStatus, run_folders, run_status
 
 SKIPPED = "skipped (finished earlier)"
+SEARCH_RESULTS = "optimization_results.yaml"  # of Hydra's Optuna sweeper
 
 
 class MultirunSummary(Callback):
     """Hydra's callback on a multirun.
 
     Before each run it prints the run's number, its overrides and the remaining time. At the end it
-    counts the runs and lists the failed ones, which makes the exit status 1. Where all fail for one
-    reason, that reason is the error.
+    counts the runs and lists the failed ones, which makes the exit status 1; in a search only if no
+    trial has finished. Where all fail for one reason, that reason is the error.
 
     Launchers copy this object to the processes of the runs, so that what it knows at the start is
     all it keeps: what other runs have done since is read from their folders.
@@ -80,17 +81,22 @@ class MultirunSummary(Callback):
         console = Console()
         console.print(f"runs in {folder}: {_counts(statuses)}", highlight=False, soft_wrap=True)
         failed = [status for status in statuses if status.state == FAILED]
-        if len({status.reason for status in failed}) == 1 and len(failed) == len(statuses):
-            sys.exit(f"error: {failed[0].reason.removeprefix('ValueError: ')}")
+        if failed and len(failed) == len(statuses):
+            # a search writes the options of its best trial, and none has a result
+            (folder / SEARCH_RESULTS).unlink(missing_ok=True)
+            same = len({status.reason for status in failed}) == 1
+            reason = failed[0].reason.removeprefix("ValueError: ")
+            sys.exit(f"error: {reason if same else f'all runs failed, the first one: {reason}'}")
         if failed:
             console.print(_table(failed))
+        if failed and not _is_search(config):
             sys.exit("error: some runs failed; rerun the same command to repeat only those")
 
 
 def count_runs(config: DictConfig) -> int | None:
     """Return the number of runs of a sweep; None for a sweeper that does not say."""
     sweeper = config.hydra.sweeper
-    if "n_trials" in sweeper:  # Optuna
+    if _is_search(config):
         return int(sweeper.n_trials)
     if not str(sweeper.get("_target_", "")).endswith(f".{BasicSweeper.__name__}"):
         return None
@@ -100,6 +106,11 @@ def count_runs(config: DictConfig) -> int | None:
         parsed = OverridesParser.create().parse_overrides(overrides)
         return sum(map(len, BasicSweeper.split_arguments(parsed, None)))
     return None
+
+
+def _is_search(config: DictConfig) -> bool:
+    """Return whether Optuna chooses the runs: options that fail are among what it tries."""
+    return "n_trials" in (config.hydra.get("sweeper") or {})
 
 
 def constant_keys(overrides: Sequence[str]) -> set[str]:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,12 @@ class FineTuning(L.LightningModule):
         """Run the backbone on the inputs of a batch."""
         with known_padding(batch["padded"]):
             return self.model(**batch["inputs"])
+
+    def on_train_start(self) -> None:
+        """Log a step at least once per epoch, where epochs are shorter than the interval."""
+        trainer: Any = self.trainer  # whose class does not declare the attribute
+        steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        trainer.log_every_n_steps = min(trainer.log_every_n_steps, steps)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed the step's dropout."""

@@ -7,6 +7,7 @@ import transformers
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
+LARGEST = torch.finfo(torch.float32).max
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
@@ -32,11 +33,14 @@ def adamw(
         eps: Added to the root of the second moment estimate.
 
     Raises:
-        ValueError: A value is negative or not a number.
+        ValueError: A value is negative, outside the range of float32, or not a number.
     """
     for key, value in (("lr", lr), ("head_lr", head_lr), ("weight_decay", weight_decay)):
-        if not value >= 0:
-            raise ValueError(f"optimizer.{key}={value} is invalid: expected a number of at least 0")
+        if not 0 <= value <= LARGEST:
+            raise ValueError(
+                f"optimizer.{key}={value} is invalid: expected a number of at least 0 in the range "
+                "of float32"
+            )
     groups = []
     for group, rate in (("adapter", lr), ("head", head_lr)):
         members = parameters[group]

@@ -11,6 +11,7 @@ from rlora.config.build import build
 from rlora.config.flatten import flatten
 from rlora.tasks.base import Task
 from rlora.training.callbacks.checkpoint import AtomicCheckpointIO
+from rlora.training.callbacks.finite import StopNonFinite
 from rlora.training.callbacks.merged_evaluation import MergedEvaluation
 
 GROUPS = ("task", "model", "adapter", "regularizer")  # their options name a run
@@ -33,9 +34,9 @@ def make_trainer(
         recorder: Collects what the record says of training.
     """
     monitor = f"validation/{task.monitor}"
-    callbacks: list[L.Callback] = [
-        recorder
-    ]  # first: the time to merge counts as validation, not as training
+    # The first waits for the device, so that the recorder's clock stops after the last step; what
+    # follows the recorder, such as merging, counts as validation and not as training.
+    callbacks: list[L.Callback] = [StopNonFinite(), recorder]
     if config["merge_for_evaluation"]:
         callbacks.append(MergedEvaluation(adapters))
     for node in (config.get("callbacks") or {}).values():

@@ -7,6 +7,7 @@ import lightning as L
 
 from rlora.data.batch import Batch
 from rlora.records.record import Training
+from rlora.records.scores import defined
 
 
 class Recorder(L.Callback):
@@ -89,5 +90,5 @@ class Recorder(L.Callback):
             examples_per_second=self.examples * rate,
             tokens_per_second=self.tokens * rate,
             best_epoch=self.best_epoch,
-            history=self.history,
+            history=[defined(row) for row in self.history],
         )
