@@ -7,7 +7,7 @@ from rlora.config.build import build
 from rlora.evaluation.predict import Predictor
 from rlora.runs.load import load_run
 
-ROWS = [("good",), ("terrible",), ("so and so",)]
+WORDS = ("good", "terrible", "so and so")
 pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches")
 
 
@@ -25,9 +25,21 @@ def predictor(request, tiny_run, tmp_path_factory):
 
 
 def test_samples_differ_and_are_the_same_for_every_batching(predictor):
-    together = predictor.answer(ROWS)
-    for row, answer in zip(reversed(ROWS), reversed(together), strict=True):
+    rows = list(predictor.check([(f"line {word}", {"text": word}) for word in WORDS]))
+    together = predictor.answer(rows)
+    for row, answer in zip(reversed(rows), reversed(together), strict=True):
         (alone,) = predictor.answer([row])
         assert answer["spread"]["positive"] > 0.001
         assert alone["spread"] == pytest.approx(answer["spread"], abs=1e-5)
         assert alone["probabilities"] == pytest.approx(answer["probabilities"], abs=1e-5)
+
+
+@pytest.mark.parametrize(("name", "reason"), [("lexicon", "has no posterior"), ("e2e", "has no")])
+def test_draws_without_a_posterior_over_a_classifier_are_refused(build_task, name, reason):
+    with pytest.raises(ValueError, match=f"draws=4 has no effect, because the run {reason}"):
+        Predictor(None, None, build_task(name), torch.device("cpu"), draws=4)
+
+
+def test_a_generation_task_samples_no_posterior(build_task):
+    with pytest.raises(ValueError, match="generates texts by its mean"):
+        Predictor(None, None, build_task("e2e"), torch.device("cpu"), posterior=object(), draws=4)

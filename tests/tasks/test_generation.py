@@ -1,5 +1,7 @@
 """The parts of a generation task that need a processor but no data: prompts, texts, end token."""
 
+import shutil
+
 import pytest
 
 from rlora.models.random_init import byte_tokenizer
@@ -20,7 +22,8 @@ def ids_of(text):
 
 def test_prompts_need_no_files(task):
     assert isinstance(task, GenerationTask)
-    (prompts,) = task.prompts(["name[A], priceRange[cheap]", "name[B]"]).values()
+    sources = ["name[A], priceRange[cheap]", "name[B]"]
+    prompts = [task.encode_prompt(source, "in, line 1") for source in sources]
     prefix, end = byte_tokenizer().cls_token_id, task.generation.end_token
     assert prompts == [
         [prefix, *ids_of("name : A | price : cheap"), end],
@@ -29,9 +32,29 @@ def test_prompts_need_no_files(task):
     assert task.prompts() == {}
 
 
-def test_a_malformed_input_is_named_by_row(task):
-    with pytest.raises(ValueError, match=r"row 2: the meaning representation 'pub'"):
-        task.prompts(["name[A]", "pub"])
+def test_a_malformed_input_is_named_by_its_location(task):
+    with pytest.raises(ValueError, match=r"in, line 2: the meaning representation 'pub'"):
+        task.encode_prompt("pub", "in, line 2")
+    with pytest.raises(ValueError, match=r"in, line 3: its prompt has \d+ tokens, .* of the model"):
+        task.encode_prompt(f"name[{'x' * 600}]", "in, line 3")
+
+
+def test_inputs_and_references_of_e2e_have_the_names_of_its_files(task):
+    row = {"mr": "name[A]", "ref": " A\nis. ", "id": "1"}
+    assert task.row_inputs(row, "in") == ("name[A]",)
+    assert task.row_inputs({"input": "name[A]"}, "in") == ("name[A]",)
+    assert task.row_target(row, "in") == "A is."
+    assert task.row_target({"mr": "name[A]", "ref": ""}, "in") is None
+    with pytest.raises(ValueError, match="in has no text under input: it has id"):
+        task.row_inputs({"id": "1"}, "in")
+
+
+def test_rows_of_the_same_source_share_their_references(task, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)  # METEOR has its own tests
+    inputs = [("name[A]",), ("name[B]",), ("name[A]",)]
+    targets = ["A is a pub here.", "B is a bar over there.", "There is a pub named A."]
+    texts = ["There is a pub named A.", "B is a bar over there.", "wrong"]
+    assert task.score_rows(inputs, targets, texts).values["BLEU"] == pytest.approx(1.0)
 
 
 def test_a_text_ends_at_the_first_end_token(task):

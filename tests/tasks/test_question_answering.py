@@ -159,6 +159,41 @@ def test_a_solution_of_gsm8k_has_a_final_number(gsm8k, tmp_path, answer, message
         ready(gsm8k, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("row", "question", "target"),
+    [
+        ({"question": "1+1?", "answer": "1+1 is 2\n#### 2"}, "1+1?", "2"),
+        ({"question": "1+1?"}, "1+1?", None),
+        ({"instruction": "1+1?", "input": "", "output": "", "answer": 2}, "1+1?", "2"),
+        ({"input": "1+1?", "answer": ""}, "1+1?", None),
+    ],
+)
+def test_rows_to_predict_have_the_names_of_the_files(gsm8k, row, question, target):
+    assert gsm8k.row_inputs(row, "in, line 1") == (question,)
+    assert gsm8k.row_target(row, "in, line 1") == target
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"instruction": "Q", "input": "x"}, "it has an instruction and an input"),
+        ({"instruction": " ", "input": ""}, "its instruction is empty"),
+        ({"answer": "2"}, "has no text under input: it has answer"),
+    ],
+)
+def test_a_wrong_row_to_predict_is_named(gsm8k, row, message):
+    with pytest.raises(ValueError, match=f"in, line 1:? {message}"):
+        gsm8k.row_inputs(row, "in, line 1")
+
+
+def test_predicted_rows_are_scored_by_the_form_of_their_answer(gsm8k):
+    gsm8k.tests = {**gsm8k.tests, "aqua": {"file": "a", "answer": "letter"}}
+    scores = gsm8k.score_rows([()] * 3, ["$2", "B", "3/4"], ["It is 2.", "(B)", "4"])
+    assert scores.values == {"accuracy": pytest.approx(2 / 3)}
+    with pytest.raises(ValueError, match="in: the answer 'x' is no number"):
+        gsm8k.row_target({"answer": "x"}, "in")
+
+
 def test_several_sets_have_a_mean(gsm8k, tmp_path):
     letters = [{"instruction": "Which?", "input": "", "output": "(B)", "answer": "B"}]
     (tmp_path / "letters.json").write_text(json.dumps(letters))

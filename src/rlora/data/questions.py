@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,16 +64,14 @@ def _list_rows(file: Path) -> Iterable[Located]:
 def _question(row: Any, location: str) -> Question:
     if isinstance(row, dict) and {"question", "answer"} <= row.keys():
         solution = _CALCULATION.sub("", _answer(row, location))
-        answer = solution.rpartition(_MARKER)[2].strip()
-        if _GROUPED.fullmatch(answer):
-            answer = answer.replace(",", "")
+        answer = final_answer(row, location)
         return Question(_text(row, "question", location), "", solution, answer, location)
     if isinstance(row, dict) and {"instruction", "output", "answer"} <= row.keys():
         return Question(
             _text(row, "instruction", location),
             "" if row.get("input") is None else _text(row, "input", location, empty=True),
             _text(row, "output", location, empty=True),
-            _answer(row, location),
+            final_answer(row, location),
             location,
         )
     raise ValueError(
@@ -81,7 +79,20 @@ def _question(row: Any, location: str) -> Question:
     )
 
 
-def _text(row: dict[str, Any], key: str, location: str, *, empty: bool = False) -> str:
+def final_answer(row: Mapping[str, Any], location: str) -> str:
+    """Return the final answer of a row, which in GSM8K's rows is what follows "####".
+
+    Raises:
+        ValueError: The answer is empty, or no text or number.
+    """
+    answer = _answer(row, location)
+    if "question" not in row:
+        return answer
+    answer = answer.rpartition(_MARKER)[2].strip()
+    return answer.replace(",", "") if _GROUPED.fullmatch(answer) else answer
+
+
+def _text(row: Mapping[str, Any], key: str, location: str, *, empty: bool = False) -> str:
     value = row[key]
     if not isinstance(value, str):
         raise ValueError(f"{location}: its {key} is {json.dumps(value)[:40]}, expected a text")
@@ -90,7 +101,7 @@ def _text(row: dict[str, Any], key: str, location: str, *, empty: bool = False) 
     return value
 
 
-def _answer(row: dict[str, Any], location: str) -> str:
+def _answer(row: Mapping[str, Any], location: str) -> str:
     """Return an answer as text; a JSON number or true and false are written as JSON writes them."""
     value = row["answer"]
     if isinstance(value, int | float):

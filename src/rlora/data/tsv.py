@@ -98,7 +98,7 @@ def read_tsv(
             continue
         texts.append(row)
         if target is not None:
-            labels.append(_label(cells[target], parse_label, path, number))
+            labels.append(located_label(cells[target], parse_label, f"{path}, line {number}"))
     if skipped:
         log.warning("%s: skipping %d incomplete rows (task.incomplete_rows=skip).", path, skipped)
     if not texts:
@@ -127,10 +127,13 @@ def _problem(
     return None
 
 
-def _label(text: str, parse: ParseLabel, path: Path, number: int) -> int | float:
+def located_label(text: str, parse: ParseLabel, location: str) -> int | float:
+    """Return the value of a label.
+
+    Raises:
+        ValueError: It is not valid; the message starts with the location.
+    """
     try:
         return parse(text)
     except ValueError as error:
-        raise ValueError(
-            f"{path}, line {number}: {error}; correct the file or task.labels."
-        ) from None
+        raise ValueError(f"{location}: {error}; correct the file or task.labels.") from None

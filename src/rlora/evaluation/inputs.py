@@ -1,74 +1,83 @@
-"""Rows to predict, read one after the other from text, JSON lines or CSV."""
+"""Rows to predict, read one after the other from text, tables or JSON."""
 
-import csv
-import json
-from collections.abc import Iterator, Sequence
-from typing import Any, TextIO
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
-FORMATS = ("text", "jsonl", "csv")
-BY_SUFFIX = {".txt": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
+from rlora.io.json_values import Located, json_lines, parse_json
+from rlora.io.rows import csv_rows, decode_lines, split_lines, strip_end, table_rows, tsv_rows
+
+FORMATS = ("text", "tsv", "csv", "jsonl", "json")
+BY_SUFFIX = {
+    ".txt": "text",
+    ".tsv": "tsv",
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+}
+
+LocatedRow = tuple[str, Mapping[str, Any]]
 
 
 def read_rows(
-    stream: TextIO, form: str, fields: Sequence[str], name: str
-) -> Iterator[tuple[str, ...]]:
-    """Yield the fields of each row.
+    stream: Iterable[bytes], form: str, fields: Sequence[str], name: str
+) -> Iterator[LocatedRow]:
+    """Yield the location of each row, and its values by column in the order of the input.
 
     Args:
-        stream: The input.
-        form: `text`: one row per line, with tabs between the fields; `jsonl`: one object per line;
-            `csv`: a table with a header.
-        fields: Names of the fields, in the order of the result.
+        stream: The lines of the input.
+        form: `text`: one row per line, with tabs between the fields; `tsv`: a table with a header
+            and tabs, without quoting; `csv`: a table with a header; `jsonl`: one object per line;
+            `json`: a list of objects.
+        fields: Names of the fields of a text.
         name: Name of the stream in messages.
 
     Raises:
-        ValueError: A row lacks a field or is unreadable; the message names the line.
+        ValueError: A row is malformed, or there are none; the message names the line.
     """
-    if form == "csv":
-        yield from _csv_rows(stream, fields, name)
-        return
-    parse = _json_row if form == "jsonl" else _text_row
-    for number, line in enumerate(stream, start=1):
-        if line.strip():
-            yield parse(line, fields, f"{name}, line {number}")
+    empty = True
+    for row in _read(stream, form, fields, name):
+        empty = False
+        yield row
+    if empty:
+        raise ValueError(f"{name} has no rows")
 
 
-def _text_row(line: str, fields: Sequence[str], location: str) -> tuple[str, ...]:
-    text = line.rstrip("\r\n")
-    cells = tuple(text.split("\t")) if len(fields) > 1 else (text,)
+def _read(
+    stream: Iterable[bytes], form: str, fields: Sequence[str], name: str
+) -> Iterator[LocatedRow]:
+    if form in ("csv", "tsv"):
+        rows = (csv_rows if form == "csv" else tsv_rows)(stream, name)
+        yield from ((f"{name}, line {number}", row) for number, row in table_rows(rows, name))
+    elif form == "text":
+        for number, line in split_lines(stream, name):
+            if line.strip():
+                location = f"{name}, line {number}"
+                yield location, _text_row(strip_end(line), fields, location)
+    else:
+        values = json_lines(stream, name) if form == "jsonl" else _json_list(stream, name)
+        yield from ((location, _object(value, fields, location)) for location, value in values)
+
+
+def _text_row(text: str, fields: Sequence[str], location: str) -> dict[str, str]:
+    cells = text.split("\t") if len(fields) > 1 else [text]
     if len(cells) != len(fields):
         raise ValueError(
             f"{location}: {len(cells)} fields, expected {', '.join(fields)} with tabs between them"
         )
-    return cells
+    return dict(zip(fields, cells, strict=True))
 
 
-def _json_row(line: str, fields: Sequence[str], location: str) -> tuple[str, ...]:
-    try:
-        value: Any = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{location} is not JSON: {error}") from error
+def _json_list(stream: Iterable[bytes], name: str) -> Iterator[Located]:
+    value = parse_json("".join(line for _, line in decode_lines(stream, name)), name)
+    if not isinstance(value, list):
+        raise ValueError(f"{name} holds no list; for an object per line set format=jsonl")
+    return ((f"{name}, entry {number}", row) for number, row in enumerate(value, start=1))
+
+
+def _object(value: Any, fields: Sequence[str], location: str) -> dict[str, Any]:
     if isinstance(value, str) and len(fields) == 1:
-        return (value,)
+        return {fields[0]: value}
     if not isinstance(value, dict):
         raise ValueError(f"{location} is not an object with the keys {', '.join(fields)}")
-    return _values(value, fields, location)
-
-
-def _csv_rows(stream: TextIO, fields: Sequence[str], name: str) -> Iterator[tuple[str, ...]]:
-    reader = csv.DictReader(stream)
-    columns = reader.fieldnames or ()
-    if missing := [field for field in fields if field not in columns]:
-        raise ValueError(
-            f"{name} has no column {missing[0]}: it has {', '.join(columns) or 'none'}"
-        )
-    for row in reader:
-        yield _values(row, fields, f"{name}, line {reader.line_num}")
-
-
-def _values(row: dict[str, Any], fields: Sequence[str], location: str) -> tuple[str, ...]:
-    for field in fields:
-        if not isinstance(row.get(field), str):
-            keys = ", ".join(map(str, row))
-            raise ValueError(f"{location} has no text under {field}: it has {keys}")
-    return tuple(row[field] for field in fields)
+    return value

@@ -1,7 +1,8 @@
 """Predictions of a trained model: labels with probabilities, scores, or generated texts."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +22,28 @@ from rlora.regularizers.posterior import GaussianPosterior
 from rlora.tasks.base import GenerationTask, Task
 from rlora.tasks.text_classification import TextClassification
 
+DEFAULT_DRAWS = 16
+
 Answer = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PredictedRow:
+    """A row to predict.
+
+    Attributes:
+        location: File and line.
+        values: Values by column.
+        inputs: What the model reads.
+        target: Label or reference text, or None.
+        target_error: Why the row has a label or reference text that the task cannot read, or None.
+    """
+
+    location: str
+    values: Mapping[str, Any]
+    inputs: tuple[str, ...]
+    target: Any
+    target_error: str | None
 
 
 class Predictor:
@@ -33,7 +55,11 @@ class Predictor:
         task: Task of the run; none of its data is read.
         device: Device of the computation.
         posterior: Posterior over the trainable parameters, if the run learned one.
-        draws: Number of posterior samples to average over; 0: the posterior mean.
+        draws: Number of posterior samples to average over; 0: the posterior mean. None: 16 where
+            the run learned a posterior over a classifier.
+
+    Raises:
+        ValueError: There is nothing to draw from.
     """
 
     def __init__(
@@ -44,12 +70,16 @@ class Predictor:
         device: torch.device,
         *,
         posterior: GaussianPosterior | None = None,
-        draws: int = 0,
+        draws: int | None = 0,
     ) -> None:
         self.backbone, self.adapters = backbone, adapters
         self.task, self.device = task, device
         self.posterior = posterior
-        self.draws = 0 if posterior is None else draws
+        samples = posterior is not None and not isinstance(task, GenerationTask)
+        if draws and not samples:
+            reason = "has no posterior" if posterior is None else "generates texts by its mean"
+            raise ValueError(f"draws={draws} has no effect, because the run {reason}: remove draws")
+        self.draws = (DEFAULT_DRAWS if samples else 0) if draws is None else draws
         backbone.model.to(device).eval()
         if isinstance(task, GenerationTask):
             task.processor = backbone.processor
@@ -59,17 +89,42 @@ class Predictor:
         """Names of the inputs of a row."""
         return self.task.fields
 
-    def answer(self, rows: Sequence[tuple[str, ...]]) -> list[Answer]:
-        """Answer a batch of rows.
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Keys of an answer."""
+        if isinstance(self.task, GenerationTask):
+            return ("text",)
+        return ("prediction", "probabilities", "spread")
+
+    def check(self, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[PredictedRow]:
+        """Yield the rows at these locations, checked.
 
         Raises:
-            ValueError: A row is malformed.
+            ValueError: A row is malformed, its prompt is too long, or its columns are named like
+                those of an answer; the message starts with its location.
         """
+        for location, values in rows:
+            inputs = self.task.row_inputs(values, location)
+            if taken := [name for name in values if name.partition(".")[0] in self.columns]:
+                raise ValueError(
+                    f"{location}: its column {taken[0]!r} has the name of a predicted one; rename "
+                    "or remove it"
+                )
+            if isinstance(self.task, GenerationTask):
+                self.task.encode_prompt(inputs[0], location)
+            try:
+                target, error = self.task.row_target(values, location), None
+            except ValueError as reason:
+                target, error = None, str(reason)
+            yield PredictedRow(location, values, inputs, target, error)
+
+    def answer(self, rows: Sequence[PredictedRow]) -> list[Answer]:
+        """Answer a batch of rows."""
         if isinstance(self.task, GenerationTask):
             return self._generate(self.task, rows)
-        return self._classify(rows)
+        return self._classify([row.inputs for row in rows])
 
-    def _generate(self, task: GenerationTask, rows: Sequence[tuple[str, ...]]) -> list[Answer]:
+    def _generate(self, task: GenerationTask, rows: Sequence[PredictedRow]) -> list[Answer]:
         generator = Generator(
             self.adapters,
             task,
@@ -77,7 +132,7 @@ class Predictor:
             precision=Precision(),
             console=Console(quiet=True),
         )
-        (prompts,) = task.prompts([source for (source,) in rows]).values()
+        prompts = [task.encode_prompt(row.inputs[0], row.location) for row in rows]
         with generator.ready():
             return [{"text": text} for text in generator.generate_batch(prompts)]
 
@@ -102,6 +157,41 @@ class Predictor:
         with parameters:
             logits: Tensor = self.backbone.model(**batch["inputs"]).logits.float().cpu()
         return logits if self.task.head()["kind"] == "regression" else logits.softmax(-1)
+
+
+class RowScores:
+    """Scores of the predicted rows that have a label or a reference text.
+
+    Attributes:
+        error: Why there are no scores, or None.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.error: str | None = None
+        self._inputs: list[tuple[str, ...]] = []
+        self._targets: list[Any] = []
+        self._predictions: list[Any] = []
+
+    def add(self, row: PredictedRow, answer: Answer) -> None:
+        """Add a row and its answer."""
+        self.error = self.error or row.target_error
+        if row.target is None:
+            return
+        self._inputs.append(row.inputs)
+        self._targets.append(row.target)
+        self._predictions.append(answer["text" if "text" in answer else "prediction"])
+
+    def text(self) -> str | None:
+        """Return the scores as a line, or why there are none; None where no row has a label."""
+        if self.error is not None:
+            return f"no scores: {self.error}"
+        if not self._targets:
+            return None
+        scores = self.task.score_rows(self._inputs, self._targets, self._predictions)
+        values = [f"{name} {value:.4f}" for name, value in scores.values.items()]
+        values += [f"{name} not computed ({reason})" for name, reason in scores.missing.items()]
+        return f"scores of {len(self._targets)} labeled rows: {', '.join(values)}"
 
 
 def _answers(task: TextClassification, scores: Tensor) -> list[Answer]:

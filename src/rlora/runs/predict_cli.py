@@ -1,15 +1,13 @@
 """The command line of predict.py: predictions of a trained run, row by row."""
 
 import contextlib
-import csv
-import io
 import itertools
-import json
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -18,8 +16,9 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 from rlora.config.build import build
 from rlora.config.flatten import flatten
 from rlora.evaluation.inputs import BY_SUFFIX, FORMATS, read_rows
-from rlora.evaluation.predict import Answer, Predictor
-from rlora.io.atomic import open_atomically
+from rlora.evaluation.outputs import check_output, open_output
+from rlora.evaluation.predict import PredictedRow, Predictor, RowScores
+from rlora.io.rows import open_input
 from rlora.runs.console import quieten
 from rlora.runs.load import load_run
 
@@ -30,13 +29,18 @@ HELP = """Predict rows with a trained run. Each prediction is written as soon as
 
   run=         run folder or adapter folder
   input=       file, or - for standard input
-  output=      file, written as CSV if it ends in .csv, else as JSON lines; by default - for
+  output=      file that ends in .csv or in .jsonl (JSON lines); by default - for JSON lines on
                standard output
-  format=      of the input: text (a row per line, fields separated by tabs), jsonl or csv;
-               by default by the suffix, and text for standard input
+  format=      of the input: text (a row per line, fields separated by tabs), tsv (a header,
+               tabs, no quoting), csv (a header), jsonl (an object per line) or json (a list of
+               objects); by default by the suffix, and text for standard input
   batch_size=  rows per batch, 32 by default
-  draws=       samples of a PAC-Bayes run's posterior, 16 by default; 0 predicts with its mean
+  draws=       samples of a PAC-Bayes classifier's posterior, 16 by default; 0 predicts with its
+               mean
   device=      auto (default), cpu or cuda
+
+A file is checked before its first row is predicted. All columns are kept in the output. Where the
+rows have labels (or answers, or references), the task's scores are printed at the end.
 """
 
 
@@ -47,11 +51,11 @@ class Arguments:
     Args:
         run: Run folder or adapter folder.
         input: File, or "-" for standard input.
-        output: File, or "-" for standard output; JSON lines, or CSV by its suffix.
-        format: Of the input: text, jsonl or csv; by default by its suffix, and text for standard
+        output: File, or "-" for standard output; JSON lines or CSV, by its suffix.
+        format: Of the input: one of `FORMATS`; by default by its suffix, and text for standard
             input.
         batch_size: Rows per batch.
-        draws: Samples of the posterior of a PAC-Bayes run; 0 for its mean.
+        draws: Samples of the posterior of a PAC-Bayes run; 0 for its mean; None for the default.
         device: "cpu", "cuda" or "auto".
 
     Raises:
@@ -63,7 +67,7 @@ class Arguments:
     output: str = "-"
     format: str = ""
     batch_size: int = 32
-    draws: int = 16
+    draws: int | None = None
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -75,15 +79,13 @@ class Arguments:
             )
         if self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size} is invalid: expected at least 1")
-        if self.draws < 0:
-            raise ValueError(f"draws={self.draws} is invalid: expected at least 0")
 
     @property
     def input_format(self) -> str:
         """The input's format, "" where its suffix does not say."""
         if self.format or self.input == "-":
             return self.format or "text"
-        return BY_SUFFIX.get(Path(self.input).suffix, "")
+        return BY_SUFFIX.get(Path(self.input).suffix.lower(), "")
 
 
 def parse_arguments(arguments: Sequence[str]) -> Arguments:
@@ -94,6 +96,8 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
     """
     keys = [each.name for each in fields(Arguments)]
     pairs = dict(argument.partition("=")[::2] for argument in arguments)
+    if len(pairs) < len(arguments):
+        raise ValueError("a key is given twice: give each of them once")
     if unknown := [key for key in pairs if key not in keys]:
         raise ValueError(f"{unknown[0]} is unknown: the keys are {', '.join(keys)}")
     if missing := [key for key in ("run", "input") if not pairs.get(key)]:
@@ -119,19 +123,57 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # the reader of standard output has ended, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
 def _predict(arguments: Arguments) -> None:
+    check_input(arguments.input)
+    check_output(arguments.output, arguments.input)
     predictor = load_predictor(arguments)
-    names = predictor.fields
-    with _input(arguments) as stream, _output(arguments) as write, _progress() as progress:
-        bar = progress.add_task("predicted rows", total=None)
-        rows = read_rows(stream, arguments.input_format, names, arguments.input)
-        while batch := list(itertools.islice(rows, arguments.batch_size)):
-            for row, answer in zip(batch, predictor.answer(batch), strict=True):
-                write(dict(zip(names, row, strict=True)) | answer)
-            progress.advance(bar, len(batch))
+    scores = RowScores(predictor.task)
+    with _input(arguments) as stream:
+        found = read_rows(stream, arguments.input_format, predictor.fields, arguments.input)
+        rows: Iterable[PredictedRow] = predictor.check(found)
+        total = columns = None
+        if Path(arguments.input).is_file():
+            # A malformed row at the end of a file must not cost the predictions before it.
+            rows = list(rows)
+            total, columns = len(rows), _columns(rows)
+        with open_output(arguments.output, columns) as write, _progress() as progress:
+            bar = progress.add_task("predicted rows", total=total)
+            remaining = iter(rows)
+            while batch := list(itertools.islice(remaining, arguments.batch_size)):
+                for row, answer in zip(batch, predictor.answer(batch), strict=True):
+                    write(row.values, answer, row.location)
+                    scores.add(row, answer)
+                progress.advance(bar, len(batch))
+    if (line := scores.text()) is not None:
+        print(line, file=sys.stderr)
+
+
+def _columns(rows: Iterable[PredictedRow]) -> list[str]:
+    """Return the columns of all rows, in the order of their first occurrence."""
+    return [*dict.fromkeys(name for row in rows for name in flatten(dict(row.values)))]
+
+
+def check_input(source: str) -> None:
+    """Check that the rows can be read, before the run is loaded.
+
+    Raises:
+        ValueError: The path is no file, or cannot be read.
+    """
+    if source == "-":
+        return
+    if not Path(source).exists() or Path(source).is_dir():
+        raise ValueError(f"input={source} is not a file: set a file, or - for standard input")
+    if not os.access(source, os.R_OK):
+        raise ValueError(f"input={source} cannot be read: permission denied")
 
 
 def load_predictor(arguments: Arguments) -> Predictor:
@@ -155,49 +197,12 @@ def load_predictor(arguments: Arguments) -> Predictor:
 
 
 @contextlib.contextmanager
-def _input(arguments: Arguments) -> Iterator[TextIO]:
+def _input(arguments: Arguments) -> Iterator[Iterable[bytes]]:
     if arguments.input == "-":
-        yield sys.stdin
+        yield sys.stdin.buffer
         return
-    try:
-        with open(arguments.input, encoding="utf-8", newline="") as stream:
-            yield stream
-    except (FileNotFoundError, IsADirectoryError):
-        raise ValueError(
-            f"input={arguments.input} is not a file: set a file, or - for standard input"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"input={arguments.input} is not UTF-8: {error}") from error
-
-
-@contextlib.contextmanager
-def _output(arguments: Arguments) -> Iterator[Any]:
-    """Provide a function that writes one row. A file appears at its path only when complete."""
-    if arguments.output == "-":
-        yield _writer(sys.stdout, "jsonl")
-        return
-    path = Path(arguments.output)
-    with open_atomically(path) as file:
-        stream = io.TextIOWrapper(file, encoding="utf-8", newline="")
-        yield _writer(stream, BY_SUFFIX.get(path.suffix, "jsonl"))
-        stream.flush()
-
-
-def _writer(stream: TextIO, output_format: str) -> Any:
-    table: list[Any] = []
-
-    def write(row: Answer) -> None:
-        if output_format != "csv":
-            print(json.dumps(row, ensure_ascii=False), file=stream, flush=True)
-            return
-        values = flatten(row)
-        if not table:
-            table.append(csv.DictWriter(stream, list(values), lineterminator="\n"))
-            table[0].writeheader()
-        table[0].writerow(values)
-        stream.flush()
-
-    return write
+    with open_input(Path(arguments.input)) as stream:
+        yield stream
 
 
 def _progress() -> Progress:

@@ -61,7 +61,7 @@ class GenerationConfig:
 
 @dataclass(frozen=True)
 class TextScores:
-    """Scores of generated texts.
+    """Scores of texts or of predicted rows.
 
     Attributes:
         values: Scores by name, such as `test/BLEU`.
@@ -168,6 +168,43 @@ class Task(ABC):
         """Return the number of training rows whose inputs all equal those of a validation row."""
         raise NotImplementedError(f"{self.name} does not support certificates")
 
+    def row_inputs(self, row: Mapping[str, Any], location: str) -> tuple[str, ...]:
+        """Return the inputs of a row to predict, by default the values of `fields`.
+
+        Args:
+            row: Values by column.
+            location: File and line, for messages.
+
+        Raises:
+            ValueError: An input is missing or malformed.
+        """
+        for name in self.fields:
+            if not isinstance(row.get(name), str):
+                columns = f"it has {', '.join(row)}"
+                found = f"its {name} is {row[name]!r}" if name in row else columns
+                raise ValueError(f"{location} has no text under {name}: {found}")
+        return tuple(row[name] for name in self.fields)
+
+    def row_target(self, row: Mapping[str, Any], location: str) -> Any:
+        """Return the label or the reference text of a row to predict, or None where it has none.
+
+        Raises:
+            ValueError: It is malformed.
+        """
+        return None
+
+    def score_rows(
+        self, inputs: Sequence[tuple[str, ...]], targets: Sequence[Any], predictions: Sequence[Any]
+    ) -> TextScores:
+        """Return the scores of predicted rows, by the name of the metric.
+
+        Args:
+            inputs: Return values of `row_inputs`.
+            targets: Return values of `row_target`, none of them None.
+            predictions: Predicted label names or scores; for a `GenerationTask`, generated texts.
+        """
+        raise NotImplementedError(f"{self.name} does not score predicted rows")
+
     @abstractmethod
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the mean loss over the targets of a batch, a float32 scalar.
@@ -216,15 +253,19 @@ class GenerationTask(Task):
         """Settings of the generation, with the end token; available once `processor` is set."""
 
     @abstractmethod
-    def prompts(self, sources: Sequence[str] | None = None) -> dict[str, list[list[int]]]:
-        """Return the token ids of the prompts, by split.
+    def prompts(self) -> dict[str, list[list[int]]]:
+        """Return the token ids of the prompts of the test files, by split; after `setup`."""
+
+    @abstractmethod
+    def encode_prompt(self, source: str, location: str) -> list[int]:
+        """Return the token ids of the prompt of an input that is in no file.
 
         Args:
-            sources: Inputs that are in no file, written as in the files; they make up the split
-                `input`. None: the prompts of the test files, available after `setup`.
+            source: The input, written as in the files.
+            location: Where it comes from, for messages.
 
         Raises:
-            ValueError: An input is malformed.
+            ValueError: The input is malformed, or leaves no room for a text.
         """
 
     @abstractmethod

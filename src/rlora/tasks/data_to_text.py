@@ -115,6 +115,18 @@ class DataToText(PromptedGeneration):
         """Return the files of all splits."""
         return [self._folder() / name for name in self.files.values()]
 
+    def score_rows(
+        self, inputs: Sequence[tuple[str, ...]], targets: Sequence[str], predictions: Sequence[str]
+    ) -> TextScores:
+        """Return the scores of `score`, of the first text of each distinct source."""
+        references: dict[tuple[str, ...], list[str]] = {}
+        texts: dict[tuple[str, ...], str] = {}
+        for source, target, text in zip(inputs, targets, predictions, strict=True):
+            references.setdefault(source, []).append(target)
+            texts.setdefault(source, text)
+        scores = nlg.score([*texts.values()], [*references.values()])
+        return TextScores(scores.values, scores.missing)
+
     def source(self) -> dict[str, str]:
         """Return the folder of the files."""
         return {"source": "directory", "location": str(self._folder())}
@@ -148,6 +160,14 @@ class E2E(DataToText):
     def prompt_text(self, source: str, location: str) -> str:
         """Return the linearized meaning representation."""
         return linearize(source, location)
+
+    def row_inputs(self, row: Mapping[str, Any], location: str) -> tuple[str, ...]:
+        """Return the meaning representation, the column `mr` or `input`."""
+        return super().row_inputs({"input": row["mr"]} if "mr" in row else row, location)
+
+    def row_target(self, row: Mapping[str, Any], location: str) -> str | None:
+        """Return the reference text, the column `ref`."""
+        return _clean_text(row["ref"], location) if row.get("ref") else None
 
 
 def linearize(meaning: str, location: str) -> str:

@@ -75,11 +75,14 @@ class PromptedGeneration(LanguageModeling, GenerationTask):
             return self.decoding
         return replace(self.decoding, end_token=end_token(self.processor))
 
-    def prompts(self, sources: Sequence[str] | None = None) -> dict[str, list[list[int]]]:
-        """Return the token ids of the prompts, by split; see `GenerationTask.prompts`."""
-        if sources is not None:
-            rows = enumerate(sources, start=1)
-            return {"input": self._encode([self.prompt_text(row, f"row {n}") for n, row in rows])}
+    def encode_prompt(self, source: str, location: str) -> list[int]:
+        """Return the token ids of a prompt that is in no file."""
+        (ids,) = self._encode([self.prompt_text(source, location)])
+        self._check_context(ids, location)
+        return ids
+
+    def prompts(self) -> dict[str, list[list[int]]]:
+        """Return the token ids of the prompts of the test files, by split."""
         return {
             split: self._encode([prompt.text for prompt in prompts])
             for split, prompts in self.test_prompts.items()
@@ -117,7 +120,9 @@ class PromptedGeneration(LanguageModeling, GenerationTask):
         result = super().read_splits(processor)
         self.processor = processor
         self.test_prompts = self.read_prompts()
-        self._check_context()
+        for split, encoded in self.prompts().items():
+            for prompt, ids in zip(self.test_prompts[split], encoded, strict=True):
+                self._check_context(ids, prompt.location)
         return result
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -128,14 +133,12 @@ class PromptedGeneration(LanguageModeling, GenerationTask):
             for text in texts
         ]
 
-    def _check_context(self) -> None:
-        """Raise where the model's context has no room for a text after its prompt."""
+    def _check_context(self, ids: Sequence[int], location: str) -> None:
+        """Raise where the model's context has no room for a text after a prompt."""
         new, limit = self.generation.max_new_tokens, self.processor.model_max_length
-        for split, encoded in self.prompts().items():
-            for prompt, ids in zip(self.test_prompts[split], encoded, strict=True):
-                if len(ids) + new > limit:
-                    raise ValueError(
-                        f"{prompt.location}: its prompt has {len(ids)} tokens, which with "
-                        f"task.decoding.max_new_tokens={new} is more than the {limit} of the "
-                        "model; lower task.decoding.max_new_tokens."
-                    )
+        if len(ids) + new > limit:
+            raise ValueError(
+                f"{location}: its prompt has {len(ids)} tokens, which with "
+                f"task.decoding.max_new_tokens={new} is more than the {limit} of the "
+                "model; shorten it or lower task.decoding.max_new_tokens."
+            )

@@ -13,7 +13,7 @@ from pathlib import Path
 from rlora.data.examples import Examples
 from rlora.data.hub import location, read_hub
 from rlora.data.locations import DATA_VARIABLE
-from rlora.data.tsv import class_label, read_tsv, score_label
+from rlora.data.tsv import read_tsv
 from rlora.tasks.text_classification import TextClassification
 
 log = logging.getLogger(__name__)
@@ -83,6 +83,11 @@ class GLUE(TextClassification):
         """Names of the text columns; files without a header take them from the hub."""
         return tuple(map(str, self.text if self.header else self.hub_text or self.text))
 
+    @property
+    def label_column(self) -> str:
+        """Name of the label's column; files without a header take it from the hub."""
+        return str(self.label) if self.header else super().label_column
+
     def group_fields(self) -> Sequence[int] | None:
         """Return the positions of `groups` among the text fields."""
         if self.groups is None:
@@ -134,18 +139,13 @@ class GLUE(TextClassification):
                 labeled=labeled,
                 incomplete_rows=self.incomplete_rows,
             )
-        if self.labels is not None:
-            parse_label = class_label(self.labels)
-        else:
-            low, high = self.score_range or (0.0, 0.0)
-            parse_label = score_label(low, high)
         return read_tsv(
             directory / files["file"],
             text=self.text if labeled else self.unlabeled_text or self.text,
             label=self.label if labeled else None,
             # The unlabeled files have a header even where, as in CoLA, the labeled ones have none.
             header=self.header or not labeled,
-            parse_label=parse_label,
+            parse_label=self.parse_label(),
             incomplete_rows=self.incomplete_rows,
         )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlora.data.locations import data_folder
-from rlora.data.questions import Question, read_questions
+from rlora.data.questions import Question, final_answer, read_questions
 from rlora.data.split_plan import SplitResult
 from rlora.data.splits import normalize
 from rlora.io.atomic import write_atomically
@@ -92,6 +92,37 @@ class QuestionAnswering(PromptedGeneration):
         """Return a question in its prompt."""
         return self._prompt(Question(source, "", "", "", location))
 
+    def row_inputs(self, row: Mapping[str, Any], location: str) -> tuple[str, ...]:
+        """Return the question: the column `question`, `instruction` or `input`."""
+        if "instruction" in row and row.get("input"):
+            raise ValueError(
+                f"{location}: it has an instruction and an input, expected one of them; join both "
+                "under input"
+            )
+        name = next((name for name in ("question", "instruction") if name in row), "input")
+        inputs = super().row_inputs({"input": row[name]} if name in row else row, location)
+        if not inputs[0].strip():
+            raise ValueError(f"{location}: its {name} is empty")
+        return inputs
+
+    def row_target(self, row: Mapping[str, Any], location: str) -> str | None:
+        """Return the final answer, from the column `answer`; it has the form of a test set."""
+        if row.get("answer") in (None, ""):
+            return None
+        answer = final_answer(row, location)
+        self._form(answer, location)
+        return answer
+
+    def score_rows(
+        self, inputs: Sequence[tuple[str, ...]], targets: Sequence[str], predictions: Sequence[str]
+    ) -> TextScores:
+        """Return the accuracy of the final answers."""
+        correct = [
+            _judged(text, target, self._form(target, "answer"), "answer")[1]
+            for target, text in zip(targets, predictions, strict=True)
+        ]
+        return TextScores({"accuracy": sum(correct) / len(correct)})
+
     def read_splits(self, processor: Any) -> SplitResult:
         """Read the splits, and count the test questions that are in the training files.
 
@@ -168,13 +199,23 @@ class QuestionAnswering(PromptedGeneration):
         form = next(
             test["answer"] for name, test in self.tests.items() if self._split(name) == split
         )
-        judged = []
-        for prompt, output in zip(self.test_prompts[split], outputs, strict=True):
-            reference = prompt.references[0]
-            answer = _extract(answers.response(output), form, reference)
-            expected = _expected(reference, form, prompt.location)
-            judged.append((answer, answers.is_correct(answer, expected)))
-        return judged
+        return [
+            _judged(output, prompt.references[0], form, prompt.location)
+            for prompt, output in zip(self.test_prompts[split], outputs, strict=True)
+        ]
+
+    def _form(self, answer: str, location: str) -> str | list[str]:
+        """Return the form of the first test set that a reference answer has."""
+        errors = []
+        for test in self.tests.values():
+            try:
+                _expected(answer, test["answer"], location)
+            except ValueError as error:
+                errors.append(error)
+            else:
+                form: str | list[str] = test["answer"]
+                return form
+        raise errors[0]
 
     def _split(self, name: str) -> str:
         return "test" if len(self.tests) == 1 else f"test_{name}"
@@ -190,6 +231,14 @@ class QuestionAnswering(PromptedGeneration):
 
     def _folder(self) -> Path:
         return data_folder(self.path, self.folder, self._file_names(), self.origin)
+
+
+def _judged(
+    output: str, reference: str, form: str | list[str], location: str
+) -> tuple[float | str | None, bool]:
+    """Return the final answer of an output, and whether it is correct."""
+    answer = _extract(answers.response(output), form, reference)
+    return answer, answers.is_correct(answer, _expected(reference, form, location))
 
 
 def _extract(output: str, form: str | list[str], reference: str) -> float | str | None:

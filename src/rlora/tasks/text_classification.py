@@ -1,12 +1,15 @@
 """Classification or regression of a text or a pair of texts: everything but reading the data."""
 
+import json
+import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
@@ -16,6 +19,8 @@ from rlora.data.examples import Examples
 from rlora.data.split_plan import SplitPlan, SplitResult
 from rlora.data.splits import normalize
 from rlora.data.tokenize import cached_tokens
+from rlora.data.tsv import ParseLabel, class_label, located_label, score_label
+from rlora.tasks.base import TextScores
 from rlora.tasks.submissions import format_prediction, write_table
 from rlora.tasks.supervised import SupervisedTask
 from rlora.tasks.text_task import TextTask
@@ -144,6 +149,39 @@ class TextClassification(SupervisedTask, TextTask):
             "metrics": list(self.metrics),
             **self.source(),
         }
+
+    @property
+    def label_column(self) -> str:
+        """Name of the column of the labels in a file to predict."""
+        return "label"
+
+    def parse_label(self) -> ParseLabel:
+        """Return the function from a label's text to its id, or to a score in `score_range`."""
+        if self.labels is not None:
+            return class_label(self.labels)
+        low, high = self.score_range or (-math.inf, math.inf)
+        return score_label(low, high)
+
+    def row_target(self, row: Mapping[str, Any], location: str) -> float | int | None:
+        """Return the class id or the score of a row to predict, or None where it has none."""
+        value = row.get(self.label_column)
+        if value is None or value == "":
+            return None
+        text = value if isinstance(value, str) else json.dumps(value)
+        return located_label(text, self.parse_label(), location)
+
+    def score_rows(
+        self,
+        inputs: Sequence[tuple[str, ...]],
+        targets: Sequence[float | int],
+        predictions: Sequence[Any],
+    ) -> TextScores:
+        """Return the task's metrics."""
+        if self.labels is not None:
+            predictions = [*map(class_label(self.labels), predictions)]
+        metrics = self.new_metrics()
+        metrics.update(torch.tensor(predictions), torch.tensor(targets))
+        return TextScores({name: float(value) for name, value in metrics.compute().items()})
 
     # Hooks of `TextTask`.
 
