@@ -53,6 +53,12 @@ def test_plain_text(write):
     assert references == [["a1", "a2"], ["b1"], ["c1", "c2"]]
 
 
+def test_blank_lines_after_the_last_segment_do_not_count(write):
+    references = write("refs.txt", "a1\n\nb1\n\n\n")
+    rows, groups = read_pairs(write("out.txt", "\ufeffA.\r\n\r\n\r\n \r\n"), references)
+    assert ([row.text for row in rows], len(groups)) == (["A.", ""], 2)
+
+
 def test_plain_outputs_against_a_table(write):
     rows, references = read_pairs(write("out.txt", "A.\nB.\n"), write("refs.csv", REFERENCES))
     assert [len(group) for group in references] == [2, 1]

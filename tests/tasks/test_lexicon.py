@@ -69,6 +69,12 @@ def test_case_zero_sums_and_short_entries(tmp_path):
     file.write_text("good\t1\n")
     with pytest.raises(ValueError, match=r"vader_lexicon\.txt, line 1: 2 columns, expected word"):
         read_lexicon(file)
+    file.write_text("good\t1\t1\t[NaN]\n")
+    with pytest.raises(ValueError, match=r"line 1: .* a list of ratings"):
+        read_lexicon(file)
+    file.write_bytes(b"\xef\xbb\xbffine\t1\t1\t[1]\r\ncaf\xe9\t1\t1\t[1]\r\n")
+    with pytest.raises(ValueError, match=r"line 2: byte 4 of the line \(0xe9\) is not UTF-8"):
+        read_lexicon(file)
 
 
 def test_invalid_settings_raise(build_task):

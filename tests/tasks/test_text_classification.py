@@ -199,6 +199,38 @@ def test_without_an_unlabeled_file_there_is_no_loader(ready, rte):
     assert ready().predict_loaders() == {}
 
 
+def test_a_hub_row_without_a_label_is_named(monkeypatch):
+    monkeypatch.setattr(hub, "load_split", lambda *_: {"a": ["x", "y"], "label": [1, None]})
+    with pytest.raises(ValueError, match=r"nyu-mll/glue@.*/rte, train: row 2 has no label"):
+        hub.read_hub("rte", "train", text=["a"], labeled=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "target"),
+    [
+        ("rte", {"label": "not_entailment"}, 1),
+        ("rte", {"label": ""}, None),
+        ("rte", {}, None),
+        ("sst2", {"label": 1}, 1),
+        ("mrpc", {"Quality": "1", "label": "x"}, 1),
+        ("cola", {"label": "0"}, 0),
+        ("stsb", {"score": 2.5}, 2.5),
+    ],
+)
+def test_labels_of_rows_to_predict_have_the_names_of_the_files(build_task, name, row, target):
+    assert build_task(name).row_target(row, "in") == target
+
+
+def test_predicted_rows_are_scored_by_the_metrics_of_the_task(build_task):
+    task = build_task("mrpc")
+    scores = task.score_rows([()] * 4, [1, 1, 0, 0], ["1", "0", "0", "1"]).values
+    assert scores == pytest.approx({"accuracy": 0.5, "f1": 0.5})
+    scores = build_task("stsb").score_rows([()] * 3, [0.0, 1.0, 5.0], [2.0, 3.0, 7.0]).values
+    assert scores == pytest.approx({"pearson": 1.0, "spearman": 1.0})
+    with pytest.raises(ValueError, match=r"in, line 2: label 'maybe', expected one of"):
+        build_task("rte").row_target({"label": "maybe"}, "in, line 2")
+
+
 def test_hub_rows(build_task, tokenizer, tmp_path, monkeypatch):
     monkeypatch.delenv("RLORA_DATA", raising=False)
     requested = []

@@ -62,6 +62,8 @@ def read_hub(
     if not labeled:
         return Examples(texts)
     labels = list(data["label"])
+    if None in labels:
+        raise ValueError(f"{location(subset)}, {split}: row {labels.index(None) + 1} has no label.")
     rows = [
         row for row, fields in enumerate(texts) if all(field and field.strip() for field in fields)
     ]

@@ -37,14 +37,15 @@ def read_questions(file: Path) -> list[Question]:
     """Read the questions of a file.
 
     It holds GSM8K's rows (question, answer) or LLM-Adapters' (instruction, input, output, answer),
-    as JSON lines where its name ends in .jsonl, else as a JSON list. In GSM8K's rows the final
-    answer follows "####"; an answer without it is the final one as a whole.
+    as JSON lines where its name ends in .jsonl or .ndjson, else as a JSON list. In GSM8K's rows the
+    final answer follows "####"; an answer without it is the final one as a whole.
 
     Raises:
         ValueError: The file is neither or has no rows, or a row lacks a field or holds another type
             there; the message names file and row.
     """
-    rows = read_json_lines(file) if file.suffix == ".jsonl" else _list_rows(file)
+    is_lines = file.suffix.lower() in (".jsonl", ".ndjson")
+    rows = read_json_lines(file) if is_lines else _list_rows(file)
     questions = [_question(row, location) for location, row in rows]
     if not questions:
         raise ValueError(f"{file} has no rows; put a complete file under task.path.")

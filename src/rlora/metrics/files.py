@@ -45,6 +45,8 @@ def read_pairs(outputs: Path, references: Path) -> tuple[list[Row], list[list[st
     groups = read_references(references)
     if rows and rows[0].source is not None and groups and groups[0][0].source is not None:
         return rows, _references_by_source(rows, groups, outputs, references)
+    while len(rows) > len(groups) and not rows[-1].text:  # blank lines after the last output
+        rows.pop()
     if len(rows) != len(groups):
         raise ValueError(
             f"{outputs} has {len(rows)} outputs and {references} references for {len(groups)} "

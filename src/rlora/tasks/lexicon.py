@@ -7,13 +7,13 @@ are word, mean, standard deviation and the ten ratings.
 
 import importlib.metadata
 import importlib.util
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlora.data.examples import Examples
 from rlora.data.splits import generator
+from rlora.io.json_values import parse_json
 from rlora.io.rows import read_lines
 from rlora.tasks.text_classification import TextClassification
 
@@ -50,7 +50,7 @@ def lexicon_file(path: str | Path | None = None) -> Path:
 def _ratings(line: str, file: Path, number: int) -> tuple[str, list[float]]:
     cells = line.split("\t")
     try:
-        ratings = json.loads(cells[3])
+        ratings = parse_json(cells[3], "")
         return cells[0], [float(rating) for rating in ratings]
     except (IndexError, TypeError, ValueError):
         raise ValueError(
