@@ -23,6 +23,7 @@ OTHER_CHOICES = {
     "scaling": ("alpha/(r sqrt(n))",),
 }
 OTHER_CHOICES["config"] = ({"peft_type": "LORA", "r": 4},)
+OTHER_CHOICES["saved"] = ({"peft_type": "LORA", "r": 4, "target_modules": ["query"]},)
 
 
 @pytest.fixture(params=ADAPTERS)

@@ -98,6 +98,7 @@ class AdapterSet(ABC):
     def __post_init__(self) -> None:
         saving.mark(self.model)
         if self.layers:
+            saving.keep_layers_called(self.model, self.layers)
             saving.save_merged_from_now_on(self)
 
     @property

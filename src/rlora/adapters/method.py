@@ -153,7 +153,7 @@ class RankedMethod(LinearMethod, _Rank):
         if self.rank > limit:
             raise ValueError(
                 f"adapter.rank={self.rank} is above min(in, out) = {limit} of {tightest.name}: "
-                f"set it to 1..{limit}"
+                f"set it to 1..{limit}, or leave that layer out of adapter.targets"
             )
 
 

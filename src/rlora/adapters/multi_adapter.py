@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from rlora.adapters import checkpoint
+from rlora.adapters import checkpoint, saving
 from rlora.adapters.base import Adapter
 from rlora.adapters.inject import rows_of, site_of
 from rlora.adapters.linear import AdaptedLinear
 from rlora.adapters.method import Method
-from rlora.adapters.saving import mark, refuse_adapted, refuse_saving, unwrapped
 from rlora.adapters.structure import shared_module
 from rlora.adapters.targets import find_targets, roles_of
 from rlora.ops.linear_layers import is_quantized
@@ -43,9 +42,11 @@ class MultiAdapterModel:
     """
 
     def __init__(self, model: nn.Module, fingerprint: str) -> None:
-        refuse_adapted(model)
-        mark(model)
-        refuse_saving(model, "the model has several adapters; load one of them with rlora.load")
+        saving.refuse_adapted(model)
+        saving.mark(model)
+        saving.refuse_saving(
+            model, "the model has several adapters; load one of them with rlora.load"
+        )
         self.model, self.fingerprint = model.requires_grad_(False), fingerprint
         self.names: list[str] = []
         self._merged: str | None = None
@@ -83,7 +84,7 @@ class MultiAdapterModel:
         bases = {path: layer.base for path, layer in self._layers.items()}
         bases |= {path: layer.base for path, layer in self._heads.items()}
         # names, shapes and weights of targets and heads are those of the backbone without wrappers
-        with unwrapped(self.model, bases):
+        with saving.unwrapped(self.model, bases):
             updates, head = self._load(method, Path(folder), seed)
         self._attach(name, updates, head)
 
@@ -136,6 +137,7 @@ class MultiAdapterModel:
             if path not in self._layers:
                 self._layers[path] = _Layer(layer.base, self._selection)
                 self.model.set_submodule(path, self._layers[path])
+                saving.keep_layers_called(self.model, [path])
             self._layers[path].add(name, layer)
         for owner, tensors in by_owner.items():
             if owner not in self._heads:

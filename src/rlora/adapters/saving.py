@@ -7,7 +7,7 @@ back with random weights in every adapted layer.
 import contextlib
 import functools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -65,6 +65,23 @@ def unmark(model: nn.Module) -> None:
     for module in model.modules():
         module.__dict__.pop(MARK, None)
         module.__dict__.pop(SAVE, None)
+
+
+def keep_layers_called(model: nn.Module, names: Iterable[str]) -> None:
+    """Let torch's `TransformerEncoderLayer` call the wrapped layers among its own.
+
+    In evaluation it reads the weights of its layers and calls none of them, unless one has a hook.
+    """
+    for name in names:
+        if isinstance(model.get_submodule(name.rpartition(".")[0]), nn.TransformerEncoderLayer):
+            model.get_submodule(name).register_forward_hook(_keep_output)
+            for module in model.modules():  # nested tensors are for its fast path only
+                if isinstance(module, nn.TransformerEncoder):
+                    module.use_nested_tensor = False
+
+
+def _keep_output(*_: Any) -> None:
+    """Change nothing."""
 
 
 def save_merged_from_now_on(adapters: "AdapterSet") -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from rlora.adapters.coverage import without_gates
 from rlora.adapters.method import Targets
 from rlora.ops.linear_layers import is_linear
 
@@ -36,13 +37,16 @@ def block_linears(model: nn.Module) -> list[str]:
     """Return the names of the linear layers in the transformer blocks.
 
     Blocks are the elements of an nn.ModuleList. Poolers and heads are outside of the blocks, so
-    that they are never adapted.
+    that they are never adapted. The layers of nn.MultiheadAttention are left out: it reads their
+    weights and never calls them, so that an update would have no effect.
     """
 
     def walk(module: nn.Module, prefix: str, inside: bool) -> Iterator[str]:
         inside = inside or isinstance(module, nn.ModuleList)
         for name, child in module.named_children():
             path = f"{prefix}{name}"
+            if isinstance(module, nn.MultiheadAttention):
+                continue
             if inside and is_linear(child):
                 yield path
             else:
@@ -56,8 +60,8 @@ def find_targets(model: nn.Module, targets: Targets, roles: Mapping[str, Role]) 
 
     Args:
         model: The backbone, not yet adapted.
-        targets: "all-linear", a regular expression for the whole name, or a list of roles and name
-            suffixes.
+        targets: "all-linear" (without gates of experts, see `rlora.adapters.coverage`), a regular
+            expression for the whole name, or a list of roles and name suffixes.
         roles: The family's roles; {} if it has none.
 
     Returns:
@@ -69,7 +73,7 @@ def find_targets(model: nn.Module, targets: Targets, roles: Mapping[str, Role]) 
     names = block_linears(model)
     if isinstance(targets, str):
         selected = (
-            [Target(name) for name in names]
+            [Target(name) for name in without_gates(model, names)]
             if targets == "all-linear"
             else _by_expression(names, targets)
         )
@@ -157,15 +161,10 @@ _GPT2 = {
     **{role: Role(r"attn\.c_attn", (index, 3)) for index, role in enumerate("qkv")},
     **_linears(o="attn.c_proj", fc1="mlp.c_fc", fc2="mlp.c_proj"),
 }
-_LLAMA = _linears(
-    q="self_attn.q_proj",
-    k="self_attn.k_proj",
-    v="self_attn.v_proj",
-    o="self_attn.o_proj",
-    gate="mlp.gate_proj",
-    up="mlp.up_proj",
-    down="mlp.down_proj",
+_ATTENTION = _linears(
+    q="self_attn.q_proj", k="self_attn.k_proj", v="self_attn.v_proj", o="self_attn.o_proj"
 )
+_LLAMA = _ATTENTION | _linears(gate="mlp.gate_proj", up="mlp.up_proj", down="mlp.down_proj")
 
 # keyed by the model_type of a transformers config
 FAMILIES: dict[str, dict[str, Role]] = {
@@ -177,6 +176,10 @@ FAMILIES: dict[str, dict[str, Role]] = {
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
+    # the experts are no linear layers
+    "mixtral": _ATTENTION,
+    "qwen2_moe": _ATTENTION,
+    "qwen3_moe": _ATTENTION,
 }
 
 
