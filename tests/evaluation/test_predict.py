@@ -40,6 +40,11 @@ def test_draws_without_a_posterior_over_a_classifier_are_refused(build_task, nam
         Predictor(None, None, build_task(name), torch.device("cpu"), draws=4)
 
 
+def test_a_task_that_predicts_nothing_is_refused(build_task):
+    with pytest.raises(ValueError, match="run has the task e2e_text, which neither"):
+        Predictor(None, None, build_task("e2e_text"), torch.device("cpu"))
+
+
 def test_a_generation_task_samples_no_posterior(build_task):
     with pytest.raises(ValueError, match="generates texts by its mean"):
         Predictor(None, None, build_task("e2e"), torch.device("cpu"), posterior=object(), draws=4)

@@ -12,7 +12,7 @@ ALLOWED = {
     "evaluation/generate.py": "appends lines, and drops an incomplete last one",
     "io/atomic.py": "the writer itself",
     "records/environment.py": "resets a counter in /proc",
-    "records/study.py": "appends lines under a lock, and drops an incomplete last one",
+    "records/study_file.py": "appends lines under a lock, and drops an incomplete last one",
 }
 
 

@@ -138,6 +138,8 @@ def test_standard_input_is_answered_as_it_comes(trained, root):
             ["run={run}", "input={file}", "device=tpux"],
             "device=tpux is invalid: expected auto, cpu or cuda",
         ),
+        (["run={run}", "input={file}", "device=meta"], "device=meta is invalid"),
+        (["run={run}", "input={file}", "device=cuda:99"], "device=cuda:99 does not exist on this"),
         (["run={run}", "input={file}", "format=jsonl"], "line 1 is not valid JSON"),
         (["run={run}", "input={file}", "format=csv"], "line 2 has no text under text: it has good"),
         (["run={run}", "input={file}", "run=other"], "a key is given twice"),

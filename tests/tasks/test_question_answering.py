@@ -223,6 +223,10 @@ def test_test_questions_in_the_training_data_are_reported(gsm8k, tmp_path, caplo
             {"tests": {"x": {"file": "f", "answer": "color"}}},
             "task.tests.x.answer=color is unknown",
         ),
+        ({"tests": {"x": {"file": "f", "answer": [True]}}}, "answer=.*quote each"),
+        ({"tests": {"x": {"file": "f", "answer": []}}}, "expected a list of choices"),
+        ({"tests": {"x": {"file": "f"}}}, "task.tests.x needs the keys file and answer"),
+        ({"tests": {}}, "expected at least one test set"),
     ],
 )
 def test_wrong_settings(build_task, change, message):

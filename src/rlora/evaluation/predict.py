@@ -75,6 +75,11 @@ class Predictor:
         self.backbone, self.adapters = backbone, adapters
         self.task, self.device = task, device
         self.posterior = posterior
+        if not isinstance(task, GenerationTask | TextClassification):
+            raise ValueError(
+                f"run has the task {task.name}, which neither classifies texts nor generates them: "
+                "expected a run of another task"
+            )
         samples = posterior is not None and not isinstance(task, GenerationTask)
         if draws and not samples:
             reason = "has no posterior" if posterior is None else "generates texts by its mean"

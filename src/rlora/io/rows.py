@@ -122,7 +122,7 @@ def csv_rows(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, list[str
     Raises:
         ValueError: A quotation mark has no partner, or a row has another width than the first.
     """
-    width, read = 0, 0
+    width, read, spanning = 0, 0, 0
     recent: list[str] = []  # lines of the current row
 
     def feed() -> Iterator[str]:
@@ -141,21 +141,25 @@ def csv_rows(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, list[str
         read = reader.line_num
         lines, recent[:] = list(recent), []
         if cells is None:
-            return
+            break
         if not "".join(cells).strip() and len(cells) < max(width, 2):
             continue
         width = width or len(cells)
         if len(lines) > 1 and width > 1 and any(part.count(",") == width - 1 for part in lines[1:]):
-            log.warning(
-                "%s, lines %d to %d: they are one row, because a quoted field spans them; if each "
-                "is a row, remove the stray quotation mark.",
-                name,
-                first,
-                read,
-            )
+            spanning += 1
+            if spanning == 1:
+                log.warning(
+                    "%s, lines %d to %d: they are one row, because a quoted field spans them; if "
+                    "each is a row, remove the stray quotation mark.",
+                    name,
+                    first,
+                    read,
+                )
         if len(cells) != width:
             raise ValueError(f"{name}, line {first}: {len(cells)} columns, expected {width}")
         yield first, cells
+    if spanning > 1:
+        log.warning("%s: %d more rows span several lines.", name, spanning - 1)
 
 
 def tsv_rows(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, list[str]]]:

@@ -185,18 +185,25 @@ def load_predictor(arguments: Arguments) -> Predictor:
     Raises:
         ValueError: The run cannot be loaded, or the device does not exist.
     """
-    auto = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(auto if arguments.device == "auto" else arguments.device)
-    except RuntimeError:
-        raise ValueError(
-            f"device={arguments.device} is invalid: expected auto, cpu or cuda"
-        ) from None
+    device = _device(arguments.device)
     run = load_run(Path(arguments.run))
     task = build(run.config["task"])
     return Predictor(
         run.backbone, run.adapters, task, device, posterior=run.posterior, draws=arguments.draws
     )
+
+
+def _device(name: str) -> torch.device:
+    cuda = torch.cuda.is_available()
+    try:
+        device = torch.device(("cuda" if cuda else "cpu") if name == "auto" else name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device={name} is invalid: expected auto, cpu or cuda")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device={name} does not exist on this machine: set device=auto or cpu")
+    return device
 
 
 @contextlib.contextmanager

@@ -115,6 +115,10 @@ class DataToText(PromptedGeneration):
         """Return the files of all splits."""
         return [self._folder() / name for name in self.files.values()]
 
+    def row_target(self, row: Mapping[str, Any], location: str) -> str | None:
+        """Return the reference text, the column `ref`."""
+        return _clean_text(row["ref"], location) if row.get("ref") else None
+
     def score_rows(
         self, inputs: Sequence[tuple[str, ...]], targets: Sequence[str], predictions: Sequence[str]
     ) -> TextScores:
@@ -164,10 +168,6 @@ class E2E(DataToText):
     def row_inputs(self, row: Mapping[str, Any], location: str) -> tuple[str, ...]:
         """Return the meaning representation, the column `mr` or `input`."""
         return super().row_inputs({"input": row["mr"]} if "mr" in row else row, location)
-
-    def row_target(self, row: Mapping[str, Any], location: str) -> str | None:
-        """Return the reference text, the column `ref`."""
-        return _clean_text(row["ref"], location) if row.get("ref") else None
 
 
 def linearize(meaning: str, location: str) -> str:

@@ -59,14 +59,23 @@ class QuestionAnswering(PromptedGeneration):
                 f"task.template={self.template} is unknown; "
                 f"set task.template to one of {templates}."
             )
+        if not self.tests:
+            raise ValueError("task.tests={} is invalid: expected at least one test set")
         for name, test in self.tests.items():
-            if not isinstance(test["answer"], list) and test["answer"] not in ("number", "letter"):
+            if not {"file", "answer"} <= test.keys():
+                raise ValueError(f"task.tests.{name} needs the keys file and answer")
+            form = test["answer"]
+            if isinstance(form, list):
+                if not form or not all(isinstance(choice, str) and choice for choice in form):
+                    raise ValueError(
+                        f"task.tests.{name}.answer={form} is invalid: expected a list of choices; "
+                        'quote each, as in ["true", "false"]'
+                    )
+            elif form not in ("number", "letter"):
                 raise ValueError(
-                    f"task.tests.{name}.answer={test['answer']} is unknown; set it to number, "
-                    "letter or a list of choices."
+                    f"task.tests.{name}.answer={form} is unknown; set it to number, letter or a "
+                    "list of choices."
                 )
-            if test["answer"] == []:
-                raise ValueError(f"task.tests.{name}.answer=[] is empty; list the choices.")
 
     def read(self) -> dict[str, list[Pair]]:
         """Return every training question with its full answer."""
