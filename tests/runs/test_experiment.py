@@ -1,6 +1,7 @@
 """Runs in this process: failures, evaluating and resuming saved runs, optional parts."""
 
 import json
+import time
 from importlib.metadata import version
 
 import pytest
@@ -10,7 +11,10 @@ from safetensors.torch import load_file
 
 from rlora.adapters import checkpoint
 from rlora.config.allowlist import CONFIG_FORMAT
+from rlora.config.job import Job
 from rlora.records.record import read_record
+from rlora.runs.plan import resolve
+from rlora.training.callbacks.recorder import Recorder
 from rlora.training.module import FineTuning
 
 pytestmark = pytest.mark.filterwarnings(
@@ -201,6 +205,112 @@ def test_resuming_within_an_epoch_is_exact(tiny_run, tmp_path):
         for folder in (whole, resumed)
     ]
     assert same(*ends)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "optimizer.lr=1e-5",
+        "optimizer.weight_decay=0.3",
+        "optimizer.betas=[0.8,0.9]",
+        "scheduler=constant",
+        "scheduler.warmup=0.5",
+        "adapter.alpha=3",
+        "adapter=lora",
+        "regularizer=pac_bayes",
+        "task.batch_size=10",
+        "task.train_size=30",
+        "task=sst2",
+        "seed=7",
+        "trainer.precision=bf16-mixed",
+        "trainer=bf16",
+        "trainer.accumulate_grad_batches=2",
+        "trainer.gradient_clip_val=0.5",
+        "~trainer.gradient_clip_val",
+        "+trainer.limit_train_batches=1",
+        "trainer={max_epochs:4}",
+        "experiment=compare_adapters",
+        "debug=overfit",
+    ],
+)
+@pytest.mark.parametrize("file", ["", "checkpoints/best.ckpt"])
+def test_a_resumed_run_refuses_other_options(compose, tmp_path, finished, file, override):
+    path = f"ckpt_path='{finished / file}'"
+    words = [path, override]
+    composed = compose(*words, folder=tmp_path)
+    with pytest.raises(ValueError, match="a resumed run keeps its options, here") as caught:
+        resolve(composed.config, Job(tmp_path, composed.choices, words))
+    message = str(caught.value)
+    assert message.startswith(f"{override} is invalid with ckpt_path={finished / file}")
+    assert "it may change trainer.max_epochs" in message
+    assert f"set ckpt_path={finished / 'adapter'}" in message
+
+
+def test_a_resumed_run_accepts_its_own_options(tiny_job, tmp_path, finished):
+    changed = ("trainer.max_epochs=4", "task.eval_batch_size=7", "trainer.log_every_n_steps=3")
+    equal = ("optimizer=adamw", "adapter=rlora", "optimizer.weight_decay=0", "seed=0")
+    job = tiny_job(f"ckpt_path='{finished}'", *changed, *equal, folder=tmp_path)
+    config = resolve(*job).config
+    saved = read_record(finished).config
+    assert config["trainer"]["max_epochs"] == 4
+    assert config["task"] == saved["task"] | {"eval_batch_size": 7}
+    for section in ("optimizer", "scheduler", "adapter", "model", "regularizer", "seed"):
+        assert config[section] == saved[section]
+
+
+def test_a_resumed_run_keeps_its_callbacks(tiny_run, tiny_job, tmp_path):
+    stopped, resumed = tmp_path / "stopped", tmp_path / "resumed"
+    early = ("callbacks=early_stopping", "callbacks.early_stopping.patience=2")
+    tiny_run(*early, "trainer.max_epochs=1", "test=false", folder=stopped)
+    config = resolve(*tiny_job(f"ckpt_path='{stopped}'", folder=resumed)).config
+    assert config["callbacks"]["early_stopping"]["patience"] == 2
+    assert config["callbacks"]["best"]["dirpath"] == f"{resumed}/checkpoints"
+
+
+def test_a_run_resumed_with_more_epochs_follows_the_longer_schedule(
+    tiny_run, tmp_path, finished, monkeypatch
+):
+    rates = []
+    begin = FineTuning.on_train_batch_start
+
+    def on_train_batch_start(self, batch, batch_idx):
+        rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
+        begin(self, batch, batch_idx)
+
+    monkeypatch.setattr(FineTuning, "on_train_batch_start", on_train_batch_start)
+    tiny_run("trainer.max_epochs=6", folder=tmp_path / "whole")
+    whole = list(rates)
+    rates.clear()
+    tiny_run("trainer.max_epochs=6", f"ckpt_path='{finished}'", folder=tmp_path / "resumed")
+    assert rates == whole[9:]
+    record = read_record(tmp_path / "resumed")
+    assert record.config["trainer"]["max_epochs"] == 6
+    assert record.training.epochs == 6
+
+
+def test_a_run_is_not_resumed_on_other_data(tiny_run, tmp_path, finished, small_lexicon):
+    other = tmp_path / "vader_lexicon.txt"
+    other.write_text("other" + small_lexicon.read_text())  # changes the first word
+    options = ("trainer.max_epochs=4", f"ckpt_path='{finished}'", f"task.path='{other}'")
+    with pytest.raises(ValueError, match="was trained on other data"):
+        tiny_run(*options, folder=tmp_path / "resumed")
+
+
+def test_the_seconds_of_a_resumed_run_include_earlier_sessions(tiny_run, tmp_path, monkeypatch):
+    begun, resumed = tmp_path / "begun", tmp_path / "resumed"
+    wait = Recorder.on_train_epoch_start
+
+    def slow(self, trainer, module):
+        wait(self, trainer, module)
+        time.sleep(1.0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "on_train_epoch_start", slow)
+        tiny_run("trainer.max_epochs=1", "test=false", folder=begun)
+    tiny_run("trainer.max_epochs=2", f"ckpt_path='{begun}'", folder=resumed)
+    first, second = read_record(begun), read_record(resumed)
+    assert second.training.seconds > first.training.seconds > 1
+    assert second.run.seconds > second.training.seconds
 
 
 def test_an_unfinished_run_can_be_evaluated(tiny_run, tmp_path, breaks, monkeypatch):

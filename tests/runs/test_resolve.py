@@ -2,6 +2,8 @@
 
 import copy
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -35,7 +37,12 @@ SAVED = {
 }
 COMPOSED = {
     "model": {"path": "here"},
-    "task": {"name": "lexicon", "batch_size": 32, "dev": {"test": {"file": "other.tsv"}}},
+    "task": {
+        "name": "lexicon",
+        "decoding": {"beams": 2},
+        "batch_size": 32,
+        "dev": {"test": {"file": "other.tsv"}},
+    },
     "adapter": {"rank": 8, "alpha": 16, "core": False},
     "seed": 0,
     "regularizer": {"weight": 2},
@@ -64,7 +71,7 @@ TRUE_PRECISIONS = ("bf16-true", "16-true", "64-true", "transformer-engine")
 
 
 def restored(*overrides, resume=False):
-    saved = SavedRun(None, None, None, SAVED)
+    saved = SavedRun(Path("saved"), None, Path("saved/checkpoints/last.ckpt"), SAVED)
     return restore_sections(COMPOSED, CHOICES, saved, overrides, resume=resume)
 
 
@@ -135,16 +142,28 @@ def test_the_seed_on_the_command_line_wins():
     assert restored()[0]["seed"] == 3
 
 
-def test_training_settings_on_the_command_line_win_when_resuming():
-    config, _ = restored("trainer.max_epochs=2", "optimizer.lr=0.1", resume=True)
+def test_resuming_changes_the_end_of_the_run_and_refuses_its_options():
+    config, _ = restored("trainer.max_epochs=2", resume=True)
     assert config["trainer"]["max_epochs"] == 2
-    assert config["optimizer"] == {"lr": 0.1}
     assert config["scheduler"] == SAVED["scheduler"]
+    for override in ("optimizer.lr=0.1", "task=lexicon", "~adapter.rank", "+adapter.core=false"):
+        with pytest.raises(ValueError, match=f"{re.escape(override)} is invalid with ckpt_path"):
+            restored(override, resume=True)
+
+
+def test_resuming_accepts_the_saved_options():
+    same = {**COMPOSED, "optimizer": {"lr": 0.5}, "seed": 3, "adapter": {"rank": 4, "alpha": 8.0}}
+    saved = SavedRun(Path("saved"), None, Path("saved/checkpoints/last.ckpt"), SAVED)
+    words = ["optimizer.lr=5e-1", "seed=3", "adapter.alpha=8.0", "~adapter.core", "task=rte"]
+    config, _ = restore_sections(same, {**CHOICES, "task": "rte"}, saved, words, resume=True)
+    assert config["task"] == SAVED["task"]
+    assert config["adapter"] == SAVED["adapter"]
 
 
 def test_no_argument_is_changed():
     before = json.dumps([COMPOSED, CHOICES, SAVED])
-    restored("task.dev.test.file=other.tsv", "trainer.max_epochs=2", "seed=0", resume=True)
+    restored("task.dev.test.file=other.tsv", "trainer.max_epochs=2", "seed=0")
+    restored("task.decoding.beams=2", "trainer.max_epochs=2", resume=True)
     assert json.dumps([COMPOSED, CHOICES, SAVED]) == before
 
 
@@ -198,10 +217,12 @@ def test_without_a_saved_run_the_plan_is_the_composed_config(planned, tmp_path):
 @pytest.mark.parametrize("train", [True, False])
 def test_the_plan_of_a_saved_run(planned, saved_run, tmp_path, train):
     switch = f"train={str(train).lower()}"
-    composed, plan = planned(switch, f"ckpt_path='{saved_run}'", "adapter.alpha=9")
+    own = "trainer.enable_progress_bar=true" if train else "adapter.alpha=9"
+    composed, plan = planned(switch, f"ckpt_path='{saved_run}'", own)
     assert plan.saved.checkpoint.name == ("last.ckpt" if train else "best.ckpt")
     assert plan.choices["adapter"] == "lora"
-    assert (plan.config["adapter"]["rank"], plan.config["adapter"]["alpha"]) == (2, 9)
+    assert plan.config["adapter"]["rank"] == 2
+    assert (plan.config["adapter"]["alpha"] == 9) != train
     assert plan.config["seed"] == 5
     epochs = composed.config["trainer"]["max_epochs"]
     assert epochs != 7

@@ -26,7 +26,7 @@ class Run:
         seed: Seed of the run.
         directory: Run folder.
         started: Start time, ISO 8601 in UTC.
-        seconds: Wall time.
+        seconds: Wall time, including the sessions that a resumed run continues.
         command: Overrides of the command line.
         trained: Whether the run trained.
         from_checkpoint: The `ckpt_path` it started from.

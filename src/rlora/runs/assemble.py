@@ -32,10 +32,6 @@ class Moment:
     utc: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
     clock: float = field(default_factory=time.perf_counter)
 
-    def elapsed(self) -> float:
-        """Return the seconds since then."""
-        return time.perf_counter() - self.clock
-
 
 @dataclass(frozen=True)
 class Parts:
@@ -104,7 +100,7 @@ def assemble(
         _start_from_prior(module, prior, config, backbone.fingerprint)
     if config["certify"]:
         certify.check(module, plan.certificate)
-    recorder = Recorder()
+    recorder = Recorder(started.clock)
     # last, because loggers start here: what fails before leaves no run in W&B
     trainer = make_trainer(config, plan.choices, task, adapters, recorder)
     return Parts(plan, task, backbone, adapters, module, trainer, recorder, console, started)

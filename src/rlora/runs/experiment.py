@@ -256,7 +256,7 @@ def _record(
             seed=config["seed"],
             directory=str(job.directory),
             started=parts.started.utc.isoformat(timespec="seconds"),
-            seconds=parts.started.elapsed(),
+            seconds=parts.recorder.run_seconds(),
             command=job.overrides,
             trained=config["train"],
             from_checkpoint=config["ckpt_path"],

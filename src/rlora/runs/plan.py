@@ -1,20 +1,20 @@
 """The plan of a run: the config with all changes by `ckpt_path` and a prior, checked."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rlora.config.allowlist import check_targets
 from rlora.config.build import build
+from rlora.config.flatten import move_paths
 from rlora.config.job import Job, check_job
 from rlora.evaluation import prior_run
 from rlora.records.identity import Identity
 from rlora.regularizers.certificate import CertificateOptions
 from rlora.runs.identity import identify
 from rlora.runs.resume import EVALUATION_SECTIONS, TRAINING_SECTIONS, SavedRun, find_saved
-
-# Keys of `trainer` that describe the machine: a resumed run takes them from the present config.
-MACHINE_KEYS = {"accelerator", "devices", "num_nodes", "strategy", "default_root_dir"}
+from rlora.runs.resumed import MACHINE_KEYS, check_overrides
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,10 @@ def restore_sections(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the config with the saved run's sections, changed by the command line.
 
-    A group on the command line (`task=rte`) is taken as composed. A single key
-    (`task.batch_size=8`) changes the saved section. Everything else in these sections is as it was
-    saved. The arguments are left unchanged.
+    For an evaluation, a group on the command line (`task=rte`) is taken as composed, and a single
+    key (`task.batch_size=8`) changes the saved section. A resumed run accepts only what
+    `check_overrides` allows, and restores its callbacks too. Everything else in these sections is
+    as it was saved. The arguments are left unchanged.
 
     Args:
         config: Composed, plain and resolved.
@@ -110,16 +111,37 @@ def restore_sections(
 
     Returns:
         The config and the choices.
+
+    Raises:
+        ValueError: An argument would change what the run to resume was trained with.
     """
-    keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    keys = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    if resume:
+        check_overrides(config, choices, saved, overrides)
+        saved = _with_moved_callbacks(saved, config)
+        keys -= set(TRAINING_SECTIONS)  # the check found the saved options in them
     merged, named = dict(config), dict(choices)
-    for section in TRAINING_SECTIONS if resume else EVALUATION_SECTIONS:
+    for section in (*TRAINING_SECTIONS, "callbacks") if resume else EVALUATION_SECTIONS:
         if section not in saved.config or section in keys:
             continue
         merged[section] = _restored(section, config, saved.config[section], overrides)
         if section in saved.config.get("choices", {}):
             named[section] = saved.config["choices"][section]
     return merged, named
+
+
+def _with_moved_callbacks(saved: SavedRun, config: dict[str, Any]) -> SavedRun:
+    """Return a saved run whose callbacks write to the folder of the resumed run.
+
+    Raises:
+        ValueError: A callback is none of this project.
+    """
+    if not saved.config.get("callbacks"):
+        return saved
+    folders = (saved.config["paths"]["run"], config["paths"]["run"])
+    callbacks = move_paths(saved.config["callbacks"], *map(str, folders))
+    check_targets(callbacks, str(saved.path))
+    return replace(saved, config={**saved.config, "callbacks": callbacks})
 
 
 def _restored(section: str, config: dict[str, Any], saved: Any, overrides: Sequence[str]) -> Any:

@@ -19,7 +19,7 @@ def train(parts: Parts) -> dict[str, float]:
     with both.
 
     Raises:
-        ValueError: The checkpoint has trained all epochs already.
+        ValueError: The checkpoint has trained all epochs already, or on other data.
     """
     saved, trainer = parts.plan.saved, parts.trainer
     resumed = saved.checkpoint if saved else None
@@ -28,6 +28,7 @@ def train(parts: Parts) -> dict[str, float]:
     if resumed:
         state = resume.read_checkpoint(resumed)
         _check_unfinished(parts, state)
+        _check_data(parts, state)
         parts.module.resume_from(state)
     try:
         trainer.fit(parts.module, ckpt_path=resumed, weights_only=True)
@@ -77,6 +78,16 @@ def _check_unfinished(parts: Parts, state: dict[str, Any]) -> None:
         raise ValueError(
             f"ckpt_path={config['ckpt_path']} has trained {epochs} of trainer.max_epochs={limit} "
             "epochs: set a higher trainer.max_epochs to resume, or train=false to evaluate"
+        )
+
+
+def _check_data(parts: Parts, state: dict[str, Any]) -> None:
+    """Refuse to resume on other data; the record would hold the scores of a mixture."""
+    data = parts.task.fingerprint
+    if state["rlora"].get("data", data) != data:  # checkpoints of earlier versions have none
+        raise ValueError(
+            f"ckpt_path={parts.plan.config['ckpt_path']} was trained on other data: restore the "
+            "files of task.path to resume, or start a new run"
         )
 
 

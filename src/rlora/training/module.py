@@ -23,6 +23,7 @@ from rlora.tasks.base import Task
 from rlora.training import checkpoints
 from rlora.training.attention_masks import known_padding
 from rlora.training.averages import GradientWindow, TargetMean
+from rlora.training.optimizers import follow_schedule
 
 log = logging.getLogger(__name__)
 
@@ -156,10 +157,12 @@ class FineTuning(L.LightningModule):
             return self.model(**batch["inputs"])
 
     def on_train_start(self) -> None:
-        """Log a step at least once per epoch, where epochs are shorter than the interval."""
+        """Log each epoch at least once, and set the rates of a run resumed with more epochs."""
         trainer: Any = self.trainer  # whose class does not declare the attribute
         steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
         trainer.log_every_n_steps = min(trainer.log_every_n_steps, steps)
+        for config in trainer.lr_scheduler_configs:
+            follow_schedule(config.scheduler)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed the step's dropout."""
@@ -264,6 +267,7 @@ class FineTuning(L.LightningModule):
         checkpoint["rlora"] = {
             "format": checkpoints.CHECKPOINT_FORMAT,
             "compatibility": self.compatibility,
+            "data": self.task.fingerprint,
             "config": self.run_config,
             "prior_facts": self.regularizer.prior_facts,
         }

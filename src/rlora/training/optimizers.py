@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 import transformers
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 LARGEST = torch.finfo(torch.float32).max
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
@@ -59,6 +59,21 @@ def adamw(
                     }
                 )
     return torch.optim.AdamW(groups, betas=(betas[0], betas[1]), eps=eps)
+
+
+def follow_schedule(scheduler: LRScheduler) -> None:
+    """Set the learning rates to those of the schedule at its present step.
+
+    A checkpoint holds the step and the rates, but not the number of all steps. A run resumed with
+    another `trainer.max_epochs` has another schedule, which it follows from its first step on. All
+    other runs have these rates already, to the bit.
+    """
+    if isinstance(scheduler, LambdaLR):
+        pairs = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        rates = [base * factor(scheduler.last_epoch) for base, factor in pairs]
+        for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        scheduler._last_lr = rates
 
 
 def schedule(

@@ -9,17 +9,25 @@ from rlora.data.batch import Batch
 from rlora.records.record import Training
 from rlora.records.scores import defined
 
+SAVED = ("history", "examples", "tokens", "step_seconds", "seconds")
+
 
 class Recorder(L.Callback):
-    """Scores by epoch, throughput and time; saved in checkpoints for resumed runs."""
+    """Scores by epoch, throughput and time; saved in checkpoints for resumed runs.
 
-    def __init__(self) -> None:
+    Args:
+        started: When the run started, by `time.perf_counter()`; None for now.
+    """
+
+    def __init__(self, started: float | None = None) -> None:
         self.history: list[dict[str, float]] = []
         self.examples = 0
         self.tokens = 0
         self.step_seconds = 0.0
         self.seconds = 0.0
         self.world_size = 1
+        self.earlier_seconds = 0.0  # wall time of the sessions before the checkpoint resumed from
+        self._started = time.perf_counter() if started is None else started
         self.best_epoch: int | None = None  # the epoch whose weights are kept, set after training
         self._epoch_started = 0.0
         self._fit_started = 0.0
@@ -72,13 +80,19 @@ class Recorder(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a checkpoint."""
-        names = ("history", "examples", "tokens", "step_seconds", "seconds")
-        return {name: getattr(self, name) for name in names}
+        state = {name: getattr(self, name) for name in SAVED}
+        return {**state, "run_seconds": self.run_seconds()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state from a checkpoint."""
-        for name, value in state_dict.items():
-            setattr(self, name, value)
+        for name in SAVED:
+            setattr(self, name, state_dict[name])
+        # checkpoints of earlier versions have the time of training only
+        self.earlier_seconds = state_dict.get("run_seconds", self.seconds)
+
+    def run_seconds(self) -> float:
+        """Return the wall time of the run so far, including the sessions that it resumes."""
+        return self.earlier_seconds + time.perf_counter() - self._started
 
     def training(self) -> Training:
         """Return the record's section on training."""
