@@ -74,7 +74,7 @@ def test_a_peft_export_computes_the_logits_of_the_run(runs, loaded, tmp_path, ca
         logits(model, expected.inputs), expected.logits, rtol=1e-4, atol=1e-5
     )
     card = (out / "README.md").read_text()
-    assert card.startswith("---\nbase_model:")
+    assert card.startswith("---\nlibrary_name: peft")
     assert f"| test/accuracy | {run.record.scores['test/accuracy']:.4f} |" in card
     assert json.loads((out / "adapter_config.json").read_text())["modules_to_save"] == [
         "classifier"

@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+from rlora.export.card import label_names
 from rlora.models import quantization
 from rlora.runs.load import TrainedRun
 
@@ -10,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 def write_merged(run: TrainedRun, folder: Path) -> None:
-    """Write backbone, adapter, head and tokenizer as a transformers folder.
+    """Write backbone, adapter, head, label names and tokenizer as a transformers folder.
 
     W' = W + dW is added in float32 and stored in the dtype of the backbone; tied weights stay tied.
     A quantized W is dequantized first, because dW was trained on top of the dequantized values.
@@ -26,5 +27,8 @@ def write_merged(run: TrainedRun, folder: Path) -> None:
     model = run.adapters.unwrap()
     # Training turns the key-value cache off; whoever loads the model expects it to be on.
     model.config.use_cache = True  # type: ignore[union-attr]
+    if names := label_names(run):
+        model.config.id2label = dict(enumerate(names))  # type: ignore[union-attr]
+        model.config.label2id = {name: i for i, name in enumerate(names)}  # type: ignore[union-attr]
     model.save_pretrained(folder)  # type: ignore[operator]
     run.backbone.processor.save_pretrained(folder)

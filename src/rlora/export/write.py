@@ -1,4 +1,4 @@
-"""A complete export in a folder: weights, config and model card."""
+"""A complete export in a folder: weights, config, tokenizer and model card."""
 
 import json
 from pathlib import Path
@@ -47,9 +47,10 @@ def write_export(
         if rank is not None:
             notes = truncate_all(run, rank, evaluate=evaluate)
         config, tensors = peft_format(
-            run.adapters, kind=run.kind, base=base_name(run), as_lora=rank is not None
+            run.adapters, kind=run.kind, base=base_name(run) or "", as_lora=rank is not None
         )
         _write_peft(folder, config, tensors)
+        run.backbone.processor.save_pretrained(folder)
     (folder / "README.md").write_text(model_card(run, name, form, notes), encoding="utf-8")
     return notes
 

@@ -72,6 +72,9 @@ def write_folder_atomically(path: Path, *, replace: bool = True) -> Iterator[Pat
         temporary.mkdir()
         yield temporary
         for file in temporary.rglob("*"):
+            if file.is_file():
+                # libraries such as safetensors write files that only their owner can read
+                file.chmod(temporary.stat().st_mode & 0o666)
             _sync(file)
         _sync(temporary)
         if replace:

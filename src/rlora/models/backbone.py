@@ -18,6 +18,7 @@ class Backbone:
         fresh: Names of newly initialized parameters: those that the checkpoint lacks or has in
             another shape, usually the head.
         fingerprint: See `rlora.ops.fingerprint`.
+        hub: Hub id of the same weights, if they come from elsewhere.
     """
 
     source: str
@@ -25,6 +26,7 @@ class Backbone:
     processor: Any
     fresh: list[str]
     fingerprint: str
+    hub: str | None = None
 
     def head_parameters(self, modules: Sequence[str]) -> list[str]:
         """Return the names of the parameters that train with an adapter.

