@@ -41,6 +41,7 @@ RULES = {
     # torchmetrics' protocol; the others score texts without torch
     "rlora.metrics.exact": (set(), {"torch", "torchmetrics", "numpy", "scipy"}),
     "rlora.integrations": ({"rlora.io"}, ANY),
+    "rlora.integrations.wandb_dashboards": ({"rlora.io", "rlora.reports.names"}, ANY),
     "rlora.config": ({"rlora.config"}, set()),
     "rlora.config.build": ({"rlora.config"}, "with hydra"),
     "rlora.records": ({"rlora.records", "rlora.config", "rlora.io.atomic"}, set()),

@@ -6,6 +6,7 @@ import pytest
 
 from rlora.integrations import wandb_dashboards
 from rlora.records.record import summary_metrics
+from rlora.reports.names import color_of
 
 
 @pytest.fixture
@@ -64,6 +65,15 @@ def test_the_report_has_the_same_panels():
         _titles(panels) for panels in wandb_dashboards.panels().values()
     ]
     assert all(grid.runsets[0].groupby == ["config.adapter"] for grid in grids)
+
+
+def test_an_adapter_has_the_color_of_all_other_reports():
+    blocks = wandb_dashboards.report("team", "rlora").blocks
+    grids = [block for block in blocks if type(block).__name__ == "PanelGrid"]
+    for grid in grids:
+        colors = {group.keys[0].value: color for group, color in grid.custom_run_colors.items()}
+        assert colors["lora"] == color_of("lora")
+        assert {group.runset_name for group in grid.custom_run_colors} == {grid.runsets[0].name}
 
 
 def test_a_wrong_project_and_a_missing_login_give_one_sentence(monkeypatch):

@@ -45,30 +45,31 @@ def markdown(folder, *arguments):
 
 def test_the_main_metric_is_the_default(text_runs):
     text = markdown(text_runs)
-    assert "| lora | 73,728 | **60.0 ± 0.0** | 1.00 |" in text
-    assert "n = 2 seeds; BLEU." in text
+    assert "| adapter | trainable parameters (adapter) | e2e (BLEU) | rank |" in text
+    assert "| lora | 73,728 | 60.0 ± 0.0 | 1.00 |" in text
+    assert "n = 2 seeds." in text
 
 
 def test_metrics_make_columns_in_the_order_of_the_argument_each_on_its_scale(text_runs):
     text = markdown(text_runs, "--metric", "NIST,BLEU", "--columns", "metric", "--baseline", "lora")
-    assert "| adapter | params | NIST | BLEU |" in text
-    assert "| rlora | 9,216 | **8.50 ± 0.00** | 50.0 ± 0.0 |" in text
+    assert "| adapter | trainable parameters (adapter) | NIST | BLEU |" in text
+    assert "| rlora | 9,216 | 8.50 ± 0.00 | 50.0 ± 0.0 |" in text
     assert "Mean ± sd in percent, except NIST; " in text
-    assert "| NIST | rlora − lora | 2 | +0.25 | [+0.25, +0.25] |" in text
+    assert "| NIST | rlora − lora | 2 | +0.25 | – | – | – |" in text
     assert "| BLEU | rlora − lora | 2 | -10.0 |" in text
     assert "| lora | 2 | 73,728 |" in text  # a run counts once in what it cost
     assert "mean |" not in text.splitlines()[2]
 
 
 def test_several_metrics_become_columns_by_default(text_runs):
-    assert "| adapter | params | e2e, BLEU | e2e, NIST |" in markdown(
-        text_runs, "--metric", "BLEU,NIST"
-    )
+    header = "| adapter | trainable parameters (adapter) | e2e (BLEU) | e2e (NIST) |"
+    assert header in markdown(text_runs, "--metric", "BLEU,NIST")
 
 
 def test_validation_shows_the_monitored_metric_of_which_smaller_is_better(text_runs):
     text = markdown(text_runs, "--split", "validation")
-    assert "| rlora | 9,216 | **2.50 ± 0.00** | 1.00 |" in text
+    assert "| rlora | 9,216 | 2.50 ± 0.00 | 1.00 |" in text
+    assert "Smaller is better: perplexity." in text
     assert "Mean ± sd; n = 2" in text
 
 
@@ -114,8 +115,8 @@ def test_figures_show_each_run_once_with_the_unit(text_runs):
         for row in series.scores_by_size(table)
         if row["row"] == "lora"
     } == {
-        ("e2e, BLEU", "%", 60.0),
-        ("e2e, NIST", "NIST", 8.25),
+        ("e2e (BLEU)", "%", 60.0),
+        ("e2e (NIST)", "NIST", 8.25),
     }
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from rlora.reports.__main__ import main
 
-CELLS = "| lora | 73,728 | **81.0 ± 1.0** | 62.3 ± 2.1 | 71.7 | 1.50 |"
+CELLS = "| lora | 73,728 | 81.0 ± 1.0 | 62.3 ± 2.1 | 71.7 | 1.50 |"
 
 
 def lines_of(file):
@@ -19,9 +19,10 @@ def test_scores_differences_and_costs_as_markdown(study_folder, tmp_path, capsys
         "## Paired differences by adapter",
         "## Parameters, time and memory",
     ]
-    assert "| adapter | params | mrpc | rte | mean | rank |" in lines
+    names = "adapter | trainable parameters (adapter) | mrpc (accuracy) | rte (accuracy)"
+    assert f"| {names} | mean | rank |" in lines
     assert CELLS in lines
-    assert "Mean ± sd in percent; n = 3 seeds; accuracy." in lines
+    assert "Mean ± sd in percent; n = 3 seeds." in lines
     assert "| mrpc | head − lora | 3 | -10.0 | [-12.5, -7.5] | 0.003 | **0.013** |" in lines
     output = capsys.readouterr().out
     assert "Scores on the test split" in output
@@ -39,16 +40,16 @@ def test_every_cell_has_its_n_if_the_numbers_of_runs_differ(study_folder, tmp_pa
 def test_single_runs_are_scores_without_a_spread(study_folder, tmp_path):
     main([str(study_folder), "--where", "seed=1", "--markdown", str(tmp_path / "table.md")])
     lines = lines_of(tmp_path / "table.md")
-    assert "| lora | 73,728 | **80.0** | 60.0 | 70.0 | 1.50 |" in lines
-    assert "Score in percent; n = 1 seed; accuracy." in lines
+    assert "| lora | 73,728 | 80.0 | 60.0 | 70.0 | 1.50 |" in lines
+    assert "Score in percent; n = 1 seed." in lines
+    assert not any("Paired differences by" in line for line in lines)
+    assert any("no paired differences: they need two seeds or more" in line for line in lines)
 
 
 def test_runs_that_share_a_seed_are_counted_as_runs(study_folder, tmp_path):
     arguments = ["--columns", "model", "--pairs", "task,seed"]
     main([str(study_folder), *arguments, "--markdown", str(tmp_path / "table.md")])
-    assert "Mean ± sd in percent; n = 6 runs (task, seed); accuracy." in lines_of(
-        tmp_path / "table.md"
-    )
+    assert "Mean ± sd in percent; n = 6 runs (task, seed)." in lines_of(tmp_path / "table.md")
 
 
 def test_a_wide_table_is_compact_in_a_narrow_terminal(study_folder, monkeypatch, capsys):
@@ -59,6 +60,30 @@ def test_a_wide_table_is_compact_in_a_narrow_terminal(study_folder, monkeypatch,
     monkeypatch.setenv("COLUMNS", "100")
     main([str(study_folder)])
     assert "81.0 ± 1.0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", [50, 60, 80])
+def test_no_word_breaks_and_no_column_is_lost_in_a_narrow_terminal(
+    columns, study_folder, monkeypatch, capsys
+):
+    """Headers once read "randlor / a" and "param / s"."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    main([str(study_folder)])
+    output = capsys.readouterr().out
+    assert max(map(len, output.splitlines())) <= columns
+    words = set(output.split())
+    assert {"trainable", "parameters", "(adapter)", "(head)", "(accuracy)", "examples/s"} <= words
+    assert {"peak,", "MiB", "(Holm)", "rlora", "rank"} <= words
+
+
+def test_a_file_gets_whole_tables(study_folder, monkeypatch, capsys):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    main([str(study_folder)])
+    lines = capsys.readouterr().out.splitlines()
+    assert any(
+        line.startswith("adapter") and line.endswith("examples/s  train, s  peak, MiB")
+        for line in lines
+    )
 
 
 def test_intervals_follow_means_on_request(study_folder, tmp_path):
@@ -92,9 +117,28 @@ def test_latex_uses_booktabs_and_escapes_special_characters(study_folder, tmp_pa
     assert (
         text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\begin{table}") == 3
     )
-    assert r"lora & 73,728 & 62.3 $\pm$ 2.1 & 2.00 \\" in text
-    assert r"\% of backbone" in text
+    assert r"LoRA & 73,728 & 62.3 $\pm$ 2.1 & 2.00 \\" in text
     assert r"\textbf{64.0 $\pm$ 2.0}" in text
+    assert r"adapter & \shortstack[r]{trainable\\parameters\\(adapter)} & " in text
+    assert r"\shortstack[r]{RTE\\(accuracy)}" in text
+    assert r"RTE & RLoRA $-$ LoRA & 3 & " in text
+    for name in ("scores", "differences", "costs"):
+        assert rf"\label{{tab:{name}}}" in text
+    assert r"\caption{Scores on the test split.}" in text
+    assert "head only" in text
+
+
+def test_latex_has_a_dash_where_there_is_no_test(make_record, write_runs, tmp_path):
+    records = [
+        make_record(adapter=adapter, seed=seed, score=score)
+        for adapter, score in (("lora", 0.6), ("lora_xs", 0.6), ("my_adapter", 0.6))
+        for seed in (1, 2)
+    ]
+    main([str(write_runs(records)), "--latex", str(tmp_path / "table.tex")])
+    text = (tmp_path / "table.tex").read_text()
+    assert r"RTE & LoRA-XS $-$ LoRA & 2 & +0.0 & -- & -- & -- \\" in text
+    assert r"my\_adapter" in text
+    assert " &  & " not in text.partition("tab:differences")[2].partition(r"\bottomrule")[0]
 
 
 def test_published_rows_do_not_change_the_measured_ones(study_folder, tmp_path):

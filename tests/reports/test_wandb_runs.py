@@ -90,6 +90,24 @@ def test_the_table_grows_while_runs_finish(make_record, tmp_path):
     assert "60.0 ± 10.0" in output
 
 
+def test_a_file_gets_each_update_as_it_comes(make_record, tmp_path):
+    """A file or pipe once stayed empty until the view ended."""
+    with (tmp_path / "view.txt").open("w") as stream:
+        console, seen = Console(file=stream, width=120), []
+
+        def make():
+            seen.append((tmp_path / "view.txt").read_text())
+            return make_report(RunLoader().load([tmp_path / "runs"]), ReportSpec())
+
+        write_record(make_record(seed=3, score=0.7), tmp_path / "runs" / "3")
+        watch(make, 0, console, rounds=3)
+    assert seen[0] == ""
+    assert "70.0" in seen[1]
+    assert seen[1].count("1 finished, 0 unfinished, 0 skipped") == 1
+    assert seen[2].count("1 finished, 0 unfinished, 0 skipped") == 2
+    assert seen[2].count("70.0") == 1  # an unchanged table is not repeated
+
+
 def test_the_view_waits_for_the_first_run(tmp_path):
     console = Console(record=True, width=120)
     watch(lambda: make_report(RunLoader().load([tmp_path]), ReportSpec()), 0, console, rounds=1)

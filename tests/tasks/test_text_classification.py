@@ -43,6 +43,12 @@ def test_the_task_follows_the_protocol(ready, tokenizer):
         "train-split",
         None,
     )
+    counts = facts["label_counts"]
+    assert {name: sum(rows.values()) for name, rows in counts.items()} == {
+        "validation": 10,
+        "test": 20,
+    }
+    assert list(counts["test"]) == facts["labels"]
     batch = next(iter(task.train_loader()))
     tensors = batch["inputs"] | {key: batch[key] for key in ("labels", "index")}
     assert {name: tensor.dtype for name, tensor in tensors.items()} == dict.fromkeys(

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from rlora.io.atomic import write_atomically
+from rlora.reports.names import ADAPTERS, color_of
 
 TITLE = "Adapters compared"
+BY_ADAPTER = "by adapter"
 CURVES = {
     f"validation {name}": f"validation/{name}"
     for name in ("accuracy", "matthews", "pearson", "perplexity")
@@ -67,10 +69,13 @@ def panels() -> dict[str, list[Any]]:
     adapter = wr.Config("adapter")
     bars = [
         wr.BarPlot(title=title, metrics=[metric], groupby=adapter, groupby_rangefunc="stddev")
-        for title, metric in (("Test score", TEST), ("Validation score", BEST))
+        for title, metric in (
+            ("Test score: mean ± sd of the selected runs", TEST),
+            ("Validation score: mean ± sd of the selected runs", BEST),
+        )
     ]
     against = wr.ScatterPlot(
-        title="Score against trainable parameters",
+        title="Test score against trainable parameters (adapter)",
         x=wr.SummaryMetric(TRAINED),
         y=wr.SummaryMetric(TEST),
         log_x=True,
@@ -120,15 +125,25 @@ def workspace(entity: str, project: str) -> Any:
 
 
 def report(entity: str, project: str) -> Any:
-    """Return the report: the same panels under headings, with runs grouped by adapter."""
+    """Return the report: the same panels under headings, with runs grouped by adapter.
+
+    Each adapter has the color that it has in all reports.
+    """
     import wandb_workspaces.reports.v2 as wr
 
+    colors = {
+        wr.RunsetGroup(BY_ADAPTER, (wr.RunsetGroupKey(wr.Config("adapter"), name),)): color_of(name)
+        for name in ADAPTERS
+    }
     blocks: list[Any] = [wr.TableOfContents()]
     for name, group in panels().items():
         runs = wr.Runset(
-            entity=entity, project=project, name="by adapter", groupby=["config.adapter"]
+            entity=entity, project=project, name=BY_ADAPTER, groupby=["config.adapter"]
         )
-        blocks += [wr.H2(name), wr.PanelGrid(runsets=[runs], panels=group)]
+        blocks += [
+            wr.H2(name),
+            wr.PanelGrid(runsets=[runs], panels=group, custom_run_colors=colors),
+        ]
     return wr.Report(entity=entity, project=project, title=TITLE, blocks=blocks)
 
 

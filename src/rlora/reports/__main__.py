@@ -5,10 +5,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from rlora.io.atomic import write_atomically
-from rlora.reports import page, render, wandb_runs
+from rlora.reports import latex, page, render, terminal, wandb_runs
 from rlora.reports.figures import matplotlib_plots
 from rlora.reports.load import RunLoader
 from rlora.reports.pivot import PivotSpec
@@ -19,6 +17,7 @@ from rlora.reports.watch import watch
 EXAMPLES = """examples:
   python -m rlora.reports outputs/multiruns/2026-01-31_12-00-00 --html report.html
   python -m rlora.reports outputs/studies/glue/records.jsonl --baseline lora --plots figures
+  python -m rlora.reports outputs/studies/few_shot --reference docs/results/few_shot/records.jsonl
   python -m rlora.reports outputs/runs --rows adapter,adapter.rank --where model=minilm --watch
 """
 
@@ -51,8 +50,17 @@ def _add_inputs(group: argparse._ArgumentGroup) -> None:
         help="add the runs of a Weights & Biases project or sweep",
     )
     add("--where", default="", help="select runs, such as model=minilm,adapter=lora|rlora")
-    add("--choose", default="", help="keep the values of these keys with the best validation score")
-    add("--split", default="test", choices=["test", "validation"], help="default: %(default)s")
+    add(
+        "--choose",
+        default="",
+        help="keep the values of these keys with the best validation score; default: the keys of a "
+        "search",
+    )
+    add(
+        "--split",
+        choices=["test", "validation"],
+        help="default: test, or validation if no run has a test score",
+    )
     add(
         "--metric",
         default="",
@@ -61,7 +69,7 @@ def _add_inputs(group: argparse._ArgumentGroup) -> None:
     add(
         "--watch",
         nargs="?",
-        type=float,
+        type=_seconds,
         const=10.0,
         metavar="SECONDS",
         help="update the scores while runs finish, every SECONDS (10) until Ctrl-C",
@@ -91,7 +99,16 @@ def _add_content(group: argparse._ArgumentGroup) -> None:
         choices=["sd", "interval"],
         help="spread after a mean; default: %(default)s",
     )
-    add("--published", default="", help="add published scores of models, such as roberta_base")
+    add("--published", default="", help="add scores from papers of models, such as roberta_base")
+    add(
+        "--reference",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="PATH",
+        help="add published records, such as docs/results/few_shot/records.jsonl, as separate "
+        "rows; may be repeated",
+    )
 
 
 def _add_outputs(group: argparse._ArgumentGroup) -> None:
@@ -109,11 +126,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     if not options.paths and not options.wandb:
         parser().error("expected a folder of runs, a records.jsonl, or --wandb ENTITY/PROJECT")
-    loader, console = RunLoader(options.split, _split(options.metric)), Console()
+    loader, console = RunLoader(options.split, _split(options.metric)), terminal.make_console()
 
     def make() -> Report:
         extra = wandb_runs.load_wandb_runs(options.wandb) if options.wandb else ()
-        return make_report(loader.load(options.paths, extra), report_spec(options))
+        loaded, reference = loader.load(options.paths, extra), None
+        if options.reference:
+            reference = RunLoader(loaded.split, loader.metrics).load(options.reference)
+        return make_report(loaded, report_spec(options), reference)
 
     try:
         if options.watch is not None:
@@ -123,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     for table in report.tables:
-        console.print(render.terminal(table, console.width), "")
+        console.print(terminal.view(table, console.width))
 
 
 def report_spec(options: argparse.Namespace) -> ReportSpec:
@@ -139,7 +159,6 @@ def report_spec(options: argparse.Namespace) -> ReportSpec:
         baseline=options.baseline,
         where=_conditions(options.where),
         choose=_split(options.choose),
-        split=options.split,
         published=_split(options.published),
         title=options.title,
     )
@@ -148,7 +167,7 @@ def report_spec(options: argparse.Namespace) -> ReportSpec:
 def _write(report: Report, options: argparse.Namespace) -> None:
     outputs: list[tuple[Path | None, Callable[[], str]]] = [
         (options.markdown, lambda: render.markdown(report.tables)),
-        (options.latex, lambda: render.latex(report.tables)),
+        (options.latex, lambda: latex.latex(report.tables)),
         (options.csv, lambda: render.csv_text(report.scores)),
         (options.html, lambda: page.html(report)),
     ]
@@ -157,6 +176,13 @@ def _write(report: Report, options: argparse.Namespace) -> None:
             write_atomically(file, text().encode())
     if options.plots is not None:
         matplotlib_plots.write(matplotlib_plots.figures(report), options.plots)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is invalid: expected seconds above 0")
+    return seconds
 
 
 def _conditions(text: str) -> dict[str, str]:

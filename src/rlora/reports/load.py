@@ -29,7 +29,8 @@ class Score:
     Attributes:
         settings: Values by dotted key: the whole config, with `task`, `model`, `adapter` and
             `regularizer` as names, `seed`, and `metric`.
-        value: The score on the requested split.
+        value: The score on `split`.
+        split: Split of the score.
         format: Format of the metric.
         validation: The monitored score on the validation split, negated where smaller is better.
             Hyperparameters are chosen by it. None if the run was not scored on validation.
@@ -38,6 +39,7 @@ class Score:
 
     settings: dict[str, Any]
     value: float
+    split: str
     format: MetricFormat
     validation: float | None
     record: RunRecord
@@ -71,11 +73,13 @@ class LoadResult:
         scores: One score per run and requested metric.
         skipped: Runs that do not count.
         unfinished: Number of run folders with neither a result nor an error.
+        split: Split of the scores.
     """
 
     scores: list[Score]
     skipped: list[SkippedRun]
     unfinished: int = 0
+    split: str = "test"
 
 
 class RunLoader:
@@ -84,11 +88,12 @@ class RunLoader:
     It parses a record file again only after the file has changed, so that `--watch` stays cheap.
 
     Args:
-        split: Split of the scores: "test" or "validation".
+        split: Split of the scores: "test" or "validation"; None means test, or validation if no
+            run has a test score.
         metrics: Metrics to load; empty means the main metric of each run.
     """
 
-    def __init__(self, split: str = "test", metrics: Sequence[str] = ()) -> None:
+    def __init__(self, split: str | None = None, metrics: Sequence[str] = ()) -> None:
         self.split, self.metrics = split, metrics
         self._records: dict[tuple[Path, int], RunRecord] = {}  # by file and time of its change
 
@@ -157,7 +162,7 @@ def _skipped(source: str, error: Exception) -> SkippedRun:
 
 def collect_scores(
     runs: Iterable[LoadedRun],
-    split: str,
+    split: str | None = None,
     metrics: Sequence[str] = (),
     skipped: Iterable[SkippedRun] = (),
     unfinished: int = 0,
@@ -166,7 +171,7 @@ def collect_scores(
 
     Args:
         runs: Loaded runs; the same run may occur several times.
-        split: Split of the scores.
+        split: Split of the scores; None means test, or validation if no run has a test score.
         metrics: Metrics; empty means the main metric of each run.
         skipped: Runs that were skipped before.
         unfinished: Number of unfinished runs.
@@ -176,6 +181,7 @@ def collect_scores(
     """
     latest, repeated = _latest_runs(runs)
     scores, all_skipped = list[Score](), [*skipped, *repeated]
+    split = split or _default_split(latest, metrics)
     for run in latest:
         for metric in metrics or [run.record.headline(split)]:
             score = score_run(run.record, split, metric)
@@ -186,7 +192,23 @@ def collect_scores(
                 all_skipped.append(SkippedRun(source, score))
     if not scores:
         raise ValueError(_no_scores_message(all_skipped, unfinished))
-    return LoadResult(scores, all_skipped, unfinished)
+    return LoadResult(scores, all_skipped, unfinished, split)
+
+
+def _default_split(runs: Iterable[LoadedRun], metrics: Sequence[str]) -> str:
+    """Return "test", or "validation" for runs without any test score, as searches leave them."""
+    names = {name for run in runs for name in run.record.scores}
+    validated = {
+        _score_name(run.record, "validation", name) for run in runs for name in metrics or [""]
+    }
+    is_tested = any(name.startswith("test") for name in names)
+    return "validation" if validated & names and not is_tested else "test"
+
+
+def _score_name(record: RunRecord, split: str, metric: str) -> str:
+    """Return the name of a score in a record; an empty metric means the main one."""
+    metric = metric or record.headline(split)
+    return metric if "/" in metric else f"{split}/{metric}"
 
 
 def _latest_runs(runs: Iterable[LoadedRun]) -> tuple[list[LoadedRun], list[SkippedRun]]:
@@ -201,6 +223,8 @@ def _latest_runs(runs: Iterable[LoadedRun]) -> tuple[list[LoadedRun], list[Skipp
             # With equal start times it is one execution, read from its folder and from its study.
             first, last = sorted((other, run), key=lambda item: item.record.run.started)
             reason = f"superseded: the same run was repeated on {last.record.run.started}"
+            if first.record.data.get("fingerprint") != last.record.data.get("fingerprint"):
+                reason += ", on other data"
             repeated.append(SkippedRun(first.source, reason))
             latest[key] = last
     return list(latest.values()), repeated
@@ -208,7 +232,7 @@ def _latest_runs(runs: Iterable[LoadedRun]) -> tuple[list[LoadedRun], list[Skipp
 
 def score_run(record: RunRecord, split: str, metric: str) -> Score | str:
     """Return the score of a run by a metric, or the reason why it has none."""
-    run, name = record.run, metric if "/" in metric else f"{split}/{metric}"
+    run, name = record.run, _score_name(record, split, metric)
     value = record.scores.get(name)
     if value is None:
         reason = record.missing.get(name, "expected another --split or --metric")
@@ -232,7 +256,7 @@ def score_run(record: RunRecord, split: str, metric: str) -> Score | str:
     scale = metric_format(metric)
     if metric == monitored:  # the task itself declares the direction of its metric
         scale = replace(scale, larger_is_better=larger_is_better)
-    return Score(settings, value, scale, validation, record)
+    return Score(settings, value, name.partition("/")[0], scale, validation, record)
 
 
 def _no_scores_message(skipped: list[SkippedRun], unfinished: int) -> str:

@@ -10,6 +10,8 @@ from rlora.reports.metric_format import MetricFormat
 from rlora.reports.pivot import Cell, Group, PivotTable, sort_key
 from rlora.reports.statistics import Estimate, holm, p_value, paired
 
+SIGNIFICANCE = 0.05
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -21,7 +23,7 @@ class Difference:
         second: The option it is subtracted from.
         estimate: Second minus first, over their pairs.
         format: Format of the scores.
-        p: Student's paired test; nan for fewer than two pairs.
+        p: Student's paired test; nan for fewer than two pairs and for equal differences.
         p_holm: `p` adjusted by Holm's method over all differences of the table.
     """
 
@@ -32,6 +34,36 @@ class Difference:
     format: MetricFormat
     p: float
     p_holm: float = math.nan
+
+    @property
+    def is_significant(self) -> bool:
+        """Return whether the adjusted test rejects equality; False without a test."""
+        return self.p_holm < SIGNIFICANCE
+
+
+def leading_cells(table: PivotTable) -> set[tuple[Group, Group]]:
+    """Return the cells, by row and column, that are ahead of all other rows of their column.
+
+    A leading cell alone shows the best mean, and the paired test separates it from each other row:
+    p below 0.05, adjusted by Holm's method over all of these tests in the table.
+    """
+    tests: dict[tuple[Group, Group], list[float]] = {}
+    for column in table.columns:
+        best = table.best_rows(column)
+        if len(best) == 1:  # rows that show the same number are equal
+            (row,) = best
+            tests[row, column] = _tests_against_others(table, row, column)
+    cells = [cell for cell, values in tests.items() for _ in values]
+    adjusted = holm([p for values in tests.values() for p in values])
+    behind = {cell for cell, p in zip(cells, adjusted, strict=True) if not p < SIGNIFICANCE}
+    return tests.keys() - behind
+
+
+def _tests_against_others(table: PivotTable, row: Group, column: Group) -> list[float]:
+    values = table.cells[row, column].values()
+    others = [table.cells[other, column] for other in table.rows_with(column) if other != row]
+    means = [paired(other.values(), values) for other in others]
+    return [math.nan if mean is None else p_value(mean) for mean in means]
 
 
 def differences(

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rlora.reports.differing import differing_keys
 from rlora.reports.load import Score
 from rlora.reports.metric_format import MetricFormat
 from rlora.reports.statistics import Estimate, estimate, mean_ranks
 
 Group = tuple[Any, ...]  # the values of some keys, in the order of the keys
 DEFAULT_PAIRS = ("seed", "task.sample_seed")
-# Top-level keys that never explain why two runs differ.
-UNINFORMATIVE_KEYS = ("seed", "_target_", "paths", "logger", "choices", "study")
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,10 @@ class Cell:
     def mean(self) -> float:
         """Return the mean of the score values."""
         return sum(self.values().values()) / len(self.scores)
+
+    def shown_mean(self) -> float:
+        """Return the mean as tables show it, so that equal texts are equal scores."""
+        return float(self.format.text(self.mean()))
 
     @property
     def format(self) -> MetricFormat:
@@ -102,6 +105,12 @@ class PivotTable:
         """Return the columns in which every row has a cell."""
         return [column for column in self.columns if self.rows_with(column) == self.rows]
 
+    def column_metrics(self, column: Group) -> list[str]:
+        """Return the metrics of a column, sorted."""
+        cells = [self.cells[row, column] for row in self.rows_with(column)]
+        scores = [score for cell in cells for score in cell.scores.values()]
+        return sorted({str(score.settings["metric"]) for score in scores})
+
     def column_tasks(self) -> list[tuple[str, str] | None]:
         """Return task and metric of each column; None for a column that mixes several."""
         tasks: dict[Group, set[tuple[str, str]]] = {column: set() for column in self.columns}
@@ -122,19 +131,20 @@ class PivotTable:
             return {}
         if not columns or len(self.rows) < 2:
             return {}
-        means = [[self.cells[row, column].mean() for column in columns] for row in self.rows]
+        cells = [[self.cells[row, column] for column in columns] for row in self.rows]
+        means = [[cell.shown_mean() for cell in row] for row in cells]
         directions = [self.column_format(column).larger_is_better for column in columns]
         return dict(zip(self.rows, mean_ranks(means, directions), strict=True))
 
     def best_rows(self, column: Group) -> set[Group]:
-        """Return the rows with the best mean of a column.
+        """Return the rows with the best mean of a column, as the table shows it.
 
         Empty if the column has fewer than two cells, or if rows are of different tasks or metrics.
         """
         rows = self.rows_with(column)
         if {"task", "metric"} & {*self.spec.rows} or len(rows) < 2:
             return set()
-        means = {row: self.cells[row, column].mean() for row in rows}
+        means = {row: self.cells[row, column].shown_mean() for row in rows}
         pick = max if self.column_format(column).larger_is_better else min
         best = pick(means.values())
         return {row for row, mean in means.items() if mean == best}
@@ -226,20 +236,10 @@ def _mixed_message(cell: Cell, score: Score, spec: PivotSpec) -> str:
 
 def _ambiguous_message(first: Score, second: Score, spec: PivotSpec) -> str:
     keys = (*spec.keys, *spec.pairs)
-    named = {
-        *keys,
-        *(name for key in keys for name in first.settings if name.startswith(f"{key}.")),
-    }
-    differing = [
-        name
-        for name in sorted(first.settings.keys() | second.settings.keys())
-        if name not in named
-        and name.partition(".")[0] not in UNINFORMATIVE_KEYS
-        and first.settings.get(name) != second.settings.get(name)
-    ]
+    differing = differing_keys([first, second], keys)
     hint = "add the keys that distinguish them to"
     if differing:
-        hint = f"they differ in {', '.join(differing[:5])}: add it to"
+        hint = f"they differ in {', '.join(differing[:5])}: add these keys to"
     return (
         f"several runs have {assignments(keys, group_of(second, keys))}; "
         f"{hint} --rows, --columns, --pairs, --where or --choose"

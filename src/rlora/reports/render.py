@@ -1,4 +1,4 @@
-"""Output formats: tables for the terminal, Markdown and LaTeX, and runs as CSV."""
+"""Output formats: tables as Markdown, and runs as CSV."""
 
 import csv
 import io
@@ -6,64 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import rich.table
-from rich import box
-
 from rlora.config.flatten import flatten
 from rlora.reports.load import Score, unique_runs
+from rlora.reports.provenance import code_digest
 from rlora.reports.tables import Table
-
-LATEX = {
-    "&": r"\&",
-    "%": r"\%",
-    "_": r"\_",
-    "#": r"\#",
-    "$": r"\$",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "\\": r"\textbackslash{}",
-    "±": r"$\pm$",
-    "−": "$-$",
-    "–": "--",
-    "<": "$<$",
-}
-
-
-def terminal(table: Table, width: int) -> rich.table.Table:
-    """Return a table for rich.
-
-    If the table is too wide for the terminal, cells lose the spaces around "±".
-
-    Args:
-        table: Table as text.
-        width: Width of the terminal in characters.
-    """
-    rows = [table.header, *table.rows]
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    if sum(widths) + 2 * (len(widths) - 1) > width:
-        rows = [[text.replace(" ± ", "±") for text in row] for row in rows]
-    grid = rich.table.Table(
-        title=table.title,
-        title_justify="left",
-        title_style="bold",
-        caption="\n".join(table.notes),
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1),
-        collapse_padding=True,
-        pad_edge=False,
-        show_edge=False,
-    )
-    for number, name in enumerate(table.header):
-        is_text = number < table.text_columns
-        grid.add_column(name, justify="left" if is_text else "right", overflow="fold")
-    for number, row in enumerate(rows[1:]):
-        grid.add_row(
-            *_marked(table, number, [text.replace("[", r"\[") for text in row], "[bold]{}[/]")
-        )
-    return grid
 
 
 def markdown(tables: Sequence[Table], heading: str = "##") -> str:
@@ -73,51 +19,16 @@ def markdown(tables: Sequence[Table], heading: str = "##") -> str:
 
 def _markdown_section(table: Table, heading: str) -> str:
     rule = ["---" if n < table.text_columns else "--:" for n in range(len(table.header))]
-    rows = [_marked(table, number, row, "**{}**") for number, row in enumerate(table.rows)]
+    rows = [marked(table, number, row, "**{}**") for number, row in enumerate(table.rows)]
     lines = [
         "| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |"
         for line in (table.header, rule, *rows)
     ]
-    notes = [f"{note}." for note in _sentences(table)]
+    notes = [f"{note}." for note in sentences(table)]
     return "\n".join([f"{heading} {table.title}", "", *lines, "", *notes, ""])
 
 
-def latex(tables: Sequence[Table]) -> str:
-    """Return a LaTeX `table` environment per table; the document needs the package booktabs."""
-    return "% needs \\usepackage{booktabs}\n" + "\n".join(map(_latex_table, tables))
-
-
-def _latex_table(table: Table) -> str:
-    columns = "l" * table.text_columns + "r" * (len(table.header) - table.text_columns)
-    rows = [
-        _marked(table, number, [escape_latex(text) for text in row], r"\textbf{{{}}}")
-        for number, row in enumerate(table.rows)
-    ]
-    caption = ". ".join([table.title, *_sentences(table)]) + "."
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{escape_latex(caption)}}}",
-            rf"\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            " & ".join(map(escape_latex, table.header)) + r" \\",
-            r"\midrule",
-            *(" & ".join(row) + r" \\" for row in rows),
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
-
-
-def escape_latex(text: str) -> str:
-    """Return text with the special characters of LaTeX escaped."""
-    return "".join(LATEX.get(character, character) for character in text)
-
-
-def _marked(table: Table, number: int, cells: Sequence[str], bold: str) -> list[str]:
+def marked(table: Table, number: int, cells: Sequence[str], bold: str) -> list[str]:
     """Return the cells of row `number`; `bold` is the markup of those in bold."""
     return [
         bold.format(text) if (number, column) in table.bold else text
@@ -125,7 +36,8 @@ def _marked(table: Table, number: int, cells: Sequence[str], bold: str) -> list[
     ]
 
 
-def _sentences(table: Table) -> list[str]:
+def sentences(table: Table) -> list[str]:
+    """Return the notes of a table, each with a capital letter."""
     return [f"{note[:1].upper()}{note[1:]}" for note in table.notes]
 
 
@@ -166,6 +78,10 @@ def _csv_row(run: Score) -> dict[str, Any]:
         "device": record.environment.device,
         "started": record.run.started,
         "config_hash": record.run.config_hash,
+        "git_commit": record.environment.git_commit,
+        "git_dirty": record.environment.git_dirty,
+        "code": code_digest(record),
+        "data.fingerprint": record.data.get("fingerprint", ""),
         "directory": record.run.directory,
         **settings,
     }

@@ -1,14 +1,17 @@
 """A report: the pivot table, the comparisons and all tables, ready for output."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from rlora.reports import published, tables
+from rlora.reports import detail_tables, published
+from rlora.reports.extra_rows import ExtraRow, majority_row, paper_rows, reference_rows
 from rlora.reports.load import LoadResult, Score, SkippedRun
 from rlora.reports.paired import differences
 from rlora.reports.pivot import PivotSpec, PivotTable, pivot
+from rlora.reports.provenance import provenance_notes
 from rlora.reports.score_table import score_table
-from rlora.reports.select import choose_best, filter_scores
+from rlora.reports.search import lay_out
+from rlora.reports.select import filter_scores
 from rlora.reports.tables import Table
 
 
@@ -22,9 +25,9 @@ class ReportSpec:
         options: Options to compare, in this order; empty means all.
         baseline: Option that all others are compared with; None compares all pairs.
         where: Conditions by key, see `filter_scores`.
-        choose: Keys whose values are chosen on validation, see `choose_best`.
-        split: Split of the scores.
-        published: Models whose published scores are added.
+        choose: Keys whose values are chosen on validation, see `choose_best`; empty means those
+            of a search, see `lay_out`.
+        published: Models whose scores in papers are added.
         title: Title.
     """
 
@@ -34,7 +37,6 @@ class ReportSpec:
     baseline: str | None = None
     where: Mapping[str, str] = field(default_factory=dict)
     choose: Sequence[str] = ()
-    split: str = "test"
     published: Sequence[str] = ()
     title: str = "Comparison of adapters"
 
@@ -60,26 +62,56 @@ class Report:
     unfinished: int
 
 
-def make_report(loaded: LoadResult, spec: ReportSpec) -> Report:
+def make_report(
+    loaded: LoadResult, spec: ReportSpec, reference: LoadResult | None = None
+) -> Report:
     """Return the report of loaded runs.
+
+    Args:
+        loaded: The runs.
+        spec: The content of the report.
+        reference: Published runs with separate rows, see `reference_rows`.
 
     Raises:
         ValueError: The spec does not fit the runs.
     """
-    scores = filter_scores(loaded.scores, spec.where)
-    if spec.choose:
-        scores = choose_best(scores, spec.pivot, spec.choose)
-    table = pivot(scores, spec.pivot)
+    candidates = filter_scores(loaded.scores, spec.where)
+    scores, layout, notes, choices = lay_out(candidates, spec.pivot, spec.choose)
+    spec = replace(spec, pivot=layout)
+    table = pivot(scores, layout)
+    extra, sources = _extra_rows(spec, scores, table, reference)
+    scored = score_table(table, loaded.split, extra)
+    scored.notes += [*notes, *sources, *provenance_notes(scores)]
     compared = differences(table, spec.compare, options=spec.options, baseline=spec.baseline)
     optional = [
-        tables.difference_table(compared, table, spec.compare) if compared else None,
-        tables.cost_table(table),
-        tables.certificate_table(scores),
-        tables.skipped_table(loaded.skipped, loaded.unfinished),
+        choices,
+        detail_tables.difference_table(compared, table, spec.compare),
+        detail_tables.cost_table(table),
+        detail_tables.certificate_table(scores),
+        detail_tables.skipped_table(loaded.skipped, loaded.unfinished),
     ]
-    scored = score_table(table, spec.split, _published(spec, scores, table))
     all_tables = [scored, *(item for item in optional if item is not None)]
     return Report(spec, scores, table, all_tables, loaded.skipped, loaded.unfinished)
+
+
+def _extra_rows(
+    spec: ReportSpec, scores: Sequence[Score], table: PivotTable, reference: LoadResult | None
+) -> tuple[list[ExtraRow], list[str]]:
+    """Return the rows below the measured ones, and the notes on their sources."""
+    majority = majority_row(table)
+    rows = [majority] if majority else []
+    notes = (
+        ["majority class: the most frequent label of the split, predicted for all rows"]
+        if majority
+        else []
+    )
+    found = [paper_rows(_published(spec, scores, table), table)]
+    if reference is not None:
+        found.insert(0, reference_rows(reference, scores, spec.where, table))
+    for more, sources in found:
+        rows += more
+        notes += sources
+    return rows, notes
 
 
 def _published(

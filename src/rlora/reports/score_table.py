@@ -1,25 +1,30 @@
-"""The main table of a report: mean scores with their spread, and published scores below."""
+"""The main table of a report: mean scores with their spread, and rows to compare them with."""
 
 from collections.abc import Sequence
 from statistics import fmean
 
+from rlora.reports.extra_rows import ExtraRow
 from rlora.reports.load import unique_runs
 from rlora.reports.metric_format import PERCENT
+from rlora.reports.paired import SIGNIFICANCE, leading_cells
 from rlora.reports.pivot import Cell, Group, PivotTable
-from rlora.reports.published import PublishedRow
 from rlora.reports.tables import (
+    ADAPTER_PARAMETERS,
+    NONE,
     Table,
+    column_label,
     first_texts,
     group_label,
     interval_name,
-    interval_text,
     range_text,
     short_names,
+    spread_text,
+    value_text,
 )
 
 
-def score_table(table: PivotTable, split: str, published: Sequence[PublishedRow] = ()) -> Table:
-    """Return means with their spread, the best of each column in bold.
+def score_table(table: PivotTable, split: str, extra: Sequence[ExtraRow] = ()) -> Table:
+    """Return means with their spread; bold cells are ahead of all others, see `leading_cells`.
 
     The column `mean` averages over all columns if they are tasks in percent. The column `rank`
     is the mean rank over the tasks that all rows have.
@@ -27,26 +32,37 @@ def score_table(table: PivotTable, split: str, published: Sequence[PublishedRow]
     Args:
         table: The scores.
         split: Name of the split, for the title.
-        published: Scores from papers; they count neither for bold cells nor for ranks.
+        extra: Rows below that count neither for bold cells nor for ranks.
     """
     ranks, has_mean = table.mean_ranks(), _has_mean(table)
     show_n = len(_sizes(table)) > 1
-    header = [*short_names(table.spec.rows), "params", *map(group_label, table.columns)]
+    header = [*short_names(table.spec.rows), ADAPTER_PARAMETERS]
+    header += [column_label(table, column) for column in table.columns]
     header += [*(["mean"] if has_mean else []), *(["rank"] if ranks else [])]
-    first_score = len(table.spec.rows) + 1
-    scores = Table(f"Scores on the {split} split", header, [], len(table.spec.rows))
+    text_columns = len(table.spec.rows)
+    scores = Table(f"Scores on the {split} split", header, [], text_columns, name="scores")
     for row in table.rows:
-        texts = [*map(str, row), _parameters(table, row)]
-        texts += [_cell_text(table, row, column, show_n=show_n) for column in table.columns]
+        texts = [*map(value_text, row), _parameters(table, row)]
+        texts += [spread_text(table, row, column, show_n=show_n) for column in table.columns]
         texts += [_row_mean(table, row)] if has_mean else []
         texts += [f"{ranks[row]:.2f}"] if ranks else []
         scores.rows.append(texts)
-    for index, column in enumerate(table.columns, start=first_score):
-        best = table.best_rows(column)
-        scores.bold |= {(number, index) for number, row in enumerate(table.rows) if row in best}
+    leading = leading_cells(table)
+    scores.bold = {
+        (table.rows.index(row), text_columns + 1 + table.columns.index(column))
+        for row, column in leading
+    }
     scores.notes += _notes(table, has_mean=has_mean, has_ranks=bool(ranks))
-    _add_published(scores, table, published)
+    scores.notes += _bold_note(table, any_bold=bool(leading))
+    scores.rows += [_extra_texts(row, table, len(header)) for row in extra]
     return scores
+
+
+def _extra_texts(row: ExtraRow, table: PivotTable, width: int) -> list[str]:
+    empty = [""] * (len(table.spec.rows) - len(row.labels))
+    texts = [*row.labels, *empty, row.parameters]
+    texts += [row.scores.get(column, "") for column in table.columns]
+    return texts + [""] * (width - len(texts))
 
 
 def _sizes(table: PivotTable) -> set[int]:
@@ -55,7 +71,6 @@ def _sizes(table: PivotTable) -> set[int]:
 
 
 def _parameters(table: PivotTable, row: Group) -> str:
-    """Return the trainable parameters of the adapter; the head is the same in all rows."""
     runs = unique_runs(table.row_scores(row))
     return range_text([run.record.parameters.adapter for run in runs])
 
@@ -74,23 +89,18 @@ def _row_mean(table: PivotTable, row: Group) -> str:
     return PERCENT.text(fmean(table.cells[row, column].mean() for column in table.columns))
 
 
-def _cell_text(table: PivotTable, row: Group, column: Group, *, show_n: bool) -> str:
-    """Return the mean of a cell with its spread; "" for an empty cell."""
-    mean = table.estimate(row, column)
-    if mean is None:
-        return ""
-    scale = table.cells[row, column].format
-    text = scale.text(mean.mean)
-    if mean.n > 1 and table.spec.spread == "sd":
-        text += f" ± {scale.text(mean.sd)}"
-    elif mean.n > 1:
-        text += f" {interval_text(mean, scale)}"
-    return text + (f" ({mean.n})" if show_n else "")
-
-
 def _notes(table: PivotTable, *, has_mean: bool, has_ranks: bool) -> list[str]:
     notes = [f"{_spread_note(table)}; {_size_note(table)}{_metric_note(table)}"]
-    notes.append("params: trainable parameters of the adapter, without the head")
+    smaller = {
+        str(score.settings["metric"])
+        for cell in table.cells.values()
+        for score in cell.scores.values()
+        if not cell.format.larger_is_better
+    }
+    if smaller:
+        notes.append(f"smaller is better: {', '.join(sorted(smaller))}")
+    if table.spec.spread == "interval" and _has_equal_runs(table):
+        notes.append(f"{NONE}: the scores are equal in all runs, which leaves no interval")
     if has_mean:
         notes.append(f"mean: over all {len(table.columns)} columns, for rows that have them all")
     if has_ranks:
@@ -99,6 +109,23 @@ def _notes(table: PivotTable, *, has_mean: bool, has_ranks: bool) -> list[str]:
     if incomplete:
         notes.append("incomplete: " + first_texts(incomplete))
     return notes
+
+
+def _has_equal_runs(table: PivotTable) -> bool:
+    means = [table.estimate(row, column) for row, column in table.cells]
+    return any(mean is not None and mean.n > 1 and not mean.has_spread for mean in means)
+
+
+def _bold_note(table: PivotTable, *, any_bold: bool) -> list[str]:
+    """Return what bold cells mean, or why there are none."""
+    test = f"the paired t-test (Holm-adjusted over this table, p < {SIGNIFICANCE})"
+    if any_bold:
+        return [f"bold: ahead of each other row of its column by {test}"]
+    if not any(map(table.best_rows, table.columns)):
+        return []  # one row, or rows of different tasks: nothing to compare
+    if max(_sizes(table)) < 2:
+        return ["none is bold, and there are no paired differences: they need two seeds or more"]
+    return [f"none is bold: no row is ahead of each other row of its column by {test}"]
 
 
 def _spread_note(table: PivotTable) -> str:
@@ -133,30 +160,13 @@ def _has_one_run_per_seed(cell: Cell) -> bool:
 
 
 def _metric_note(table: PivotTable) -> str:
-    """Return the metric of each column; "" if metrics are a key of the table."""
+    """Return the metrics of columns that mix several; "" where the header names the metric."""
     if "metric" in table.spec.keys:
         return ""
-    columns: dict[str, list[str]] = {}
-    for column in table.columns:
-        cells = [table.cells[row, column] for row in table.rows_with(column)]
-        metrics = {
-            str(score.settings["metric"]) for cell in cells for score in cell.scores.values()
-        }
-        columns.setdefault(" or ".join(sorted(metrics)), []).append(group_label(column))
-    if len(columns) == 1:
-        return f"; {next(iter(columns))}"
-    return "; " + "; ".join(f"{metric}: {', '.join(names)}" for metric, names in columns.items())
-
-
-def _add_published(scores: Table, table: PivotTable, published: Sequence[PublishedRow]) -> None:
-    """Add published scores as rows with numbered sources."""
-    sources = list(dict.fromkeys(row.source for row in published))
-    for row in published:
-        label = f"{row.adapter}, {row.model} [{sources.index(row.source) + 1}]"
-        values = [row.scores.get(column, "") if column else "" for column in table.column_tasks()]
-        texts = [label, *[""] * (scores.text_columns - 1), row.trained, *values]
-        scores.rows.append(texts + [""] * (len(scores.header) - len(texts)))
-    scores.notes += [
-        f"[{number}] published, not measured here: {source}"
-        for number, source in enumerate(sources, start=1)
+    mixed = {column: table.column_metrics(column) for column in table.columns}
+    texts = [
+        f"{group_label(column)}: {' or '.join(metrics)}"
+        for column, metrics in mixed.items()
+        if len(metrics) > 1
     ]
+    return "".join(f"; {text}" for text in texts)

@@ -17,16 +17,21 @@ def filter_scores(scores: Sequence[Score], conditions: Mapping[str, str]) -> lis
         ValueError: No run has a key, or no run meets the conditions.
     """
     check_keys(scores, list(conditions))
-    accepted = {key: value.split("|") for key, value in conditions.items()}
-    kept = [
-        score
-        for score in scores
-        if all(str(score.settings.get(key)) in values for key, values in accepted.items())
-    ]
+    kept = matching_scores(scores, conditions)
     if not kept:
         text = ", ".join(f"{key}={value}" for key, value in conditions.items())
         raise ValueError(f"none of {len(scores)} runs has {text}")
     return kept
+
+
+def matching_scores(scores: Sequence[Score], conditions: Mapping[str, str]) -> list[Score]:
+    """Return the scores whose settings meet all conditions, see `filter_scores`."""
+    accepted = {key: value.split("|") for key, value in conditions.items()}
+    return [
+        score
+        for score in scores
+        if all(str(score.settings.get(key)) in values for key, values in accepted.items())
+    ]
 
 
 def choose_best(scores: Sequence[Score], spec: PivotSpec, keys: Sequence[str]) -> list[Score]:

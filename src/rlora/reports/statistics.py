@@ -11,6 +11,8 @@ from scipy import stats
 
 INTERVALS = ("t", "bootstrap")
 RESAMPLES = 10_000
+# Scores are computed in float32: values that differ by less, relative to the scores, are equal.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -20,9 +22,10 @@ class Estimate:
     Attributes:
         n: Number of values.
         mean: Their mean.
-        sd: Sample standard deviation, with n - 1 degrees of freedom; nan for a single value.
-        low: Lower end of the confidence interval; nan for a single value.
-        high: Upper end of the confidence interval; nan for a single value.
+        sd: Sample standard deviation, with n - 1 degrees of freedom; nan for a single value, and
+            exactly 0 for values that are equal up to rounding.
+        low: Lower end of the confidence interval; nan without spread.
+        high: Upper end of the confidence interval; nan without spread.
     """
 
     n: int
@@ -31,15 +34,29 @@ class Estimate:
     low: float
     high: float
 
+    @property
+    def has_spread(self) -> bool:
+        """Return whether the values differ, so that an interval and a test exist."""
+        return self.n > 1 and self.sd > 0
 
-def estimate(values: Sequence[float], confidence: float = 0.95, interval: str = "t") -> Estimate:
+
+def estimate(
+    values: Sequence[float],
+    confidence: float = 0.95,
+    interval: str = "t",
+    magnitude: float | None = None,
+) -> Estimate:
     """Return mean, standard deviation and confidence interval of independent values.
+
+    Values that are equal up to rounding have no interval: one of width zero would claim certainty.
 
     Args:
         values: One value per run.
         confidence: Confidence level of the interval.
         interval: "t" is Student's interval, mean +- t sd / sqrt(n). "bootstrap" is BCa (Efron 1987)
             with 10,000 resamples; it needs about ten values, and below three it falls back to "t".
+        magnitude: Largest absolute score behind the values, which `ROUNDING` is relative to; None:
+            that of the values.
 
     Raises:
         ValueError: There is no value.
@@ -50,8 +67,12 @@ def estimate(values: Sequence[float], confidence: float = 0.95, interval: str = 
     mean = statistics.fmean(values)
     if n == 1:
         return Estimate(1, mean, math.nan, math.nan, math.nan)
+    if magnitude is None:
+        magnitude = max(map(abs, values))
+    if max(values) - min(values) <= ROUNDING * magnitude:
+        return Estimate(n, mean, 0.0, math.nan, math.nan)
     sd = statistics.stdev(values)
-    if interval == "bootstrap" and n > 2 and sd > 0:
+    if interval == "bootstrap" and n > 2:
         ends = stats.bootstrap(
             (np.asarray(values),),
             np.mean,
@@ -71,16 +92,21 @@ def paired(
     interval: str = "t",
 ) -> Estimate | None:
     """Return the mean of second minus first over their common keys; None without common keys."""
-    shared = [second[key] - first[key] for key in first if key in second]
-    return estimate(shared, confidence, interval) if shared else None
+    shared = [key for key in first if key in second]
+    if not shared:
+        return None
+    magnitude = max(abs(scores[key]) for scores in (first, second) for key in shared)
+    values = [second[key] - first[key] for key in shared]
+    return estimate(values, confidence, interval, magnitude)
 
 
 def p_value(difference: Estimate) -> float:
     """Return the p value of Student's two-sided test that a mean difference is zero.
 
-    It is nan for fewer than two pairs, and for differences without spread.
+    It is nan for fewer than two pairs, and for differences that are equal up to rounding: their
+    variance says nothing about other seeds.
     """
-    if difference.n < 2 or difference.sd == 0:
+    if not difference.has_spread:
         return math.nan
     t = abs(difference.mean) * math.sqrt(difference.n) / difference.sd
     return float(2 * stats.t.sf(t, difference.n - 1))

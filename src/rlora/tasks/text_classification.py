@@ -146,6 +146,7 @@ class TextClassification(SupervisedTask, TextTask):
             "parts": self.prepared.parts,
             "max_length": self.max_length,
             "labels": None if self.labels is None else list(self.labels),
+            "label_counts": self._label_counts(),
             "metrics": list(self.metrics),
             **self.source(),
         }
@@ -182,6 +183,19 @@ class TextClassification(SupervisedTask, TextTask):
         metrics = self.new_metrics()
         metrics.update(torch.tensor(predictions), torch.tensor(targets))
         return TextScores({name: float(value) for name, value in metrics.compute().items()})
+
+    def _label_counts(self) -> dict[str, dict[str, int]]:
+        """Return the rows per label of each evaluated split, in id order; empty for regression.
+
+        Reports compute the score of the majority class from them.
+        """
+        counts = {}
+        for name, split in self.prepared.splits.items():
+            if self.labels is not None and split.labels is not None and name != "train":
+                ids = split.labels.astype(np.int64)
+                rows = np.bincount(ids, minlength=len(self.labels)).tolist()
+                counts[name] = dict(zip(self.labels, rows, strict=True))
+        return counts
 
     # Hooks of `TextTask`.
 

@@ -1,16 +1,16 @@
 """The figures as files: PDF for papers and PNG for the screen, drawn by matplotlib."""
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlora.io.atomic import write_atomically
 from rlora.reports.figures import series
 from rlora.reports.figures.size_plot import size_figure
-from rlora.reports.figures.style import GRAY, new_figure, row_colors
+from rlora.reports.figures.style import FONT_SIZE, GRAY, label_lines, new_figure, row_colors
+from rlora.reports.names import color_of, display_name
 from rlora.reports.report import Report
-from rlora.reports.tables import group_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("pdf", "png")
 WIDTH, HEIGHT = 3.4, 2.8  # inches of one panel
+BAR = 0.24  # inches of one bar
 MOST_PANELS = 4  # in a row
-
-Draw = Callable[["Axes", series.Rows, Mapping[str, str]], None]
 
 
 def write(drawn: Mapping[str, "Figure"], folder: Path) -> list[Path]:
@@ -37,70 +36,90 @@ def write(drawn: Mapping[str, "Figure"], folder: Path) -> list[Path]:
 def figures(report: Report) -> dict[str, "Figure"]:
     """Return all figures with data, by name."""
     table = report.pivot
-    colors = row_colors([group_label(row) for row in table.rows])
+    colors = row_colors(table)
     costs = series.costs(table)
     drawn = {
-        "learning_curves": _panels(
-            series.learning_curves(table), _curve, colors, "epoch", "validation score"
-        ),
+        "learning_curves": _learning_curves(series.learning_curves(table), colors),
         "score_and_size": size_figure(table, colors),
-        "time": _panels(costs, _bars("seconds"), colors, "", "training time, s"),
-        "memory": _panels(costs, _bars("memory"), colors, "", "peak memory, MiB"),
+        "time": _bars(costs, colors, "seconds", "training time, s"),
+        "memory": _bars(costs, colors, "memory", "peak memory, MiB"),
         "certificates": _certificates(series.certificates(report.scores)),
     }
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
 def _panels(
-    rows: series.Rows, draw: Draw, colors: Mapping[str, str], x: str, y: str
-) -> "Figure | None":
-    """Return a figure with a panel per column of the table; None without data."""
+    rows: series.Rows, height: float
+) -> tuple["Figure", list[tuple["Axes", series.Rows]]] | None:
+    """Return a figure with a panel per column of the table, and its rows; None without data."""
     columns = list(dict.fromkeys(row["column"] for row in rows))
     if not columns:
         return None
-    wide = min(MOST_PANELS, len(columns))
-    high = -(-len(columns) // wide)
-    figure = new_figure(wide * WIDTH, high * HEIGHT)
+    high = -(-len(columns) // MOST_PANELS)
+    wide = -(-len(columns) // high)  # 5 panels are 3 and 2, not 4 and 1
+    figure = new_figure(wide * WIDTH, high * height)
     axes = list(figure.subplots(high, wide, squeeze=False).flat)
+    panels = []
     for axis, column in zip(axes, columns, strict=False):
-        panel = [row for row in rows if row["column"] == column]
-        draw(axis, panel, colors)
-        axis.set(title=column, xlabel=x, ylabel=_with_units(y, panel))
+        axis.set_title(display_name(column), fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8)
+        panels.append((axis, [row for row in rows if row["column"] == column]))
     for axis in axes[len(columns) :]:
         axis.set_visible(False)
-    handles, names = axes[0].get_legend_handles_labels()
-    if names:
-        columns_of_legend = min(6, len(names))
-        figure.legend(
-            handles, names, loc="outside lower center", ncols=columns_of_legend, frameon=False
-        )
+    return figure, panels
+
+
+def _learning_curves(rows: series.Rows, colors: Mapping[str, str]) -> "Figure | None":
+    """Draw means with bands from the lowest to the highest run, each line with its name."""
+    from matplotlib.ticker import MaxNLocator
+
+    found = _panels(rows, HEIGHT)
+    if found is None:
+        return None
+    figure, panels = found
+    lines = []
+    for axis, panel in panels:
+        ends = []
+        for name, color in colors.items():
+            curve = [row for row in panel if row["row"] == name]
+            if not curve:
+                continue
+            epochs, means = _column(curve, "epoch"), _column(curve, "mean")
+            low, high = _column(curve, "low"), _column(curve, "high")
+            # A single epoch is no line: a marker shows it.
+            marker = "o" if len(curve) == 1 else ""
+            axis.plot(epochs, means, color=color, label=display_name(name), marker=marker)
+            axis.fill_between(epochs, low, high, color=color, alpha=0.1, linewidth=0)
+            ends.append((display_name(name), epochs[-1], means[-1], color))
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axis.set_xlabel("epoch", fontsize=FONT_SIZE)
+        axis.set_ylabel(f"validation {series.axis_title(panel)}", fontsize=FONT_SIZE)
+        lines.append((axis, ends))
+    label_lines(figure, lines)
     return figure
 
 
-def _with_units(label: str, rows: series.Rows) -> str:
-    return ", ".join(dict.fromkeys([label, *(row["unit"] for row in rows if "unit" in row)]))
+def _bars(rows: series.Rows, colors: Mapping[str, str], key: str, title: str) -> "Figure | None":
+    """Draw a horizontal bar per row of the table, so that names need no room below each other."""
+    from matplotlib.ticker import MaxNLocator
 
-
-def _curve(axis: "Axes", rows: series.Rows, colors: Mapping[str, str]) -> None:
-    for name, color in colors.items():
-        curve = [row for row in rows if row["row"] == name]
-        epochs, low, high = (_column(curve, key) for key in ("epoch", "low", "high"))
-        axis.plot(epochs, _column(curve, "mean"), color=color, label=name)
-        axis.fill_between(epochs, low, high, color=color, alpha=0.15)
-
-
-def _bars(key: str) -> Draw:
-    """Return a function that draws a bar per row of the table."""
-
-    def draw(axis: "Axes", rows: series.Rows, colors: Mapping[str, str]) -> None:
-        heights = {row["row"]: row[key] for row in rows}
-        names = [name for name in colors if name in heights]
+    found = _panels(rows, 0.9 + BAR * len(colors))
+    if found is None:
+        return None
+    figure, panels = found
+    for axis, panel in panels:
+        lengths = {row["row"]: row[key] for row in panel}
+        names = [name for name in colors if name in lengths]
         bar_colors = [colors[name] for name in names]
-        axis.bar(range(len(names)), [heights[name] for name in names], color=bar_colors)
-        axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
-
-    return draw
+        places = range(len(names))
+        axis.barh(places, [lengths[name] for name in names], color=bar_colors, height=0.7)
+        axis.set_yticks(places, [display_name(name) for name in names])
+        axis.tick_params(axis="y", length=0)
+        axis.invert_yaxis()
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+        axis.set_xlabel(title, fontsize=FONT_SIZE)
+    return figure
 
 
 def _certificates(rows: series.Rows) -> "Figure | None":
@@ -115,8 +134,15 @@ def _certificates(rows: series.Rows) -> "Figure | None":
     for marker, quantity in zip("osD", quantities, strict=False):
         points = [row for row in rows if row["quantity"] == quantity]
         errors = _column(points, "error")
-        axis.scatter(errors, _column(points, "percent"), marker=marker, label=quantity)
+        axis.scatter(
+            errors,
+            _column(points, "percent"),
+            marker=marker,
+            color=color_of(quantity),
+            label=quantity,
+        )
     axis.set(xlabel="dev error of the posterior mean, %", ylabel="on the certified rows, %")
+    axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
     return figure
 

@@ -3,6 +3,7 @@
 Scores are scaled for display, see `MetricFormat`.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
@@ -11,7 +12,7 @@ from rlora.reports.load import Score, unique_runs
 from rlora.reports.metric_format import PERCENT, MetricFormat, metric_format, metric_unit
 from rlora.reports.pivot import Cell, Group, PivotTable
 from rlora.reports.statistics import Estimate, estimate
-from rlora.reports.tables import group_label, peak_memory
+from rlora.reports.tables import column_label, group_label, peak_memory
 
 Rows = list[dict[str, Any]]
 
@@ -30,6 +31,7 @@ def learning_curves(table: PivotTable) -> Rows:
             rows.append(
                 {
                     **labels,
+                    "metric": monitor,
                     "unit": metric_unit(monitor),
                     "epoch": epoch,
                     "mean": fmean(scaled),
@@ -41,21 +43,30 @@ def learning_curves(table: PivotTable) -> Rows:
     return rows if len(rows) > len(table.cells) else []
 
 
+def axis_title(rows: Rows) -> str:
+    """Return the metrics of learning curves with their units, such as "accuracy, %"."""
+    titles = {
+        row["metric"] if row["metric"] == row["unit"] else f"{row['metric']}, {row['unit']}"
+        for row in rows
+    }
+    return " or ".join(sorted(titles))
+
+
 def _scores_by_epoch(cell: Cell) -> dict[int, list[float]]:
     scores: dict[int, list[float]] = {}
     for run in cell.scores.values():
         for entry in run.record.training.history:
             score = entry.get(run.record.monitor)
-            if score is not None:
+            if score is not None and math.isfinite(score):
                 scores.setdefault(int(entry["epoch"]) + 1, []).append(score)
     return scores
 
 
 def scores_by_size(table: PivotTable) -> Rows:
-    """Return mean scores against trainable parameters, adapter and head.
+    """Return mean scores against the trainable parameters of the adapter, without the head.
 
-    Rows without trainable parameters are left out, because a log axis has no zero.
-    `pareto` marks the rows of a column that no other row beats in both.
+    Empty if no adapter has trainable parameters. `pareto` marks the rows of a column that no other
+    row beats in both.
     """
     rows: Rows = []
     for column in table.columns:
@@ -64,11 +75,11 @@ def scores_by_size(table: PivotTable) -> Rows:
             cell = table.cells[row, column]
             runs = list(cell.scores.values())
             mean = estimate(list(cell.values().values()))
-            labels = {"row": group_label(row), "column": group_label(column)}
+            labels = {"row": group_label(row), "column": column_label(table, column)}
             unit = metric_unit(str(runs[0].settings["metric"]))
             points.append(_size_point(labels, unit, runs, mean, cell.format))
-        rows += _with_pareto(points, larger_is_better=table.column_format(column).larger_is_better)
-    return rows
+        rows += _with_pareto(points, table.column_format(column))
+    return rows if any(row["parameters"] > 0 for row in rows) else []
 
 
 def mean_scores_by_size(table: PivotTable) -> Rows:
@@ -90,7 +101,7 @@ def mean_scores_by_size(table: PivotTable) -> Rows:
         mean = estimate([fmean(cell[pair] for cell in cells) for pair in shared])
         labels = {"row": group_label(row), "column": title}
         points.append(_size_point(labels, "%", table.row_scores(row), mean, PERCENT))
-    return _with_pareto(points, larger_is_better=True)
+    return _with_pareto(points, PERCENT)
 
 
 def _size_point(
@@ -100,26 +111,26 @@ def _size_point(
     return {
         **labels,
         "unit": unit,
-        "parameters": fmean(each.adapter + each.head for each in parameters),
+        "parameters": fmean(each.adapter for each in parameters),
         "score": scale.factor * mean.mean,
         "sd": scale.factor * mean.sd if mean.n > 1 else 0.0,
         "n": mean.n,
     }
 
 
-def _with_pareto(points: Rows, *, larger_is_better: bool) -> Rows:
-    sign = 1 if larger_is_better else -1
-    points = [point for point in points if point["parameters"] > 0]
-    return [{**point, "pareto": _is_pareto_optimal(point, points, sign)} for point in points]
+def _with_pareto(points: Rows, scale: MetricFormat) -> Rows:
+    """Mark the points that no other point beats; scores that show the same digits are equal."""
+    sign = 1 if scale.larger_is_better else -1
+    shown = [(point["parameters"], sign * round(point["score"], scale.digits)) for point in points]
+    return [
+        {**point, "pareto": not any(_beats(other, own) for other in shown)}
+        for point, own in zip(points, shown, strict=True)
+    ]
 
 
-def _is_pareto_optimal(point: dict[str, Any], points: Rows, sign: int) -> bool:
-    for other in points:
-        gain = sign * (other["score"] - point["score"])
-        saved = point["parameters"] - other["parameters"]
-        if gain >= 0 and saved >= 0 and (gain > 0 or saved > 0):
-            return False
-    return True
+def _beats(other: tuple[float, float], own: tuple[float, float]) -> bool:
+    """Return whether (parameters, score) is at least as good in both, and better in one."""
+    return other != own and other[0] <= own[0] and other[1] >= own[1]
 
 
 def costs(table: PivotTable) -> Rows:

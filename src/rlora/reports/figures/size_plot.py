@@ -4,21 +4,30 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rlora.reports.figures import series
-from rlora.reports.figures.style import GRAY, label_points, new_figure
+from rlora.reports.figures.style import (
+    FONT_SIZE,
+    GRAY,
+    SizeAxis,
+    label_points,
+    new_figure,
+    size_axis,
+)
+from rlora.reports.names import display_name
 from rlora.reports.pivot import PivotTable
+from rlora.reports.tables import ADAPTER_PARAMETERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WIDTH = 8.0  # inches; at 100 pixels per inch, the width of a README
-LARGE, SMALL = 3.1, 1.6  # heights of panels in inches
+LARGE, SMALL = 3.1, 1.7  # heights of panels in inches
 LARGE_COLUMNS, SMALL_COLUMNS = 2, 5
-MOST_LABELS = 12  # points of a panel; with more of them, a legend replaces the labels
+MOST_LABELS = 14  # points of a panel; with more of them, a legend replaces the labels
 
 
 def size_figure(table: PivotTable, colors: Mapping[str, str]) -> "Figure | None":
-    """Return the figure of scores against trainable parameters; None if nothing is trained.
+    """Return the figure of scores against trainable parameters; None if no adapter is trained.
 
     A large panel shows the mean over tasks with labeled points, small panels show the tasks.
     Without a common mean, see `series.mean_scores_by_size`, all panels are large and labeled.
@@ -34,17 +43,23 @@ def size_figure(table: PivotTable, colors: Mapping[str, str]) -> "Figure | None"
         return None
     large, small = ([means], panels) if means else (panels, [])
     figure, axes = _axes(len(large), len(small))
-    for axis, rows in zip(axes, large + small, strict=True):
-        _draw(axis, rows, colors, is_large=any(rows is other for other in large))
-    figure.supxlabel("trainable parameters (adapter and head)", fontsize=9)
+    scales = [
+        _draw(axis, rows, colors, is_large=True) for axis, rows in zip(axes, large, strict=False)
+    ]
+    for axis, rows in zip(axes[len(large) :], small, strict=True):
+        _draw(axis, rows, colors, is_large=False)
+    figure.supxlabel(ADAPTER_PARAMETERS, fontsize=FONT_SIZE)
     if len(colors) > MOST_LABELS:
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside right upper", fontsize=7, frameon=False)
         return figure
     figure.draw_without_rendering()  # fixes the layout, which the labels depend on
-    for axis, rows in zip(axes, large, strict=False):
-        points = [(row["row"], row["parameters"], row["score"], row["sd"]) for row in rows]
-        label_points(axis, points, _pareto_front(rows))
+    for axis, rows, scale in zip(axes, large, scales, strict=False):
+        points = [
+            (display_name(row["row"]), scale.position(row["parameters"]), row["score"], row["sd"])
+            for row in rows
+        ]
+        label_points(axis, points, _pareto_front(rows, scale))
     return figure
 
 
@@ -67,13 +82,16 @@ def _axes(large: int, small: int) -> tuple["Figure", list["Axes"]]:
     return figure, axes
 
 
-def _draw(axis: "Axes", rows: series.Rows, colors: Mapping[str, str], *, is_large: bool) -> None:
-    """Draw points with their standard deviations, and the Pareto front."""
-    front = _pareto_front(rows)
+def _draw(
+    axis: "Axes", rows: series.Rows, colors: Mapping[str, str], *, is_large: bool
+) -> SizeAxis:
+    """Draw points with their standard deviations, and the Pareto front; return the x axis."""
+    scale = size_axis([row["parameters"] for row in rows], most_ticks=6 if is_large else 3)
+    front = _pareto_front(rows, scale)
     axis.plot([x for x, _ in front], [y for _, y in front], color=GRAY, linewidth=1.2, zorder=0)
     for row in rows:
         axis.errorbar(
-            [row["parameters"]],
+            [scale.position(row["parameters"])],
             [row["score"]],
             yerr=[row["sd"]],
             fmt="o",
@@ -81,40 +99,33 @@ def _draw(axis: "Axes", rows: series.Rows, colors: Mapping[str, str], *, is_larg
             linewidth=1.4 if is_large else 1.0,
             capsize=3 if is_large else 0,
             color=colors[row["row"]],
-            label=row["row"],
+            label=display_name(row["row"]),
         )
     axis.spines[["top", "right"]].set_visible(False)
-    axis.set_title(rows[0]["column"], fontsize=10 if is_large else 9)
-    axis.tick_params(labelsize=9 if is_large else 7)
-    axis.margins(x=0.08, y=0.12)
-    _format_axes(axis, is_large=is_large)
+    axis.set_title(display_name(rows[0]["column"]), fontsize=10 if is_large else 8)
+    axis.tick_params(labelsize=FONT_SIZE if is_large else 7)
+    axis.margins(y=0.12)
+    _format_axes(axis, scale, is_large=is_large)
     if is_large:
         runs = {row["n"] for row in rows}
-        axis.set_ylabel(f"score, {rows[0]['unit']}", fontsize=9)
+        axis.set_ylabel(f"score, {rows[0]['unit']}", fontsize=FONT_SIZE)
         note = f"mean ± sd, n = {runs.pop()}" if len(runs) == 1 else "mean ± sd"
         note += "; gray line: Pareto front"
         axis.text(0.99, 0.02, note, transform=axis.transAxes, ha="right", fontsize=8, color="0.4")
+    return scale
 
 
-def _pareto_front(rows: series.Rows) -> list[tuple[float, float]]:
-    return sorted((row["parameters"], row["score"]) for row in rows if row["pareto"])
+def _pareto_front(rows: series.Rows, scale: SizeAxis) -> list[tuple[float, float]]:
+    points = [(scale.position(row["parameters"]), row["score"]) for row in rows if row["pareto"]]
+    return sorted(points)
 
 
-def _format_axes(axis: "Axes", *, is_large: bool) -> None:
-    """Set a log x axis with ticks such as 10K, and few y ticks on a small panel."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+def _format_axes(axis: "Axes", scale: SizeAxis, *, is_large: bool) -> None:
+    """Set the ticks of the x axis, and few y ticks on a small panel."""
+    from matplotlib.ticker import MaxNLocator
 
-    axis.set_xscale("log")
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_xlim(scale.low, scale.high)
+    axis.set_xticks(list(scale.ticks), list(scale.ticks.values()))
     axis.yaxis.set_major_locator(MaxNLocator(6 if is_large else 3))
     axis.grid(axis="y", color="0.93", linewidth=0.8)
     axis.set_axisbelow(True)
-
-
-def short_number(value: float) -> str:
-    """Return a number of parameters with a unit, such as 10K or 1.5M."""
-    for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
-        if value >= size:
-            return f"{value / size:g}{unit}"
-    return f"{value:g}"

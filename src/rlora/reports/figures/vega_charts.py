@@ -1,148 +1,300 @@
-"""The figures of the page: Vega-Lite specifications, made by altair."""
+"""The figures of the page: a Vega-Lite specification per panel, made by altair.
 
-from collections.abc import Sequence
+A panel is as wide as its container, so that the page decides how many of them fit next to each
+other.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rlora.reports.figures import series
+from rlora.reports.figures.labels import Offset, Point, place_labels, spread
+from rlora.reports.figures.style import GRAY, SizeAxis, row_colors, size_axis
+from rlora.reports.names import color_of, display_name
 from rlora.reports.report import Report
-from rlora.reports.tables import group_label
+from rlora.reports.tables import ADAPTER_PARAMETERS
 
-SIZE = {"width": 215, "height": 180}
-GRAY = "#bbb"
+HEIGHT, LARGE_HEIGHT, BAR = 210, 300, 22  # pixels
+NARROW = 230  # width of the plot on a phone, at which labels must not overlap
+FONT_SIZE = 11
+CHARACTER = 0.62 * FONT_SIZE  # mean width of one
+CHOSEN = "chosen"  # parameter: the row that the reader highlights; "" for all
+IS_SHOWN = f"{CHOSEN} === '' || datum.row === {CHOSEN}"
+CONFIG = {
+    "font": "system-ui, sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        "labelFontSize": FONT_SIZE,
+        "titleFontSize": FONT_SIZE,
+        "titleFontWeight": "normal",
+        "gridColor": "#eee",
+        "domainColor": "#888",
+        "tickColor": "#888",
+    },
+    "title": {"fontSize": 13, "fontWeight": 600, "anchor": "start"},
+}
 
 
-def specifications(report: Report) -> dict[str, dict[str, Any]]:
-    """Return the specifications of all figures with data, by title."""
+@dataclass(frozen=True)
+class Chart:
+    """A figure of the page.
+
+    Attributes:
+        title: Heading.
+        panels: Specification of each panel.
+        has_overview: Whether the first panel summarizes the others and is wider than they are.
+    """
+
+    title: str
+    panels: list[dict[str, Any]]
+    has_overview: bool = False
+
+
+def named_colors(report: Report) -> dict[str, str]:
+    """Return the color of each row by its name."""
+    return {display_name(name): color for name, color in row_colors(report.pivot).items()}
+
+
+def charts(report: Report) -> list[Chart]:
+    """Return all figures with data."""
     table = report.pivot
-    order = [group_label(row) for row in table.rows]
-    sizes = series.mean_scores_by_size(table) + series.scores_by_size(table)
-    charts = {
-        "Learning curves: validation score by epoch": _learning_curves(
-            series.learning_curves(table), order
+    colors = named_colors(report)
+    means, sizes = series.mean_scores_by_size(table), series.scores_by_size(table)
+    costs = series.costs(table)
+    found = [
+        Chart(
+            "Scores against trainable parameters of the adapter; gray line: Pareto front",
+            [
+                *_panels(means, colors, _large_size_panel),
+                *_panels(sizes, colors, _size_panel if means else _large_size_panel),
+            ],
+            has_overview=bool(means),
         ),
-        "Scores against trainable parameters (line: Pareto front)": _scores_by_size(sizes, order),
-        "Training time": _bars(series.costs(table), order, "seconds", "training time, s"),
-        "Peak memory": _bars(series.costs(table), order, "memory", "peak memory, MiB"),
-        "PAC-Bayes certificates against dev error": _certificates(
-            series.certificates(report.scores)
+        Chart(
+            "Learning curves: mean validation score by epoch, from lowest to highest run",
+            _panels(series.learning_curves(table), colors, _curve_panel),
         ),
-    }
-    return {title: chart.to_dict() for title, chart in charts.items() if chart is not None}
+        Chart("Training time", _panels(costs, colors, _bar_panel("seconds", "seconds"))),
+        Chart("Peak memory", _panels(costs, colors, _bar_panel("memory", "MiB"))),
+        Chart(
+            "PAC-Bayes certificates against dev error",
+            _certificates(series.certificates(report.scores)),
+        ),
+    ]
+    return [chart for chart in found if chart.panels]
 
 
-def _learning_curves(rows: series.Rows, order: Sequence[str]) -> Any:
+def _panels(rows: series.Rows, colors: Mapping[str, str], draw: Any) -> list[dict[str, Any]]:
+    """Return a panel per column of the table."""
+    named = [
+        {**row, "row": display_name(row["row"]), "column": display_name(row["column"])}
+        for row in rows
+    ]
+    columns = list(dict.fromkeys(row["column"] for row in named))
+    return [
+        draw([row for row in named if row["column"] == column], colors, column)
+        for column in columns
+    ]
+
+
+def _curve_panel(rows: series.Rows, colors: Mapping[str, str], title: str) -> dict[str, Any]:
     import altair as alt
 
-    if not rows:
-        return None
-    selected = _legend_selection(alt)
-    base = alt.Chart().encode(
-        x=alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, format="d")),
-        color=_color(alt, order),
-        opacity=alt.condition(selected, alt.value(1), alt.value(0.06)),
-    )
-    band = base.mark_area().encode(
-        y=alt.Y("low:Q", title=_units(rows)),
-        y2="high:Q",
-        opacity=alt.condition(selected, alt.value(0.15), alt.value(0.02)),
-    )
+    y_title = f"validation {series.axis_title(rows)}"
+    scale = _padded([row["low"] for row in rows] + [row["high"] for row in rows])
+    last = max(row["epoch"] for row in rows)
+    x = alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, tickCount=6, format="d", grid=False))
+    heights = alt.Scale(domain=scale, nice=False, zero=False)
+    y = alt.Y("mean:Q", scale=heights, title=y_title)
+    base = _chart(alt, rows).encode(x=x, color=_color(alt, colors))
+    low = alt.Y("low:Q", scale=heights, title=y_title)
+    band = base.mark_area().encode(y=low, y2="high:Q", opacity=_opacity(alt, 0.1, 0.02))
     tooltip = ["row:N", "epoch:Q", *_two_digits("mean", "low", "high"), "n:Q"]
-    y = alt.Y("mean:Q", scale=alt.Scale(zero=False), title=_units(rows))
-    line = base.mark_line(point=True).encode(y=y, tooltip=tooltip)
-    return _panels(alt, alt.layer(band, line.add_params(selected)), rows)
+    line = base.mark_line(point=alt.OverlayMarkDef(size=18)).encode(
+        y=y, tooltip=tooltip, opacity=_opacity(alt)
+    )
+    ends = _line_ends(rows, scale)
+    names = _chart(alt, ends).encode(
+        x=alt.datum(last),
+        y=alt.Y("place:Q", scale=heights, title=y_title),
+        text="row:N",
+        color=_color(alt, colors),
+    )
+    names = names.mark_text(align="left", dx=8, fontSize=FONT_SIZE).encode(opacity=_opacity(alt))
+    return _specification(alt, alt.layer(band, line, names), title, HEIGHT)
 
 
-def _scores_by_size(rows: series.Rows, order: Sequence[str]) -> Any:
+def _line_ends(rows: series.Rows, scale: Sequence[float]) -> series.Rows:
+    """Return the last point of each line, with the height of its name in units of the axis."""
+    ends = list({row["row"]: row for row in rows}.values())
+    unit = (scale[1] - scale[0]) / HEIGHT
+    places = spread([row["mean"] for row in ends], 1.2 * FONT_SIZE * unit, scale[0], scale[1])
+    return [{"row": row["row"], "place": place} for row, place in zip(ends, places, strict=True)]
+
+
+def _large_size_panel(rows: series.Rows, colors: Mapping[str, str], title: str) -> dict[str, Any]:
+    return _size_panel(rows, colors, title, height=LARGE_HEIGHT, has_labels=True)
+
+
+def _size_panel(
+    rows: series.Rows,
+    colors: Mapping[str, str],
+    title: str,
+    height: int = HEIGHT,
+    *,
+    has_labels: bool = False,
+) -> dict[str, Any]:
     import altair as alt
 
-    selected = _legend_selection(alt)
-    x = alt.X(
-        "parameters:Q",
-        scale=alt.Scale(type="log", nice=False, padding=12),
-        title="trainable parameters, with head",
+    sizes = size_axis([row["parameters"] for row in rows], most_ticks=4)
+    scale = _padded(
+        [row["score"] - row["sd"] for row in rows] + [row["score"] + row["sd"] for row in rows]
     )
-    y = alt.Y("score:Q", scale=alt.Scale(zero=False, padding=8), title=_units(rows))
-    front = alt.Chart().mark_line(color=GRAY).transform_filter("datum.pareto").encode(x=x, y=y)
-    base = alt.Chart().encode(
-        x=x,
-        color=_color(alt, order),
-        opacity=alt.condition(selected, alt.value(1), alt.value(0.06)),
+    rows = [
+        {
+            **row,
+            "position": sizes.position(row["parameters"]),
+            "low": row["score"] - row["sd"],
+            "high": row["score"] + row["sd"],
+        }
+        for row in rows
+    ]
+    labels = " : ".join(
+        f"abs(datum.value - {place}) < 1e-6 ? '{text}'" for place, text in sizes.ticks.items()
     )
-    bars = base.transform_calculate(low="datum.score - datum.sd", high="datum.score + datum.sd")
-    bars = bars.mark_rule().encode(y=alt.Y("low:Q", title=_units(rows)), y2="high:Q")
+    axis = alt.Axis(values=list(sizes.ticks), labelExpr=f"{labels} : ''", grid=False)
+    domain = alt.Scale(domain=[sizes.low, sizes.high], nice=False, zero=False)
+    x = alt.X("position:Q", scale=domain, axis=axis, title=ADAPTER_PARAMETERS)
+    y_title = f"score, {', '.join(dict.fromkeys(row['unit'] for row in rows))}"
+    heights = alt.Scale(domain=scale, nice=False, zero=False)
+    y = alt.Y("score:Q", scale=heights, title=y_title)
+    front = _chart(alt, [row for row in rows if row["pareto"]])
+    front = front.mark_line(color=GRAY).encode(x=x, y=y)
+    base = _chart(alt, rows).encode(x=x, color=_color(alt, colors), opacity=_opacity(alt))
+    low = alt.Y("low:Q", scale=heights, title=y_title)
+    bars = base.mark_rule(strokeWidth=1.5).encode(y=low, y2="high:Q")
     parameters = alt.Tooltip("parameters:Q", format=",")
     tooltip = ["row:N", parameters, *_two_digits("score", "sd"), "n:Q"]
     points = base.mark_point(filled=True, size=70).encode(y=y, tooltip=tooltip)
-    return _panels(alt, alt.layer(front, bars, points.add_params(selected)), rows)
+    layers = [front, bars, points]
+    if has_labels:
+        places = _label_places(rows, sizes, scale, height)
+        layers += [_point_label(alt, base, y, name, place) for name, place in places.items()]
+    return _specification(alt, alt.layer(*layers), title, height)
 
 
-def _bars(rows: series.Rows, order: Sequence[str], key: str, title: str) -> Any:
-    import altair as alt
+def _label_places(
+    rows: series.Rows, sizes: SizeAxis, scale: Sequence[float], height: int
+) -> dict[str, Offset]:
+    """Return the place of the name of each point, as on a phone: a wider page has more room."""
+    across, up = NARROW / (sizes.high - sizes.low), height / (scale[1] - scale[0])
 
-    chart = alt.Chart().mark_bar()
-    chart = chart.encode(
-        x=alt.X("row:N", sort=order, title=None),
-        y=alt.Y(f"{key}:Q", title=title),
-        color=_color(alt, order),
-        tooltip=["row:N", "column:N", alt.Tooltip(f"{key}:Q", format=",.1f")],
-    )
-    return _panels(alt, chart, rows)
+    def pixels(row: dict[str, Any]) -> tuple[float, float]:
+        return (row["position"] - sizes.low) * across, (row["score"] - scale[0]) * up
+
+    points = [
+        Point(*pixels(row), row["sd"] * up, CHARACTER * len(row["row"]), 1.2 * FONT_SIZE)
+        for row in rows
+    ]
+    line = sorted(pixels(row) for row in rows if row["pareto"])
+    offsets = place_labels(points, line, 0, NARROW)
+    return {row["row"]: offset for row, offset in zip(rows, offsets, strict=True)}
 
 
-def _certificates(rows: series.Rows) -> Any:
+def _point_label(alt: Any, base: Any, y: Any, name: str, place: Offset) -> Any:
+    text = base.transform_filter(alt.FieldEqualPredicate(field="row", equal=name))
+    return text.mark_text(
+        text=name,
+        align={-1: "right", 0: "center", 1: "left"}[place.side_x],
+        baseline={-1: "top", 0: "middle", 1: "bottom"}[place.side_y],
+        dx=place.side_x * place.distance,
+        dy=-place.side_y * place.distance,
+        fontSize=FONT_SIZE,
+    ).encode(y=y)
+
+
+def _bar_panel(key: str, title: str) -> Any:
+    """Return a function that draws a horizontal bar per row of the table."""
+
+    def draw(rows: series.Rows, colors: Mapping[str, str], column: str) -> dict[str, Any]:
+        import altair as alt
+
+        axis = alt.Axis(tickCount=4)
+        bars = _chart(alt, rows).mark_bar(height={"band": 0.7})
+        bars = bars.encode(
+            x=alt.X(f"{key}:Q", title=title, axis=axis),
+            y=alt.Y("row:N", sort=list(colors), title=None, axis=alt.Axis(ticks=False)),
+            color=_color(alt, colors),
+            opacity=_opacity(alt),
+            tooltip=["row:N", "column:N", alt.Tooltip(f"{key}:Q", format=",.1f")],
+        )
+        return _specification(alt, bars, column, BAR * len({row["row"] for row in rows}))
+
+    return draw
+
+
+def _certificates(rows: series.Rows) -> list[dict[str, Any]]:
     import altair as alt
 
     if not rows:
-        return None
+        return []
     values = [row[key] for row in rows for key in ("error", "percent")]
     limits = [min(values) - 1, max(values) + 1]
     scale = alt.Scale(domain=limits)
-    points = alt.Chart(alt.Data(values=rows)).mark_point(filled=True, size=70)
+    quantities = list(dict.fromkeys(row["quantity"] for row in rows))
+    colors = alt.Scale(domain=quantities, range=[color_of(name) for name in quantities])
+    points = _chart(alt, rows).mark_point(filled=True, size=70)
     points = points.encode(
         x=alt.X("error:Q", scale=scale, title="dev error of the posterior mean, %"),
         y=alt.Y("percent:Q", scale=scale, title="on the certified rows, %"),
-        color=alt.Color("quantity:N", title=None),
-        shape="quantity:N",
+        color=alt.Color("quantity:N", title=None, scale=colors),
+        shape=alt.Shape("quantity:N", title=None),
         tooltip=["task:N", "run:N", "quantity:N", *_two_digits("percent", "error")],
     )
-    diagonal = alt.Chart(alt.Data(values=[{"limit": limit} for limit in limits]))
+    diagonal = _chart(alt, [{"limit": limit} for limit in limits])
     diagonal = diagonal.mark_line(color=GRAY, strokeDash=[4, 4]).encode(
         x=alt.X("limit:Q", scale=scale), y=alt.Y("limit:Q", scale=scale)
     )
-    return alt.layer(diagonal, points).properties(width=360, height=300)
+    return [_specification(alt, alt.layer(diagonal, points), "", LARGE_HEIGHT)]
 
 
-def _panels(alt: Any, chart: Any, rows: series.Rows) -> Any:
-    """Return a panel per column of the table."""
-    columns = list(dict.fromkeys(row["column"] for row in rows))
-    facet = alt.Facet("column:N", title=None, sort=columns)
-    return (
-        chart.properties(**SIZE)
-        .facet(facet, columns=min(4, len(columns)), data=alt.Data(values=rows))
-        .resolve_scale(x="independent", y="independent")
+def _chart(alt: Any, rows: series.Rows) -> Any:
+    return alt.Chart(alt.Data(values=rows))
+
+
+def _specification(alt: Any, chart: Any, title: str, height: float) -> dict[str, Any]:
+    """Return the specification of a panel that is as wide as its container."""
+    result: dict[str, Any] = (
+        chart.properties(
+            width="container",
+            height=height,
+            title=title,
+            autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
+        )
+        .add_params(alt.param(name=CHOSEN, value=""))
+        .to_dict()
     )
+    return {**result, "config": CONFIG}
 
 
-def _units(rows: series.Rows) -> str:
-    return ", ".join(dict.fromkeys(row["unit"] for row in rows))
+def _padded(values: Sequence[float], share: float = 0.08) -> list[float]:
+    """Return the limits of an axis that shows all values."""
+    low, high = min(values), max(values)
+    margin = share * (high - low) or 1.0
+    return [low - margin, high + margin]
 
 
-def _color(alt: Any, order: Sequence[str]) -> Any:
-    return alt.Color(
-        "row:N",
-        sort=order,
-        scale=alt.Scale(domain=order),
-        legend=alt.Legend(orient="top", title=None, symbolOpacity=1),
-    )
+def _color(alt: Any, colors: Mapping[str, str]) -> Any:
+    scale = alt.Scale(domain=list(colors), range=list(colors.values()))
+    return alt.Color("row:N", scale=scale, legend=None)
 
 
-def _legend_selection(alt: Any) -> Any:
-    """Return the selection of a row: a click on the legend dims all others."""
-    return alt.selection_point(fields=["row"], bind="legend")
+def _opacity(alt: Any, shown: float = 1.0, dimmed: float = 0.06) -> Any:
+    return alt.condition(IS_SHOWN, alt.value(shown), alt.value(dimmed))
 
 
 def _two_digits(*names: str) -> list[Any]:
-    """Return tooltips with two digits after the decimal point."""
     import altair as alt
 
     return [alt.Tooltip(f"{name}:Q", format=".2f") for name in names]
