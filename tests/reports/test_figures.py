@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 
+import altair
 import pytest
 
 from rlora.reports.figures import matplotlib_plots, series, vega_charts
@@ -227,7 +228,7 @@ def test_specifications_hold_the_same_data(report):
     ]
     shown = [
         {key: value for key, value in row.items() if key not in ("row", "column")}
-        for row in next(layer["data"]["values"] for layer in _layers(panel))
+        for row in panel["datasets"]["rows"]
     ]
     assert shown == values
     for chart in charts:
@@ -235,9 +236,4 @@ def test_specifications_hold_the_same_data(report):
             assert specification["$schema"].startswith("https://vega.github.io")
             assert specification["width"] == "container"
             assert "NaN" not in json.dumps(specification)
-
-
-def _layers(panel):
-    if "data" in panel:
-        return [panel]
-    return panel["layer"]
+            altair.Chart.from_dict(specification, validate=True)

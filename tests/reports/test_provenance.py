@@ -45,17 +45,27 @@ def test_uncommitted_changes_of_one_commit_are_noted(make_record, write_runs):
     assert expected in notes(write_runs, records)
 
 
-def test_other_code_behind_the_results_is_noted(make_record):
-    from rlora.reports.provenance import commit_notes
-
+def test_changed_code_behind_the_results_is_a_warning(make_record, write_runs):
+    """A digest covers the adapter's modules, so that adapters differ without any change."""
     records = [
         with_commit(make_record(seed=seed), "a" * 40, code=code)
         for seed, code in enumerate(("c" * 64, "c" * 64, "d" * 64, ""))
     ]
-    assert commit_notes(records) == [
-        "warning: the code behind the results differs: cccccccc (2 runs), dddddddd (1 run), "
-        "unknown (1 run)"
+    records.append(with_commit(make_record(adapter="rlora"), "a" * 40, code="e" * 64))
+    assert [note for note in notes(write_runs, records) if note.startswith("warning")] == [
+        "warning: the code behind the results of lora on rte has changed between runs: "
+        "cccccccc (2 runs), dddddddd (1 run), unknown (1 run)"
     ]
+
+
+def test_a_superseded_run_says_what_has_changed(make_record, write_runs):
+    records = [make_record(started=f"2026-01-0{day}") for day in (1, 2)]
+    records[1].data = {**records[1].data, "fingerprint": "other"}
+    records[1].run.code = "c" * 64
+    (skipped,) = RunLoader().load([write_runs(records)]).skipped
+    assert skipped.reason == (
+        "superseded: the same run was repeated on 2026-01-02, on other data, by other code"
+    )
 
 
 def test_other_data_of_the_same_task_is_a_warning(make_record, write_runs):

@@ -131,7 +131,7 @@ def report(entity: str, project: str) -> Any:
     """
     import wandb_workspaces.reports.v2 as wr
 
-    colors = {
+    colors: dict[Any, Any] = {
         wr.RunsetGroup(BY_ADAPTER, (wr.RunsetGroupKey(wr.Config("adapter"), name),)): color_of(name)
         for name in ADAPTERS
     }

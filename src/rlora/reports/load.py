@@ -225,6 +225,8 @@ def _latest_runs(runs: Iterable[LoadedRun]) -> tuple[list[LoadedRun], list[Skipp
             reason = f"superseded: the same run was repeated on {last.record.run.started}"
             if first.record.data.get("fingerprint") != last.record.data.get("fingerprint"):
                 reason += ", on other data"
+            if first.record.run.code != last.record.run.code:
+                reason += ", by other code"
             repeated.append(SkippedRun(first.source, reason))
             latest[key] = last
     return list(latest.values()), repeated

@@ -17,8 +17,12 @@ def provenance_notes(scores: Sequence[Score]) -> list[str]:
 
     Empty for records of one clean commit that read the same data and weights.
     """
-    records = [run.record for run in unique_runs(scores)]
-    return [*commit_notes(records), *fingerprint_warnings(scores)]
+    runs = unique_runs(scores)
+    return [
+        *_commit_notes([run.record for run in runs]),
+        *_code_warnings(runs),
+        *fingerprint_warnings(runs),
+    ]
 
 
 def fingerprint_warnings(scores: Sequence[Score]) -> list[str]:
@@ -53,30 +57,40 @@ def published_data_warnings(own: Sequence[Score], published: Sequence[Score]) ->
     return warnings
 
 
-def commit_notes(records: Sequence[RunRecord]) -> list[str]:
-    """Return a sentence with the commits of the records, and one with the digests of their code.
+def _commit_notes(records: Sequence[RunRecord]) -> list[str]:
+    """Return a sentence with the commits of the records.
 
     Empty if all records come from one commit without uncommitted changes.
     """
     commits = Counter(map(_commit_text, records))
-    codes = Counter(map(code_digest, records))
-    notes = []
     if len(commits) > 1 or any(record.environment.git_dirty for record in records):
-        notes.append(f"commits of the records: {counts_text(commits)}")
-    if len(codes) > 1:
-        texts = {code[:SHOWN] or "unknown": count for code, count in codes.items()}
-        notes.append(f"warning: the code behind the results differs: {counts_text(texts)}")
-    return notes
+        return [f"commits of the records: {counts_text(commits)}"]
+    return []
+
+
+def _code_warnings(runs: Sequence[Score]) -> list[str]:
+    """Return a warning for each adapter and task whose runs have several digests of code."""
+    groups: dict[tuple[str, ...], Counter[str]] = {}
+    for run in runs:
+        groups.setdefault(_code_key(run), Counter())[run.record.run.code[:SHOWN] or "unknown"] += 1
+    return [
+        f"warning: the code behind the results of {adapter} on {task} has changed between runs: "
+        f"{counts_text(codes)}"
+        for (adapter, task, *_), codes in groups.items()
+        if len(codes) > 1
+    ]
+
+
+def _code_key(run: Score) -> tuple[str, ...]:
+    """Return what has one digest of code: the digest covers the modules of all parts of a run."""
+    names = [str(run.settings[key]) for key in ("adapter", "task", "model", "regularizer")]
+    targets = [str(value) for key, value in run.settings.items() if key.endswith("_target_")]
+    return (*names, *sorted(targets))
 
 
 def commit_texts(records: Sequence[RunRecord]) -> list[str]:
     """Return the commits of the records, sorted; "unknown" for records without one."""
     return sorted({_commit_text(record) for record in records})
-
-
-def code_digest(record: RunRecord) -> str:
-    """Return the digest of the sources that a result depends on; "" in records without it."""
-    return str(getattr(record.run, "code", "") or "")
 
 
 def counts_text(counts: dict[str, int]) -> str:

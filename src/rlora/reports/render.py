@@ -8,7 +8,6 @@ from typing import Any
 
 from rlora.config.flatten import flatten
 from rlora.reports.load import Score, unique_runs
-from rlora.reports.provenance import code_digest
 from rlora.reports.tables import Table
 
 
@@ -80,7 +79,7 @@ def _csv_row(run: Score) -> dict[str, Any]:
         "config_hash": record.run.config_hash,
         "git_commit": record.environment.git_commit,
         "git_dirty": record.environment.git_dirty,
-        "code": code_digest(record),
+        "code": record.run.code,
         "data.fingerprint": record.data.get("fingerprint", ""),
         "directory": record.run.directory,
         **settings,

@@ -11,29 +11,22 @@ from typing import Any
 from rlora.reports.figures import series
 from rlora.reports.figures.labels import Offset, Point, place_labels, spread
 from rlora.reports.figures.style import GRAY, SizeAxis, row_colors, size_axis
+from rlora.reports.figures.vega_parts import (
+    FONT_SIZE,
+    chart,
+    color,
+    opacity,
+    padded,
+    specification,
+    two_digits,
+)
 from rlora.reports.names import color_of, display_name
 from rlora.reports.report import Report
 from rlora.reports.tables import ADAPTER_PARAMETERS
 
 HEIGHT, LARGE_HEIGHT, BAR = 210, 300, 22  # pixels
 NARROW = 230  # width of the plot on a phone, at which labels must not overlap
-FONT_SIZE = 11
 CHARACTER = 0.62 * FONT_SIZE  # mean width of one
-CHOSEN = "chosen"  # parameter: the row that the reader highlights; "" for all
-IS_SHOWN = f"{CHOSEN} === '' || datum.row === {CHOSEN}"
-CONFIG = {
-    "font": "system-ui, sans-serif",
-    "view": {"stroke": None},
-    "axis": {
-        "labelFontSize": FONT_SIZE,
-        "titleFontSize": FONT_SIZE,
-        "titleFontWeight": "normal",
-        "gridColor": "#eee",
-        "domainColor": "#888",
-        "tickColor": "#888",
-    },
-    "title": {"fontSize": 13, "fontWeight": 600, "anchor": "start"},
-}
 
 
 @dataclass(frozen=True)
@@ -53,16 +46,24 @@ class Chart:
 
 def named_colors(report: Report) -> dict[str, str]:
     """Return the color of each row by its name."""
-    return {display_name(name): color for name, color in row_colors(report.pivot).items()}
+    return {display_name(name): row_color for name, row_color in row_colors(report.pivot).items()}
 
 
 def charts(report: Report) -> list[Chart]:
     """Return all figures with data."""
+    from altair.utils.schemapi import debug_mode
+
+    with debug_mode(False):  # checking each part against the schema takes seconds; tests check all
+        found = _charts(report)
+    return [each for each in found if each.panels]
+
+
+def _charts(report: Report) -> list[Chart]:
     table = report.pivot
     colors = named_colors(report)
     means, sizes = series.mean_scores_by_size(table), series.scores_by_size(table)
     costs = series.costs(table)
-    found = [
+    return [
         Chart(
             "Scores against trainable parameters of the adapter; gray line: Pareto front",
             [
@@ -82,7 +83,6 @@ def charts(report: Report) -> list[Chart]:
             _certificates(series.certificates(report.scores)),
         ),
     ]
-    return [chart for chart in found if chart.panels]
 
 
 def _panels(rows: series.Rows, colors: Mapping[str, str], draw: Any) -> list[dict[str, Any]]:
@@ -102,27 +102,27 @@ def _curve_panel(rows: series.Rows, colors: Mapping[str, str], title: str) -> di
     import altair as alt
 
     y_title = f"validation {series.axis_title(rows)}"
-    scale = _padded([row["low"] for row in rows] + [row["high"] for row in rows])
+    scale = padded([row["low"] for row in rows] + [row["high"] for row in rows])
     last = max(row["epoch"] for row in rows)
     x = alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, tickCount=6, format="d", grid=False))
     heights = alt.Scale(domain=scale, nice=False, zero=False)
     y = alt.Y("mean:Q", scale=heights, title=y_title)
-    base = _chart(alt, rows).encode(x=x, color=_color(alt, colors))
+    base = chart(alt).encode(x=x, color=color(alt, colors))
     low = alt.Y("low:Q", scale=heights, title=y_title)
-    band = base.mark_area().encode(y=low, y2="high:Q", opacity=_opacity(alt, 0.1, 0.02))
-    tooltip = ["row:N", "epoch:Q", *_two_digits("mean", "low", "high"), "n:Q"]
+    band = base.mark_area().encode(y=low, y2="high:Q", opacity=opacity(alt, 0.1, 0.02))
+    tooltip = ["row:N", "epoch:Q", *two_digits("mean", "low", "high"), "n:Q"]
     line = base.mark_line(point=alt.OverlayMarkDef(size=18)).encode(
-        y=y, tooltip=tooltip, opacity=_opacity(alt)
+        y=y, tooltip=tooltip, opacity=opacity(alt)
     )
     ends = _line_ends(rows, scale)
-    names = _chart(alt, ends).encode(
+    names = chart(alt, "ends").encode(
         x=alt.datum(last),
         y=alt.Y("place:Q", scale=heights, title=y_title),
         text="row:N",
-        color=_color(alt, colors),
+        color=color(alt, colors),
     )
-    names = names.mark_text(align="left", dx=8, fontSize=FONT_SIZE).encode(opacity=_opacity(alt))
-    return _specification(alt, alt.layer(band, line, names), title, HEIGHT)
+    names = names.mark_text(align="left", dx=8, fontSize=FONT_SIZE).encode(opacity=opacity(alt))
+    return specification(alt, alt.layer(band, line, names), title, HEIGHT, rows=rows, ends=ends)
 
 
 def _line_ends(rows: series.Rows, scale: Sequence[float]) -> series.Rows:
@@ -148,7 +148,7 @@ def _size_panel(
     import altair as alt
 
     sizes = size_axis([row["parameters"] for row in rows], most_ticks=4)
-    scale = _padded(
+    scale = padded(
         [row["score"] - row["sd"] for row in rows] + [row["score"] + row["sd"] for row in rows]
     )
     rows = [
@@ -169,19 +169,18 @@ def _size_panel(
     y_title = f"score, {', '.join(dict.fromkeys(row['unit'] for row in rows))}"
     heights = alt.Scale(domain=scale, nice=False, zero=False)
     y = alt.Y("score:Q", scale=heights, title=y_title)
-    front = _chart(alt, [row for row in rows if row["pareto"]])
-    front = front.mark_line(color=GRAY).encode(x=x, y=y)
-    base = _chart(alt, rows).encode(x=x, color=_color(alt, colors), opacity=_opacity(alt))
+    front = chart(alt).mark_line(color=GRAY).transform_filter("datum.pareto").encode(x=x, y=y)
+    base = chart(alt).encode(x=x, color=color(alt, colors), opacity=opacity(alt))
     low = alt.Y("low:Q", scale=heights, title=y_title)
     bars = base.mark_rule(strokeWidth=1.5).encode(y=low, y2="high:Q")
     parameters = alt.Tooltip("parameters:Q", format=",")
-    tooltip = ["row:N", parameters, *_two_digits("score", "sd"), "n:Q"]
+    tooltip = ["row:N", parameters, *two_digits("score", "sd"), "n:Q"]
     points = base.mark_point(filled=True, size=70).encode(y=y, tooltip=tooltip)
     layers = [front, bars, points]
     if has_labels:
         places = _label_places(rows, sizes, scale, height)
         layers += [_point_label(alt, base, y, name, place) for name, place in places.items()]
-    return _specification(alt, alt.layer(*layers), title, height)
+    return specification(alt, alt.layer(*layers), title, height, rows=rows)
 
 
 def _label_places(
@@ -221,15 +220,15 @@ def _bar_panel(key: str, title: str) -> Any:
         import altair as alt
 
         axis = alt.Axis(tickCount=4)
-        bars = _chart(alt, rows).mark_bar(height={"band": 0.7})
+        bars = chart(alt).mark_bar(height={"band": 0.7})
         bars = bars.encode(
             x=alt.X(f"{key}:Q", title=title, axis=axis),
             y=alt.Y("row:N", sort=list(colors), title=None, axis=alt.Axis(ticks=False)),
-            color=_color(alt, colors),
-            opacity=_opacity(alt),
+            color=color(alt, colors),
+            opacity=opacity(alt),
             tooltip=["row:N", "column:N", alt.Tooltip(f"{key}:Q", format=",.1f")],
         )
-        return _specification(alt, bars, column, BAR * len({row["row"] for row in rows}))
+        return specification(alt, bars, column, BAR * len({row["row"] for row in rows}), rows=rows)
 
     return draw
 
@@ -244,57 +243,25 @@ def _certificates(rows: series.Rows) -> list[dict[str, Any]]:
     scale = alt.Scale(domain=limits)
     quantities = list(dict.fromkeys(row["quantity"] for row in rows))
     colors = alt.Scale(domain=quantities, range=[color_of(name) for name in quantities])
-    points = _chart(alt, rows).mark_point(filled=True, size=70)
+    points = chart(alt).mark_point(filled=True, size=70)
     points = points.encode(
         x=alt.X("error:Q", scale=scale, title="dev error of the posterior mean, %"),
         y=alt.Y("percent:Q", scale=scale, title="on the certified rows, %"),
         color=alt.Color("quantity:N", title=None, scale=colors),
         shape=alt.Shape("quantity:N", title=None),
-        tooltip=["task:N", "run:N", "quantity:N", *_two_digits("percent", "error")],
+        tooltip=["task:N", "run:N", "quantity:N", *two_digits("percent", "error")],
     )
-    diagonal = _chart(alt, [{"limit": limit} for limit in limits])
+    diagonal = chart(alt, "limits")
     diagonal = diagonal.mark_line(color=GRAY, strokeDash=[4, 4]).encode(
         x=alt.X("limit:Q", scale=scale), y=alt.Y("limit:Q", scale=scale)
     )
-    return [_specification(alt, alt.layer(diagonal, points), "", LARGE_HEIGHT)]
-
-
-def _chart(alt: Any, rows: series.Rows) -> Any:
-    return alt.Chart(alt.Data(values=rows))
-
-
-def _specification(alt: Any, chart: Any, title: str, height: float) -> dict[str, Any]:
-    """Return the specification of a panel that is as wide as its container."""
-    result: dict[str, Any] = (
-        chart.properties(
-            width="container",
-            height=height,
-            title=title,
-            autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
+    return [
+        specification(
+            alt,
+            alt.layer(diagonal, points),
+            "",
+            LARGE_HEIGHT,
+            rows=rows,
+            limits=[{"limit": limit} for limit in limits],
         )
-        .add_params(alt.param(name=CHOSEN, value=""))
-        .to_dict()
-    )
-    return {**result, "config": CONFIG}
-
-
-def _padded(values: Sequence[float], share: float = 0.08) -> list[float]:
-    """Return the limits of an axis that shows all values."""
-    low, high = min(values), max(values)
-    margin = share * (high - low) or 1.0
-    return [low - margin, high + margin]
-
-
-def _color(alt: Any, colors: Mapping[str, str]) -> Any:
-    scale = alt.Scale(domain=list(colors), range=list(colors.values()))
-    return alt.Color("row:N", scale=scale, legend=None)
-
-
-def _opacity(alt: Any, shown: float = 1.0, dimmed: float = 0.06) -> Any:
-    return alt.condition(IS_SHOWN, alt.value(shown), alt.value(dimmed))
-
-
-def _two_digits(*names: str) -> list[Any]:
-    import altair as alt
-
-    return [alt.Tooltip(f"{name}:Q", format=".2f") for name in names]
+    ]
