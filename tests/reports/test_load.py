@@ -16,6 +16,15 @@ def load(*paths, split="test"):
     return RunLoader(split).load(paths)
 
 
+def with_score(folder, value):
+    """Give a run the score of a record of an earlier version, which was not always finite."""
+    file = folder / RECORD_FILE
+    raw = json.loads(file.read_text())
+    raw["scores"]["test/accuracy"] = value
+    file.write_text(json.dumps(raw))
+    return folder
+
+
 def reasons(loaded):
     return sorted(run.reason for run in loaded.skipped)
 
@@ -54,9 +63,8 @@ def test_the_folder_of_hydra_is_no_run(study_folder):
 
 
 def test_broken_outdated_unscored_and_failed_runs_are_skipped(make_record, write_runs, tmp_path):
-    folder = write_runs(
-        [make_record(seed=1), make_record(seed=2, score=math.nan), make_record(seed=3)]
-    )
+    folder = write_runs([make_record(seed=1), make_record(seed=2), make_record(seed=3)])
+    with_score(folder / "1", math.nan)
     unscored = make_record(seed=4)
     write_record(replace(unscored, scores={"validation/accuracy": 0.5}), folder / "unscored")
     for name, text in {
@@ -98,7 +106,7 @@ def test_no_scored_run_at_all_raises_with_the_reasons(tmp_path, make_record, wri
     ):
         load(tmp_path / "empty")
     with pytest.raises(ValueError, match=r"no finished run to report: .*its test/accuracy is inf"):
-        load(write_runs([make_record(score=math.inf)]))
+        load(with_score(write_runs([make_record()]) / "0", math.inf))
 
 
 def test_a_loader_sees_runs_that_finished_since_its_last_call(make_record, write_runs, tmp_path):
