@@ -100,6 +100,9 @@ def test_a_quoted_field_that_spans_rows_is_reported(write, caplog):
     assert len(read_csv(write("id,text,label\n" + 3 * SWALLOWED.format('",')))) == 3
     assert [record.getMessage().count("2 more rows") for record in caplog.records] == [0, 1]
     caplog.clear()
+    assert len(read_csv(write('text\n"a\nb\nc"\n'))) == 1
+    assert "lines 2 to 4: they are one row" in caplog.text
+    caplog.clear()
     assert len(read_csv(write('id,text,label\n1,"two\nlines",yes\n'))) == 1
     assert not caplog.records
 

@@ -162,6 +162,16 @@ def test_invalid_arguments_give_one_sentence_and_no_file(
     assert [each.name for each in tmp_path.iterdir()] == ["words.txt"]
 
 
+def test_an_interrupted_prediction_leaves_no_file(trained, file, tmp_path, monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Predictor, "answer", interrupt)
+    assert main([f"run={trained}", f"input={file}", f"output={tmp_path}/out.csv"]) == 130
+    assert capsys.readouterr().err.startswith("interrupted: ")
+    assert [each.name for each in tmp_path.iterdir()] == [file.name]
+
+
 def test_labels_are_kept_and_scored(trained, tmp_path, capsys):
     file = tmp_path / "rows.csv"
     file.write_text("\ufefftext,label\r\ngood,positive\r\nbad,\r\nawful,negative\r\n\r\n")

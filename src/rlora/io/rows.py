@@ -145,7 +145,7 @@ def csv_rows(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, list[str
         if not "".join(cells).strip() and len(cells) < max(width, 2):
             continue
         width = width or len(cells)
-        if len(lines) > 1 and width > 1 and any(part.count(",") == width - 1 for part in lines[1:]):
+        if len(lines) > 1 and any(part.count(",") == width - 1 for part in lines[1:]):
             spanning += 1
             if spanning == 1:
                 log.warning(

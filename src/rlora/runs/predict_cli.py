@@ -141,7 +141,8 @@ def _predict(arguments: Arguments) -> None:
     predictor = load_predictor(arguments)
     scores = RowScores(predictor.task)
     with _input(arguments) as stream:
-        found = read_rows(stream, arguments.input_format, predictor.fields, arguments.input)
+        name = "standard input" if arguments.input == "-" else arguments.input
+        found = read_rows(stream, arguments.input_format, predictor.fields, name)
         rows: Iterable[PredictedRow] = predictor.check(found)
         total = columns = None
         if Path(arguments.input).is_file():
