@@ -217,7 +217,7 @@ def test_a_prior_must_come_from_the_same_split_and_other_validation_rows():
     [
         (["certify=true"], "certify=true is invalid: expected a run that learns a posterior"),
         ([*SPLIT, "task.part=prior"], r"task\.part=prior is invalid with regularizer\.prior=split"),
-        ([*SPLIT, "task.shots=4"], r"task\.part=prior and task\.shots=4 each choose"),
+        ([*SPLIT, "task.shots=4"], r"task\.part=rest and task\.shots=4 each choose"),
         (
             [*POSTERIOR, "regularizer.prior=nowhere"],
             r"regularizer\.prior=nowhere is invalid: expected start, split or the folder",
