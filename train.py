@@ -12,7 +12,8 @@ from omegaconf import DictConfig
 from rlora.config.build import config_keys, explain_config_error, hydra_job, is_config_error
 
 CONF = Path(__file__).resolve().parent / "conf"
-WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
+# a process of several inherits the variable from the first one, which `main` sets there
+WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1" and "LOCAL_RANK" not in os.environ
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")

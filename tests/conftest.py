@@ -250,6 +250,7 @@ def processes_of(warm_python):
             "MASTER_PORT": str(port),
             "WORLD_SIZE": str(number),
             "GROUP_RANK": "0",
+            "HYDRA_FULL_ERROR": "1",  # as the children of train.py inherit it
         }
         devices = [f"trainer.devices={number}", "+trainer.strategy=ddp"]
 
