@@ -14,6 +14,7 @@ from rlora.adapters import checkpoint, inject
 from rlora.adapters.lora import LoRA
 from rlora.adapters.peft import Peft
 from rlora.export.peft_format import peft_format
+from rlora.models import quantization
 from rlora.models.random_init import random_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -146,6 +147,30 @@ def test_biases_train_count_save_merge_and_export(tmp_path, bias, number):
     with adapters.merged():
         torch.testing.assert_close(net(TOKENS).logits, expected, rtol=1e-4, atol=1e-5)
     close(net(TOKENS).logits, expected)
+
+
+def test_whole_modules_of_the_command_line_train(tmp_path):
+    def adapted(modules):
+        net = encoder()
+        return net, inject(net, Peft({"peft_type": "LORA", "modules_to_save": modules}), head=HEAD)
+
+    net, adapters = adapted(["pooler", "classifier"])
+    assert adapters.whole == ["bert.pooler"]  # the task trains the classifier
+    assert "bert.pooler.dense.weight" in adapters.adapter_parameters()
+    net(TOKENS).logits[:, 0].sum().backward()
+    assert net.bert.pooler.dense.weight.grad is not None
+    with torch.no_grad():
+        for parameter in adapters.adapter_parameters().values():
+            parameter += 0.1
+    assert export(adapters, tmp_path / "export")["modules_to_save"] == ["bert.pooler", "classifier"]
+    model = PeftModel.from_pretrained(encoder(), tmp_path / "export").eval()
+    close(model(TOKENS).logits, net(TOKENS).logits)
+    with pytest.raises(ValueError, match="modules_to_save: 'nowhere' is no module"):
+        adapted(["nowhere"])
+    net = encoder()
+    quantization.quantize(net, "int8")
+    with pytest.raises(ValueError, match=r"output\.dense\.weight is quantized"):
+        inject(net, Peft({"peft_type": "LORA", "modules_to_save": ["output.dense"]}))
 
 
 def test_an_unknown_key_is_named_and_ignored(tmp_path, caplog):

@@ -119,7 +119,13 @@ def test_what_cannot_be_merged_is_refused_and_nothing_is_written(fresh, tmp_path
     inject(net, LoRA(rank=2))
     with pytest.raises(RuntimeError, match="omit state_dict"):
         net.save_pretrained(tmp_path / "model", state_dict=net.state_dict())
-    several = MultiAdapterModel(fresh("bert"), fingerprint(net, []))
+    net = fresh("bert")
+    torch.nn.utils.parametrizations.weight_norm(net.bert.encoder.layer[0].attention.self.query)
+    inject(net, LoRA(rank=2))
+    with pytest.raises(RuntimeError, match="computes its weight from other parameters"):
+        net.save_pretrained(tmp_path / "model")
+    net = fresh("bert")
+    several = MultiAdapterModel(net, fingerprint(net, []))
     with pytest.raises(RuntimeError, match="the model has several adapters"):
         several.model.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()

@@ -151,6 +151,10 @@ class AdapterSet(ABC):
             return "an adapted layer shares its weight with another module that needs it unchanged"
         if any(is_quantized(layer.weight) for layer in self.layers.values()):
             return "a frozen weight is quantized and cannot hold the sum"
+        if any(
+            "weight" not in dict(layer.base.named_parameters()) for layer in self.layers.values()
+        ):
+            return "an adapted layer computes its weight from other parameters"
         return None
 
     def _shares_weights(self) -> bool:

@@ -70,11 +70,7 @@ def _inject_updates(
 ) -> LinearAdapterSet:
     """Build the updates of a method, and put them into the model; see `inject`."""
     trained = [name for name in method.trained_in_backbone(model) if name not in set(head)]
-    if quantized := [name for name in (*trained, *head) if is_quantized(original[name])]:
-        raise ValueError(
-            f"{quantized[0]} is quantized and cannot be trained: set model.quantize=null, or "
-            "choose an adapter that leaves the backbone frozen"
-        )
+    refuse_quantized({name: original[name] for name in (*trained, *head)})
     # everything that can fail happens before the model changes
     targets = [] if method.targets is None else find_targets(model, method.targets, roles_of(model))
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
@@ -103,6 +99,19 @@ def _inject_updates(
         fingerprint=mark,
         shared=shared,
     )
+
+
+def refuse_quantized(parameters: Mapping[str, nn.Parameter]) -> None:
+    """Refuse to train quantized parameters.
+
+    Raises:
+        ValueError: one of them is quantized.
+    """
+    if quantized := [name for name, parameter in parameters.items() if is_quantized(parameter)]:
+        raise ValueError(
+            f"{quantized[0]} is quantized and cannot be trained: set model.quantize=null, or "
+            "choose an adapter that leaves the backbone frozen"
+        )
 
 
 def train_in_float32(owner: nn.Module, parameter: nn.Parameter) -> None:

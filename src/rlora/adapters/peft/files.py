@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -190,12 +190,3 @@ def native(
 def _key(name: str, shared: str) -> str:
     """Return PEFT's name of a trained tensor."""
     return f"{BANK}{name.removeprefix(shared)}" if name.startswith(shared) else f"{PREFIX}{name}"
-
-
-def modules_named(model: nn.Module, endings: Sequence[str]) -> list[str]:
-    """Return the modules that `modules_to_save` selects, by PEFT's rule: the end of the name."""
-    return [
-        name
-        for name, _ in model.named_modules(remove_duplicate=False)
-        if any(name.endswith(ending) for ending in endings)
-    ]

@@ -23,6 +23,7 @@ from rlora.adapters.peft.adapter_set import (
     tuner_layers,
 )
 from rlora.adapters.peft.fill import fill
+from rlora.adapters.peft.whole_modules import modules_named, parameters_of, whole_modules
 from rlora.adapters.saving import PEFT_SHARED
 from rlora.adapters.targets import find_targets, roles_of
 from rlora.ops.philox import RandomSource
@@ -72,7 +73,7 @@ class Peft(Method):
                 "adapter=peft needs the package peft: pip install 'rlora[peft]'"
             ) from None
         if self.path is not None:
-            object.__setattr__(self, "path", str(self.path))
+            object.__setattr__(self, "path", str(Path(self.path).expanduser()))
             if self.saved is None:
                 object.__setattr__(self, "saved", files.read_config(Path(self.path)))
         elif self.saved is None:
@@ -130,14 +131,15 @@ class Peft(Method):
             config.fan_in_fan_out = any(
                 type(module).__name__ == "Conv1D" for module in model.modules()
             )
-        whole = _whole_modules(model, values, head)
+        self._check_modules(model)
+        whole = whole_modules(model, values, head)
         original = dict(model.named_parameters())
         modes = {id(module): module.training for module in model.modules()}
         model.requires_grad_(False)
         _insert_layers(model, config, seed)
         _follow_mode(model, modes)
         known = {id(parameter) for parameter in original.values()}
-        for parameter in _parameters_of(model, whole):
+        for parameter in parameters_of(model, whole).values():
             parameter.requires_grad_(True)
         same_head = True
         if self.path is not None:
@@ -166,6 +168,15 @@ class Peft(Method):
             trained={_stable(n): p for n, p in trained.items() if id(p) not in known},
             whole=whole,
         )
+
+    def _check_modules(self, model: nn.Module) -> None:
+        """Refuse modules to save that are none; a directory's may be heads of other models."""
+        for name in self.config.get("modules_to_save") or [] if self.saved is None else []:
+            if not modules_named(model, [name]):
+                raise ValueError(
+                    f"adapter.config.modules_to_save: {name!r} is no module of the backbone; name "
+                    "one such as embed_tokens"
+                )
 
     def _modules(self, model: nn.Module) -> list[str]:
         targets = find_targets(model, self.targets, roles_of(model))
@@ -227,48 +238,6 @@ def _follow_mode(model: nn.Module, modes: Mapping[int, bool]) -> None:
                 module.training = mode
     if hasattr(model, PEFT_SHARED):
         getattr(model, PEFT_SHARED).train(model.training)
-
-
-def _whole_modules(model: nn.Module, values: Mapping[str, Any], head: Sequence[str]) -> list[str]:
-    """Return the modules of `modules_to_save` without the head's, untied from other modules.
-
-    PEFT trains a copy of each module. So a tied weight changes in the named module alone, unless
-    `ensure_weight_tying` is set.
-    """
-    found = files.modules_named(model, values.get("modules_to_save") or [])
-    owners = {name.rpartition(".")[0] for name in head}
-    names = [
-        name
-        for name in found
-        if not any(owner == name or owner.startswith(f"{name}.") for owner in owners)
-        and next(model.get_submodule(name).parameters(), None) is not None
-    ]
-    if not values.get("ensure_weight_tying"):
-        for name in names:
-            _untie(model, name)
-    return names
-
-
-def _untie(model: nn.Module, name: str) -> None:
-    """Give a module its own copy of the parameters that it shares with modules elsewhere."""
-    elsewhere = {
-        id(parameter)
-        for other, parameter in model.named_parameters(remove_duplicate=False)
-        if not other.startswith(f"{name}.")
-    }
-    for path, parameter in list(model.get_submodule(name).named_parameters()):
-        if id(parameter) in elsewhere:
-            owner_path, _, leaf = f"{name}.{path}".rpartition(".")
-            copy = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
-            setattr(model.get_submodule(owner_path), leaf, copy)
-            if hasattr(model, "config"):
-                # else saving would drop one of the two
-                model.config.tie_word_embeddings = False  # type: ignore[union-attr]
-
-
-def _parameters_of(model: nn.Module, modules: Sequence[str]) -> Iterator[nn.Parameter]:
-    for name in modules:
-        yield from model.get_submodule(name).parameters()
 
 
 def for_linear_layers(config: Any) -> bool:
