@@ -17,7 +17,7 @@ OPTIONS = sorted(
 )
 # Number of positional arguments and names of keywords that the framework passes at run time.
 RUNTIME = {
-    "model": (0, {"kind", "num_labels", "seed"}),
+    "model": (0, {"kind", "num_labels", "labels", "seed"}),
     "optimizer": (1, set()),
     "scheduler": (1, {"total_steps"}),
     "trainer": (0, {"logger", "callbacks", "plugins"}),

@@ -71,7 +71,7 @@ def test_the_task_has_the_name_of_its_file(task, name):
 
 def test_the_head_has_a_known_kind(task):
     head = task.head()
-    assert set(head) == {"kind", "num_labels"}
+    assert set(head) == {"kind", "num_labels", "labels"}
     if head["kind"] == "regression":
         assert (head["num_labels"], task.labels) == (1, None)
         assert task.score_range[0] < task.score_range[1]

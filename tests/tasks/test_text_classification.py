@@ -32,7 +32,11 @@ def ready(build_task, rte, tokenizer, tmp_path):
 def test_the_task_follows_the_protocol(ready, tokenizer):
     task = ready()
     assert isinstance(task, Task)
-    assert task.head() == {"kind": "classification", "num_labels": 2}
+    assert task.head() == {
+        "kind": "classification",
+        "num_labels": 2,
+        "labels": ["entailment", "not_entailment"],
+    }
     assert task.trained_modules == ("classifier", "score")
     assert (task.name, task.monitor, task.mode) == ("rte", "accuracy", "max")
     assert task.num_train_examples == 190
@@ -141,7 +145,7 @@ def test_loss_and_decode(ready):
 
 def test_regression(build_task):
     task = build_task("stsb")
-    assert task.head() == {"kind": "regression", "num_labels": 1}
+    assert task.head() == {"kind": "regression", "num_labels": 1, "labels": None}
     outputs = SimpleNamespace(logits=torch.tensor([[1.0], [2.5]], dtype=torch.float16))
     assert task.loss(outputs, {"labels": torch.tensor([1.0, 4.5])}).item() == 2.0
     assert task.decode(outputs).tolist() == [1.0, 2.5]

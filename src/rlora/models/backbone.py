@@ -19,6 +19,7 @@ class Backbone:
             another shape, usually the head.
         fingerprint: See `rlora.ops.fingerprint`.
         hub: Hub id of the same weights, if they come from elsewhere.
+        unused_head: Why the head in the checkpoint is not used; "" where it is, or there is none.
     """
 
     source: str
@@ -27,6 +28,7 @@ class Backbone:
     fresh: list[str]
     fingerprint: str
     hub: str | None = None
+    unused_head: str = ""
 
     def head_parameters(self, modules: Sequence[str]) -> list[str]:
         """Return the names of the parameters that train with an adapter.

@@ -53,6 +53,7 @@ def mini_decoder(
         f"random {config['model_type']}, tokens of {corpus}",
         kind=options["kind"],
         num_labels=options["num_labels"],
+        labels=options.get("labels"),
         seed=options["seed"],
         gradient_checkpointing=options.get("gradient_checkpointing", False),
         quantize=options.get("quantize"),

@@ -1,6 +1,7 @@
 """Load a pretrained transformer by hub id or from a folder."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Required, TypedDict
@@ -14,8 +15,11 @@ from transformers.utils import logging as transformers_logging
 from rlora.integrations.hf_hub import hub_answers
 from rlora.models import quantization
 from rlora.models.backbone import Backbone
+from rlora.models.label_order import SavedHead, fit_head
+from rlora.models.tokenizers import fit_tokenizer
 from rlora.ops.fingerprint import fingerprint
 
+log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -25,6 +29,8 @@ class BackboneOptions(TypedDict, total=False):
     Args:
         kind: Head: "classification", "regression", or "text" for a decoder's own output layer.
         num_labels: Number of outputs of the head. Ignored for text.
+        labels: Label names in id order, which a checkpoint's head is matched with by name and which
+            the model's config gets; None, the default: the names and order of the checkpoint.
         seed: Seed of all random weights. The global generators are left as they were.
         gradient_checkpointing: Recompute activations in backward: less memory, more time. Default
             False.
@@ -34,6 +40,7 @@ class BackboneOptions(TypedDict, total=False):
 
     kind: Required[str]
     num_labels: Required[int]
+    labels: Sequence[str] | None
     seed: Required[int]
     gradient_checkpointing: bool
     quantize: str | None
@@ -56,6 +63,7 @@ def load_pretrained(
     *,
     kind: str,
     num_labels: int,
+    labels: Sequence[str] | None = None,
     seed: int,
     revision: str | None = None,
     dtype: str = "float32",
@@ -72,6 +80,7 @@ def load_pretrained(
             tokenizer.
         kind: See `BackboneOptions`.
         num_labels: Number of outputs of the head.
+        labels: See `BackboneOptions`. A head for others gets new values.
         seed: Seed of the head's initial values, unless the checkpoint has the head.
         revision: Commit of the hub repository. Ignored for a folder.
         dtype: See `LoadOptions`.
@@ -91,7 +100,8 @@ def load_pretrained(
     source = str(Path(path).expanduser()) if local else path
     with _one_sentence(path, local):
         config = transformers.AutoConfig.from_pretrained(source, **common)
-    model_class = configure_head(kind, config, num_labels)
+    saved = SavedHead.of(config)
+    model_class = configure_head(kind, config, num_labels, labels)
     with _one_sentence(path, local), _quiet(), torch.random.fork_rng():
         torch.manual_seed(seed)
         model, loading = model_class.from_pretrained(
@@ -108,15 +118,34 @@ def load_pretrained(
         raise ValueError(
             f"model.path={path} holds a model but no tokenizer: add its tokenizer files"
         )
+    missing, mismatched = _parameters_to_start(path, model, loading)
+    renewed, reason = fit_head(
+        model, saved, kind=kind, labels=labels, missing=missing, mismatched=mismatched, seed=seed
+    )
+    if reason:
+        log.warning("model.path=%s: the head gets new start values, as %s", path, reason)
+    described = f"directory {path}" if local else f"hub {path}@{revision or 'main'}"
+    fresh = sorted({*missing, *mismatched, *renewed})
+    backbone = make_backbone(model, tokenizer, described, fresh, gradient_checkpointing, quantize)
+    backbone.unused_head = reason
+    return backbone
+
+
+def _parameters_to_start(
+    path: str, model: Any, loading: dict[str, Any]
+) -> tuple[list[str], list[str]]:
+    """Return the parameters that a checkpoint lacks, and those that it has in another shape.
+
+    Raises:
+        ValueError: the second are not of the head alone.
+    """
     mismatched = [key[0] if isinstance(key, tuple) else key for key in loading["mismatched_keys"]]
     base = f"{model.base_model_prefix}."
     if broken := [name for name in mismatched if name.startswith(base)]:
         raise ValueError(
             f"model.path={path} holds {broken[0]} in another shape than its config says"
         )
-    described = f"directory {path}" if local else f"hub {path}@{revision or 'main'}"
-    fresh = sorted({*loading["missing_keys"], *mismatched})
-    return make_backbone(model, tokenizer, described, fresh, gradient_checkpointing, quantize)
+    return list(loading["missing_keys"]), mismatched
 
 
 def _check(path: str, local: bool, dtype: str) -> None:
@@ -129,13 +158,16 @@ def _check(path: str, local: bool, dtype: str) -> None:
         raise ValueError(f"model.dtype={dtype!r} is unknown: choose one of {', '.join(DTYPES)}")
 
 
-def configure_head(kind: str, config: Any, num_labels: int) -> Any:
+def configure_head(
+    kind: str, config: Any, num_labels: int, labels: Sequence[str] | None = None
+) -> Any:
     """Set a transformers config to a kind of head, and return the class of models that has it.
 
     Args:
         kind: "classification", "regression" or "text".
         config: A transformers config, changed in place.
         num_labels: Number of outputs of the head.
+        labels: Label names in id order; None keeps those of the config.
 
     Raises:
         ValueError: an encoder cannot generate text.
@@ -148,6 +180,9 @@ def configure_head(kind: str, config: Any, num_labels: int) -> Any:
             )
         return transformers.AutoModelForCausalLM
     config.num_labels = num_labels
+    if labels is not None:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {name: i for i, name in enumerate(labels)}
     config.problem_type = "regression" if kind == "regression" else "single_label_classification"
     return transformers.AutoModelForSequenceClassification
 
@@ -160,7 +195,7 @@ def make_backbone(
     gradient_checkpointing: bool = False,
     quantize: str | None = None,
 ) -> Backbone:
-    """Return a backbone whose model and tokenizer agree on the padding token, quantized if asked.
+    """Return a backbone whose model and tokenizer fit each other, quantized if asked.
 
     Args:
         model: The model, changed in place.
@@ -169,10 +204,13 @@ def make_backbone(
         fresh: See `Backbone`.
         gradient_checkpointing: Recompute activations in backward.
         quantize: "int8", "nf4" or None.
+
+    Raises:
+        ValueError: The tokenizer does not fit the model; see `fit_tokenizer`.
     """
-    if tokenizer.pad_token is None:  # decoders are pretrained without one
-        tokenizer.pad_token = tokenizer.eos_token
-    for config in (model.config, getattr(model, "generation_config", None)):
+    fit_tokenizer(tokenizer, model, source)
+    text_config = model.config.get_text_config()  # type: ignore[union-attr, operator]
+    for config in (model.config, text_config, getattr(model, "generation_config", None)):
         if config is not None:
             config.pad_token_id = tokenizer.pad_token_id  # type: ignore[union-attr]
     model.config.use_cache = False  # type: ignore[union-attr]  # generation asks for it itself

@@ -1,5 +1,6 @@
 """Randomly initialized transformers. Small ones with a byte tokenizer serve tests and trials."""
 
+from collections.abc import Sequence
 from typing import Any, Unpack
 
 import torch
@@ -35,6 +36,7 @@ def initialize(
     *,
     kind: str,
     num_labels: int,
+    labels: Sequence[str] | None = None,
     seed: int,
     gradient_checkpointing: bool = False,
     quantize: str | None = None,
@@ -47,13 +49,15 @@ def initialize(
         source: See `Backbone`.
         kind: See `BackboneOptions`.
         num_labels: Number of outputs of the head.
+        labels: Label names in id order, or None.
         seed: Seed of all weights.
         gradient_checkpointing: Recompute activations in backward.
         quantize: "int8", "nf4" or None.
     """
-    fields = {**config, "vocab_size": len(tokenizer)}
+    # before the model is built: RoBERTa counts its positions from the padding token
+    fields = {**config, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     transformers_config = transformers.AutoConfig.for_model(fields.pop("model_type"), **fields)
-    model_class = configure_head(kind, transformers_config, num_labels)
+    model_class = configure_head(kind, transformers_config, num_labels, labels)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = model_class.from_config(transformers_config)

@@ -95,7 +95,10 @@ class Task(ABC):
 
     @abstractmethod
     def head(self) -> dict[str, Any]:
-        """Return the arguments with which the backbone builds its head: `kind` and `num_labels`."""
+        """Return the arguments with which the backbone builds its head.
+
+        They are `kind`, `num_labels` and `labels`; see `rlora.models.pretrained.BackboneOptions`.
+        """
 
     @abstractmethod
     def setup(self, processor: Any, *, seed: int, cache_dir: Path) -> None:

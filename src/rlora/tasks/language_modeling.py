@@ -98,7 +98,7 @@ class LanguageModeling(TextTask):
 
     def head(self) -> dict[str, Any]:
         """Return the head of a language model."""
-        return {"kind": "text", "num_labels": 0}
+        return {"kind": "text", "num_labels": 0, "labels": None}
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the mean loss over the text tokens, float32; the class gives the formula.

@@ -55,10 +55,11 @@ class SupervisedTask(Task):
         return 1 if self.labels is None else len(self.labels)
 
     def head(self) -> dict[str, Any]:
-        """Return the kind of the head and its number of outputs."""
+        """Return the kind of the head, its number of outputs and their names."""
         return {
             "kind": "regression" if self.labels is None else "classification",
             "num_labels": self.num_labels,
+            "labels": self.labels,
         }
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
