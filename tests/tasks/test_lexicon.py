@@ -84,3 +84,16 @@ def test_invalid_settings_raise(build_task):
         build_task("lexicon", validation="dev")
     with pytest.raises(ValueError, match=r"set task\.path"):
         build_task("lexicon", path="/nowhere/at/all").read()
+
+
+def test_labels_in_another_order_keep_their_words(build_task):
+    usual, other = (
+        build_task("lexicon", labels=labels)
+        for labels in (["negative", "positive"], ["Positive", "Negative"])
+    )
+    for name, examples in usual.read().items():
+        turned = other.read()[name]
+        assert turned.texts == examples.texts
+        assert [1 - label for label in turned.labels] == list(examples.labels)
+    renamed = build_task("lexicon", labels=["bad", "good"])
+    assert renamed.read()["test"].labels == usual.read()["test"].labels

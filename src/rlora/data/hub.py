@@ -43,7 +43,13 @@ def load_split(subset: str, split: str) -> Any:
 
 
 def read_hub(
-    subset: str, split: str, *, text: Sequence[str], labeled: bool, incomplete_rows: str = "error"
+    subset: str,
+    split: str,
+    *,
+    text: Sequence[str],
+    labeled: bool,
+    labels: Sequence[str] | None = None,
+    incomplete_rows: str = "error",
 ) -> Examples:
     """Read the examples of one split.
 
@@ -52,6 +58,7 @@ def read_hub(
         split: Split name.
         text: Columns of the text fields.
         labeled: Whether the split's labels are known.
+        labels: Label names of the task in id order, which may differ from the hub's order.
         incomplete_rows: `error` or `skip`, for labeled rows with an empty text.
 
     Raises:
@@ -61,9 +68,9 @@ def read_hub(
     texts = list(zip(*(list(data[column]) for column in text), strict=True))
     if not labeled:
         return Examples(texts)
-    labels = list(data["label"])
-    if None in labels:
-        raise ValueError(f"{location(subset)}, {split}: row {labels.index(None) + 1} has no label.")
+    values = list(data["label"])
+    if None in values:
+        raise ValueError(f"{location(subset)}, {split}: row {values.index(None) + 1} has no label.")
     rows = [
         row for row, fields in enumerate(texts) if all(field and field.strip() for field in fields)
     ]
@@ -71,4 +78,24 @@ def read_hub(
         raise ValueError(
             f"{location(subset)}, {split}: {len(texts) - len(rows)} rows have an empty text."
         )
-    return Examples(texts, labels).take(rows)
+    return Examples(texts, _in_order(values, _label_names(data), labels)).take(rows)
+
+
+def _label_names(data: Any) -> list[str] | None:
+    """Return the hub's names of the class ids, None where it has none."""
+    feature = getattr(data, "features", {}).get("label")
+    return getattr(feature, "names", None)
+
+
+def _in_order(
+    values: list[Any], names: list[str] | None, labels: Sequence[str] | None
+) -> list[Any]:
+    """Return class ids in the task's order; the names "0", "1", ... mean the hub's ids."""
+    if not names or labels is None or len(labels) != len(names):
+        return values
+    numbers = list(map(str, range(len(names))))
+    for known in (names, numbers):
+        if sorted(known) == sorted(labels):
+            order = [list(labels).index(name) for name in known]
+            return [order[value] if value >= 0 else value for value in values]
+    return values

@@ -26,6 +26,7 @@ def train(parts: Parts) -> dict[str, float]:
     if saved and saved.adapter:
         _load_adapter(parts, saved.adapter)
     if resumed:
+        _check_labels(parts)
         state = resume.read_checkpoint(resumed)
         _check_unfinished(parts, state)
         _check_data(parts, state)
@@ -51,6 +52,12 @@ def load(parts: Parts) -> None:
         ValueError: The saved weights do not fit the parts.
     """
     saved, config = parts.plan.saved, parts.plan.config
+    unused_head = parts.backbone.unused_head
+    if saved is None and unused_head and not config["adapter"].get("path"):
+        raise ValueError(
+            f"train=false is invalid: expected a head for task={parts.task.name} to evaluate, but "
+            f"{unused_head}; set train=true, task.labels to its labels, or ckpt_path"
+        )
     if saved is None and parts.adapters.starts_with_other_head:
         raise ValueError(
             f"adapter.path={config['adapter']['path']} holds the head of another task: choose its "
@@ -58,12 +65,27 @@ def load(parts: Parts) -> None:
         )
     if saved is None and config["adapter"].get("path"):
         log.info("evaluating the adapter of %s", config["adapter"]["path"])
+    elif saved is None and not parts.backbone.fresh:
+        log.info("evaluating the checkpoint of model= with its own head")
     elif saved is None:
         log.warning("train=false without ckpt_path: evaluating the untrained model")
     elif saved.adapter:
         _load_adapter(parts, saved.adapter)
     elif saved.checkpoint:
+        _check_labels(parts)
         _load_checkpoint(parts, saved.checkpoint)
+
+
+def _check_labels(parts: Parts) -> None:
+    """Refuse other labels than the saved run's: the rows of its head are in their order."""
+    plan = parts.plan
+    before = plan.saved.config["task"].get("labels") if plan.saved else None
+    now = plan.config["task"].get("labels")
+    if before != now:
+        raise ValueError(
+            f"task.labels={now} is invalid: expected {before}, the labels of the saved head in "
+            f"their order; omit task.labels, or start without ckpt_path={plan.config['ckpt_path']}"
+        )
 
 
 def _check_unfinished(parts: Parts, state: dict[str, Any]) -> None:
@@ -110,7 +132,9 @@ def _load_adapter(parts: Parts, directory: Path) -> None:
             f"{directory} was trained on task={saved_task}, whose head does not fit task={task}: "
             "omit task=, or set train=true to start from the adapter"
         )
-    if not same_task:
+    if same_task:
+        _check_labels(parts)
+    else:
         log.info("the saved head belongs to another task: only the adapter is loaded")
     fingerprint = parts.backbone.fingerprint
     checkpoint.load(parts.adapters, directory, fingerprint=fingerprint, head=same_task)

@@ -63,11 +63,11 @@ class GLUE(TextClassification):
             raise ValueError(
                 f"task.groups names {unknown}, which are not in task.text={list(self.text)}."
             )
-        super().__post_init__()
         if (self.labels is None) == (self.score_range is None):
             raise ValueError(
                 f"{self.name} needs either task.labels or task.score_range; set one of them."
             )
+        super().__post_init__()
         if self.incomplete_rows not in ("error", "skip"):
             raise ValueError(
                 f"task.incomplete_rows={self.incomplete_rows} is unknown; "
@@ -137,6 +137,7 @@ class GLUE(TextClassification):
                 files["hub"],
                 text=columns,
                 labeled=labeled,
+                labels=self.labels,
                 incomplete_rows=self.incomplete_rows,
             )
         return read_tsv(

@@ -92,6 +92,8 @@ class Lexicon(TextClassification):
     A seeded split selects the training words; validation and test are halves of the others.
 
     Attributes:
+        labels: Names of the two classes. Other names than "negative" and "positive" are in that
+            order.
         train_size: Number of training words.
 
     Raises:
@@ -103,6 +105,11 @@ class Lexicon(TextClassification):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.num_labels != 2:
+            raise ValueError(
+                f"task.labels={self.labels} is invalid: expected two names, such as [negative, "
+                "positive]."
+            )
         if self.train_size < 1:
             raise ValueError(f"task.train_size={self.train_size} is invalid: expected at least 1.")
         defaults = {"validation": "train", "validation_fraction": 0.05, "validation_max": 2000}
@@ -133,6 +140,9 @@ class Lexicon(TextClassification):
             ValueError: `train_size` leaves fewer than two words for validation and test.
         """
         words = read_lexicon(lexicon_file(self.path))
+        names = [name.casefold() for name in self.labels or ()]
+        if names == ["positive", "negative"]:
+            words = Examples(words.texts, [1 - int(label) for label in words.labels or ()])
         if self.train_size > len(words) - 2:
             raise ValueError(
                 f"task.train_size={self.train_size} of {len(words)} words leaves too few for "

@@ -12,6 +12,12 @@ from torchmetrics import Metric, MetricCollection
 from rlora.data.batch import Batch
 from rlora.metrics.exact import exact
 from rlora.tasks.base import Task
+from rlora.tasks.setting_checks import (
+    check_metrics,
+    check_monitor,
+    check_score_range,
+    checked_labels,
+)
 
 LOG_FLOOR = math.log(1e-5)  # smallest log-probability in the bounded loss
 
@@ -29,7 +35,7 @@ class SupervisedTask(Task):
         score_range: Smallest and largest score of a regression task.
 
     Raises:
-        ValueError: A setting is unknown.
+        ValueError: A setting is unknown, or a metric does not fit the labels.
     """
 
     name: str
@@ -40,14 +46,11 @@ class SupervisedTask(Task):
     score_range: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
+        self.labels = checked_labels(self.labels)
+        check_score_range(self.score_range)
+        check_metrics(self.metrics, self.labels, self.score_range)
         self.metrics = {name: exact(metric) for name, metric in self.metrics.items()}
-        if self.mode not in ("max", "min"):
-            raise ValueError(f"task.mode={self.mode} is unknown; set task.mode to max or min.")
-        if self.monitor not in self.metrics:
-            raise ValueError(
-                f"task.monitor={self.monitor} is no metric of {self.name}; "
-                f"use {sorted(self.metrics)}."
-            )
+        check_monitor(self.name, self.metrics, self.monitor, self.mode)
 
     @property
     def num_labels(self) -> int:

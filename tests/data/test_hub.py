@@ -1,0 +1,30 @@
+"""Rows of the Hugging Face hub: the order of their labels."""
+
+from types import SimpleNamespace
+from typing import ClassVar
+
+import pytest
+
+from rlora.data import hub
+
+
+class HubRows(dict):
+    """Rows of the hub: columns, and features with the names of the class ids."""
+
+    features: ClassVar = {"label": SimpleNamespace(names=["negative", "positive"])}
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (["0", "1"], [0, 1, 1]),
+        (["1", "0"], [1, 0, 0]),
+        (["positive", "negative"], [1, 0, 0]),
+        (["bad", "good"], [0, 1, 1]),
+    ],
+)
+def test_hub_labels_follow_the_order_of_the_task(build_task, monkeypatch, labels, expected):
+    monkeypatch.delenv("RLORA_DATA", raising=False)
+    rows = HubRows(sentence=["a", "b", "c"], label=[0, 1, 1])
+    monkeypatch.setattr(hub, "load_split", lambda subset, split: rows)
+    assert build_task("sst2", labels=labels).read()["train"].labels == expected
