@@ -111,8 +111,8 @@ def test_the_task_family_reads_json_lines(module, tmp_path):
     rows = [f'{{"text": "number {i}", "label": "{"ab"[i % 2]}"}}' for i in range(60)]
     for name in ("train", "test"):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
-    options = {"name": "mine", "monitor": "accuracy", "labels": ["a", "b"], "path": tmp_path}
-    task = family(metrics={"accuracy": BinaryAccuracy()}, **options)
+    options = {"name": "mine", "monitor": "accuracy", "labels": ["a", "b"], "max_length": 64}
+    task = family(metrics={"accuracy": BinaryAccuracy()}, path=tmp_path, **options)
     task.setup(backbone().processor, seed=0, cache_dir=tmp_path / "cache")
     assert task.num_train_examples == 57
     (tmp_path / "test.jsonl").write_text('{"text": "x", "label": "c"}\n')
