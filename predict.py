@@ -2,7 +2,8 @@
 
 import sys
 
+from rlora.io.command import run_command
 from rlora.runs.predict_cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command(lambda: main(sys.argv[1:]))

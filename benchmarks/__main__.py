@@ -35,6 +35,7 @@ from benchmarks.report import device_of, markdown
 from benchmarks.settings import Settings, quick
 from benchmarks.summary import print_summary
 from rlora.io.atomic import write_atomically
+from rlora.io.command import run_command
 from rlora.runs.console import quieten
 
 ROOT = Path(__file__).parents[1]
@@ -254,4 +255,4 @@ def _without_paths(argv: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -18,6 +18,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf, open_dict
 
+from rlora.runs import folder_names
+
+folder_names.register()
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
 

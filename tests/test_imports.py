@@ -29,21 +29,37 @@ ANY = None  # any library but Hydra
 #   runs, export -> evaluation -> training -> tasks, adapters, models, regularizers
 #     -> data, metrics, ops -> io
 RULES = {
-    "train": ({"rlora.runs.experiment", "rlora.config.build"}, HYDRA),
-    "predict": ({"rlora.runs.predict_cli"}, set()),
+    "train": (
+        {
+            "rlora.runs.experiment",
+            "rlora.runs.folder_names",
+            "rlora.runs.parent",
+            "rlora.config.build",
+            "rlora.config.explain",
+            "rlora.config.job",
+            "rlora.io.command",
+        },
+        HYDRA,
+    ),
+    "predict": ({"rlora.runs.predict_cli", "rlora.io.command"}, set()),
     "rlora": ({"rlora.adapters"}, set()),  # the public names
     "rlora.io": ({"rlora.io"}, {"torch", "safetensors"}),
     "rlora.io.atomic": (set(), set()),
     "rlora.io.rows": (set(), set()),
     "rlora.io.json_values": ({"rlora.io.rows"}, set()),
+    "rlora.io.command": (set(), set()),
     "rlora.ops": ({"rlora.ops"}, {"torch", "numpy", "triton"}),
-    "rlora.metrics": ({"rlora.metrics", "rlora.io.rows"}, {"rich", "pycocoevalcap"}),
+    "rlora.metrics": (
+        {"rlora.metrics", "rlora.io.rows", "rlora.io.command"},
+        {"rich", "pycocoevalcap"},
+    ),
     # torchmetrics' protocol; the others score texts without torch
     "rlora.metrics.exact": (set(), {"torch", "torchmetrics", "numpy", "scipy"}),
     "rlora.integrations": ({"rlora.io"}, ANY),
     "rlora.integrations.wandb_dashboards": ({"rlora.io", "rlora.reports.names"}, ANY),
     "rlora.config": ({"rlora.config"}, set()),
     "rlora.config.build": ({"rlora.config"}, "with hydra"),
+    "rlora.config.explain": ({"rlora.config"}, "with hydra"),
     "rlora.records": ({"rlora.records", "rlora.config", "rlora.io.atomic"}, set()),
     "rlora.records.environment": ({"rlora.records.record"}, {"torch", "lightning"}),
     "rlora.data": ({"rlora.data", "rlora.integrations", "rlora.io"}, ANY),
@@ -85,6 +101,7 @@ RULES = {
     ),
     "rlora.runs": ({"rlora"}, ANY),
     "rlora.runs.experiment": ({"rlora"}, "with hydra"),
+    "rlora.runs.folder_names": ({"rlora.records"}, "with hydra"),
     "rlora.runs.multirun": ({"rlora.records"}, "with hydra"),
     "rlora.export": (
         {
@@ -98,7 +115,13 @@ RULES = {
         ANY,
     ),
     "rlora.reports": (
-        {"rlora.reports", "rlora.records", "rlora.config.flatten", "rlora.io.atomic"},
+        {
+            "rlora.reports",
+            "rlora.records",
+            "rlora.config.flatten",
+            "rlora.io.atomic",
+            "rlora.io.command",
+        },
         {"scipy", "numpy", "rich", "matplotlib", "altair", "vl_convert", "jinja2", "wandb"},
     ),
 }

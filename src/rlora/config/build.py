@@ -1,27 +1,21 @@
-"""Objects from config nodes, the config on the console, and config errors in one sentence."""
+"""Plain values and objects from config nodes, and the config on the console."""
 
-import difflib
 import inspect
-import re
+import types
 from pathlib import Path
-from typing import Any, Unpack, get_args, get_origin, get_type_hints
+from typing import Any, Union, Unpack, get_args, get_origin, get_type_hints
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import (
-    CompactHydraException,
-    ConfigCompositionException,
-    MissingConfigException,
-    OverrideParseException,
-)
 from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.tree import Tree
 
 from rlora.config.flatten import flatten
 from rlora.config.job import Job
+
+TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
 
 
 def build(node: Any, *args: Any, **runtime: Any) -> Any:
@@ -52,28 +46,111 @@ def build(node: Any, *args: Any, **runtime: Any) -> Any:
     return factory(*args, **runtime)
 
 
-def constructor_options(target: Any) -> tuple[list[str], bool]:
-    """Return the names of a constructor's parameters, and whether it takes any other keyword too.
+def constructor_options(target: Any) -> tuple[dict[str, Any], bool]:
+    """Return a constructor's parameters with their types, and whether it takes other keywords too.
 
     `**options: Unpack[SomeTypedDict]` counts as the keys of that class, so that the signature
-    remains the schema where several constructors share options.
+    remains the schema where several constructors share options. A type that is not given, or that
+    cannot be read, is `Any`.
     """
-    names, open_ended = list[str](), False
+    types_of, open_ended = dict[str, Any](), False
+    hints = _hints(target.__init__ if inspect.isclass(target) else target)
     for name, parameter in inspect.signature(target).parameters.items():
         if parameter.kind == parameter.VAR_POSITIONAL:
             continue
         if parameter.kind != parameter.VAR_KEYWORD:
-            names.append(name)
+            types_of[name] = hints.get(name, Any)
         elif get_origin(parameter.annotation) is Unpack:
-            names += get_type_hints(get_args(parameter.annotation)[0])
+            types_of |= get_type_hints(get_args(parameter.annotation)[0])
         else:
             open_ended = True
-    return names, open_ended
+    return types_of, open_ended
+
+
+def _hints(function: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(function)
+    except (NameError, TypeError, AttributeError):  # names that only type checkers import
+        return {}
 
 
 def to_plain(config: Any) -> Any:
-    """Return a config as plain dicts, lists and values, resolved."""
-    return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+    """Return a config as plain dicts, lists and values, resolved, with the word None as null.
+
+    Python and W&B's agents write null as None, which YAML and Hydra read as a text. `None` is null
+    wherever the option's type allows null or is unknown. The other spellings, such as `none`, are
+    null where the option cannot be a text: `bias=none` is an option of PEFT's.
+    """
+    if OmegaConf.is_config(config):
+        config = OmegaConf.to_container(config, resolve=True)
+    # the keys of train.yaml itself have no constructor; none of them has a value "none"
+    top = {key: int | None for key, value in config.items() if not isinstance(value, dict)}
+    return _with_nulls(config, top)
+
+
+def _with_nulls(node: dict[str, Any], types_of: dict[str, Any]) -> dict[str, Any]:
+    """Return a node with nulls; the types of the options of `_target_` are looked up on need."""
+    result = dict[str, Any]()
+    for key, value in node.items():
+        if isinstance(value, dict):
+            value = _with_nulls(value, {})
+        elif isinstance(value, str) and value.lower() == "none":
+            types_of = types_of or _option_types(node)
+            value = None if _is_null(value, types_of.get(key, Any)) else value
+        result[key] = value
+    return result
+
+
+def _option_types(node: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return constructor_options(get_object(node["_target_"]))[0]
+    except (KeyError, ImportError, ValueError):  # no target, or one that `build` refuses
+        return {}
+
+
+def _is_null(word: str, kind: Any) -> bool:
+    if kind is Any:
+        return word == "None"
+    options = _alternatives(kind)
+    allows_text = str in options or any(isinstance(each, str) for each in get_args(kind))
+    return type(None) in options and (word == "None" or not allows_text)
+
+
+def check_types(config: dict[str, Any], prefix: str = "") -> None:
+    """Check that options which are numbers or booleans have such values.
+
+    Only constructors of rlora are looked at: others check their arguments themselves.
+
+    Args:
+        config: Plain and resolved.
+        prefix: Dotted key of the config, with a dot at its end.
+
+    Raises:
+        ValueError: a value has another type.
+    """
+    ours = str(config.get("_target_", "")).startswith("rlora.")
+    types_of = _option_types(config) if ours else {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            check_types(value, f"{prefix}{key}.")
+            continue
+        options = _alternatives(types_of.get(key, Any))
+        if not set(options) <= set(TYPE_NAMES) or any(_fits(value, each) for each in options):
+            continue
+        allowed = " or ".join(TYPE_NAMES[each] for each in options)
+        shown = "null" if value is None else repr(value)
+        raise ValueError(f"{prefix}{key}={shown} is invalid: expected {allowed}")
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    """Return the members of a union; of another type, itself."""
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    return isinstance(value, int | float if kind is float else kind)
 
 
 def print_config(config: dict[str, Any], console: Console, choices: dict[str, str]) -> None:
@@ -88,62 +165,6 @@ def print_config(config: dict[str, Any], console: Console, choices: dict[str, st
         else:
             tree.add(f"{title}: {value}")
     console.print(tree)
-
-
-def explain_config_error(error: Exception, keys: list[str], swept: set[str]) -> str:
-    """Return one sentence for an error of the config system, with the closest valid names.
-
-    Args:
-        error: An error of Hydra or OmegaConf.
-        keys: All keys of the config.
-        swept: Config groups for which the command line gives several options.
-    """
-    text = " ".join(str(error).split())
-    if (
-        isinstance(error, MissingConfigException)
-        and error.options is not None
-        and error.missing_cfg_file
-    ):
-        group, _, name = error.missing_cfg_file.partition("/")
-        return f"{group}={name} is unknown: {_suggest(name, list(error.options))}"
-    match = re.search(r"Could not override '([^']+)'", text)
-    key = match[1] if match else ""
-    if key and (group := key.partition(".")[0]) in swept:
-        return (
-            f"{key} is not a key of every {group} of this sweep: with {group}=a,b only keys that "
-            f"all of them have can be set; set {key} in its YAML file or recipe, or run that "
-            f"{group} separately"
-        )
-    if key and isinstance(error, ConfigCompositionException):
-        return (
-            f"{key} is not a key of the config: {_suggest(key, keys)} (+{key}=... adds a new one)"
-        )
-    if isinstance(error, OverrideParseException):
-        return f"{text}: quote values with special characters, as in 'key=\"a b\"'"
-    if isinstance(error.__cause__, OmegaConfBaseException):
-        return f"{text}: {' '.join(str(error.__cause__).split())}"
-    return text
-
-
-def is_config_error(error: BaseException) -> bool:
-    """Return whether Hydra or OmegaConf raised an error."""
-    return isinstance(error, CompactHydraException | OmegaConfBaseException)
-
-
-def _suggest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    last = name.rpartition(".")[2]
-    close += [key for key in known if key.rpartition(".")[2] == last and key not in close][:3]
-    if close:
-        *others, final = close
-        names = f"{', '.join(others)} or {final}" if others else final
-        return f"did you mean {names}?"
-    return f"choose one of {', '.join(sorted(known)[:40])}"
-
-
-def config_keys(config: DictConfig) -> list[str]:
-    """Return all dotted keys of a config."""
-    return list(flatten(OmegaConf.to_container(config, resolve=False)))
 
 
 def hydra_job() -> Job:

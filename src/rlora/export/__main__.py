@@ -11,6 +11,7 @@ import torch
 from rlora.export.hub import push
 from rlora.export.write import FORMATS, write_export
 from rlora.io.atomic import write_folder_atomically
+from rlora.io.command import run_command
 from rlora.runs.console import quieten
 from rlora.runs.load import load_run
 
@@ -101,4 +102,4 @@ def _write(options: argparse.Namespace, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -11,6 +11,7 @@ from typing import Any
 
 from rlora.io.atomic import write_atomically
 from rlora.reports.names import ADAPTERS, color_of
+from rlora.io.command import run_command
 
 TITLE = "Adapters compared"
 BY_ADAPTER = "by adapter"
@@ -148,4 +149,4 @@ def report(entity: str, project: str) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

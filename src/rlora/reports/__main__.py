@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rlora.io.atomic import write_atomically
+from rlora.io.command import run_command
 from rlora.reports import latex, page, render, terminal, wandb_runs
 from rlora.reports.figures import matplotlib_plots
 from rlora.reports.load import RunLoader
@@ -196,4 +197,4 @@ def _split(text: str) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import re
 import shutil
 import traceback
 from pathlib import Path
@@ -16,7 +17,7 @@ from rich.console import Console
 from rlora.adapters import checkpoint
 from rlora.config.allowlist import saved_config
 from rlora.config.build import print_config, to_plain
-from rlora.config.job import Job
+from rlora.config.job import Job, how_to_rerun
 from rlora.evaluation import certify, generate, prior_run
 from rlora.integrations import wandb_run
 from rlora.io.atomic import write_atomically
@@ -42,6 +43,7 @@ from rlora.training.module import write_predictions
 from rlora.training.trainer import GROUPS
 
 log = logging.getLogger(__name__)
+HYDRA_FILES = {".hydra", "train.log"}  # in a run folder before the run starts
 
 
 def run(config: DictConfig, job: Job) -> float:
@@ -59,14 +61,18 @@ def run(config: DictConfig, job: Job) -> float:
     reset_peak_memory()
     quieten()
     console = Console()
+    plan = None
     try:
         plan = resolve(values, job)
         earlier = study.finished_record(plan.config, job, plan.identity)
         record = earlier or run_plan(plan, job, console)
     except BaseException as error:
-        _write_error(job.directory)
+        if plan is None and not job.multirun:
+            _discard(job.directory, Path(str(values["paths"]["outputs"])))
+        else:
+            _write_error(job.directory)
         if isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt(_how_to_resume(job)) from error
+            raise KeyboardInterrupt(_how_to_resume(job, values)) from error
         if job.multirun and isinstance(error, Exception):
             reason = " ".join(str(error).split()) or type(error).__name__
             log.error("failed, the other runs continue: %s", reason)
@@ -79,13 +85,36 @@ def run(config: DictConfig, job: Job) -> float:
     return _score_to_maximize(record)
 
 
-def _how_to_resume(job: Job) -> str:
+def _discard(directory: Path, outputs: Path) -> None:
+    """Remove the folder that Hydra made for a run which was refused before it started."""
+    if not is_first_process() or {file.name for file in directory.iterdir()} - HYDRA_FILES:
+        return
+    shutil.rmtree(directory, ignore_errors=True)
+    for folder in directory.resolve().parents:
+        if outputs.resolve() not in folder.parents:
+            return
+        with contextlib.suppress(OSError):  # not empty
+            folder.rmdir()
+
+
+def _how_to_resume(job: Job, config: dict[str, Any]) -> str:
     """Return what to type after an interruption."""
     if job.multirun:
-        return "rerun the same command: runs that finished are skipped"
-    if not (job.directory / resume.LAST_CHECKPOINT).is_file():
-        return "there is nothing to resume, as no epoch was finished"
-    return f"set ckpt_path={job.directory} to resume"
+        return how_to_rerun(skips=config["skip_finished"] is not False)
+    if (job.directory / resume.LAST_CHECKPOINT).is_file():
+        return f"set {_argument('ckpt_path', job.directory)} to resume"
+    if not config["train"] or config["ckpt_path"]:
+        return "rerun the same command"
+    if (job.directory / prior_run.FOLDER / RECORD_FILE).is_file():
+        argument = _argument("hydra.run.dir", job.directory)
+        return f"rerun the same command with {argument} to reuse its prior"
+    return "there is nothing to resume, as no epoch was finished"
+
+
+def _argument(key: str, path: Path) -> str:
+    """Return `key=path` as a shell and Hydra read it."""
+    plain = re.fullmatch(r"[\w./+-]+", str(path))
+    return f"{key}={path}" if plain else f"'{key}=\"{path}\"'"
 
 
 def _write_error(directory: Path) -> None:

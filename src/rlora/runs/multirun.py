@@ -18,8 +18,15 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from rlora.records.record import read_record
-from rlora.records.status import FAILED, FINISHED, UNFINISHED, RunStatus, run_folders, run_status
+from rlora.records.status import (
+    FAILED,
+    FINISHED,
+    UNFINISHED,
+    RunStatus,
+    run_folders,
+    run_status,
+    skipped_from,
+)
 
 SKIPPED = "skipped (finished earlier)"
 SEARCH_RESULTS = "optimization_results.yaml"  # of Hydra's Optuna sweeper
@@ -129,10 +136,7 @@ def _counts(statuses: list[RunStatus]) -> str:
 
 def _was_skipped(status: RunStatus) -> bool:
     """Return whether the folder holds the record of a run that finished in another folder."""
-    return (
-        status.state == FINISHED
-        and Path(read_record(status.directory).run.directory) != status.directory.resolve()
-    )
+    return status.state == FINISHED and skipped_from(status.directory) is not None
 
 
 def _table(failed: list[RunStatus]) -> Table:

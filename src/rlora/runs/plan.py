@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from rlora.config.allowlist import check_targets
-from rlora.config.build import build
+from rlora.config.build import build, check_types
 from rlora.config.flatten import move_paths
 from rlora.config.job import Job, check_job
 from rlora.evaluation import prior_run
 from rlora.records.identity import Identity
+from rlora.records.status import original_path
 from rlora.regularizers.certificate import CertificateOptions
 from rlora.runs.identity import identify
 from rlora.runs.resume import EVALUATION_SECTIONS, TRAINING_SECTIONS, SavedRun, find_saved
@@ -63,7 +64,8 @@ def resolve(config: dict[str, Any], job: Job) -> RunPlan:
             job.overrides,
             resume=config["train"] and saved.checkpoint is not None,
         )
-    config = with_start_files(config)
+    check_types(config)
+    config = _with_original_folders(with_start_files(config))
     if config["train"] or config["certify"]:
         config = prior_run.with_part(config)
     check_job(config, job)
@@ -85,6 +87,24 @@ def with_start_files(config: dict[str, Any]) -> dict[str, Any]:
     if model.get("path") and folder.is_dir():  # else it is the id of a model on the hub
         model = {**model, "path": str(folder.absolute())}
     return {**config, "adapter": adapter, "model": model}
+
+
+def _with_original_folders(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the config with a run's folder wherever an option names the folder of a skipped run.
+
+    Raises:
+        ValueError: The run itself is gone.
+    """
+    result = dict(config)
+    for section, name in (("regularizer", "prior"), ("certificate", "baseline")):
+        value = (config.get(section) or {}).get(name)
+        if not isinstance(value, str):
+            continue
+        path = Path(value).expanduser()
+        original = original_path(path, f"{section}.{name}")
+        if original != path:
+            result[section] = {**config[section], name: str(original)}
+    return result
 
 
 def restore_sections(

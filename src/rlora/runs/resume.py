@@ -12,7 +12,7 @@ from safetensors.torch import save as dump_tensors
 from rlora.adapters import checkpoint
 from rlora.config.allowlist import check_saved_config
 from rlora.io.safetensors import read_tensors
-from rlora.records.status import CONFIG
+from rlora.records.status import CONFIG, original_path
 from rlora.regularizers.base import Regularizer
 from rlora.training.checkpoints import CHECKPOINT_FORMAT
 
@@ -60,7 +60,7 @@ def find_saved(path: str, *, resume: bool, key: str = "ckpt_path") -> SavedRun:
     Raises:
         ValueError: There is nothing to load, or rlora 0.1 saved it.
     """
-    location = Path(path).expanduser()
+    location = original_path(Path(path).expanduser(), key)
     if location.is_file():
         config = _checked(read_checkpoint(location)["rlora"].get("config"), location)
         return SavedRun(location, None, location, config)

@@ -35,7 +35,8 @@ def train(parts: Parts) -> dict[str, float]:
         trainer.fit(parts.module, ckpt_path=resumed, weights_only=True)
     except SystemExit:  # Lightning turns Ctrl-C into it
         raise KeyboardInterrupt from None
-    history = parts.recorder.history
+    if not (history := parts.recorder.history):
+        raise ValueError("no epoch was trained: set higher limits, such as trainer.max_time")
     row = history[-1]
     # without checkpoints (callbacks=progress) the last epoch is the result
     if best := getattr(trainer.checkpoint_callback, "best_model_path", ""):
