@@ -14,6 +14,7 @@ from rlora.config.explain import (
     compose_groups,
     explain_config_error,
     is_config_error,
+    register_help,
     without_null_groups,
 )
 from rlora.config.job import how_to_rerun
@@ -59,6 +60,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints a traceback and exits itself
     end_with_command()
     folder_names.register()
+    register_help()
     sys.argv[1:] = without_null_groups(sys.argv[1:], CONF)
     try:
         job()

@@ -49,10 +49,10 @@ def targets(node, path=()):
 
 def parameters_of(name):
     """Return the parameters of a target and of the function that receives its **options."""
-    names = constructor_options(get_object(name))[0]
+    names = dict(constructor_options(get_object(name))[0])
     if name in RECEIVERS:
-        names += constructor_options(get_object(RECEIVERS[name]))[0]
-    return names
+        names |= constructor_options(get_object(RECEIVERS[name]))[0]
+    return list(names)
 
 
 def misfit(path, node):

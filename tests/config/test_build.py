@@ -1,21 +1,20 @@
-"""Building from config nodes, flattening, and one sentence for each config error."""
+"""Building from config nodes, plain values, and their types."""
 
+import re
+import sys
 from functools import partial
 from typing import TypedDict, Unpack
 
 import pytest
 import torch
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from rich.console import Console
 from transformers import BertConfig
 
 from rlora.config.build import (
     build,
-    config_keys,
+    check_types,
     constructor_options,
-    explain_config_error,
-    is_config_error,
     print_config,
     to_plain,
 )
@@ -120,7 +119,10 @@ def test_a_function_with_open_options_takes_any():
 
 def test_shared_options_count_as_the_keys_of_their_class():
     target = f"{__name__}.combine"
-    assert constructor_options(combine) == (["first", "own", "alpha", "beta"], False)
+    options, open_ended = constructor_options(combine)
+    assert list(options) == ["first", "own", "alpha", "beta"]
+    assert options["alpha"] is float
+    assert not open_ended
     node = {"_target_": target, "own": 2, "alpha": 0.5}
     assert build(node, 1) == (1, 2, {"alpha": 0.5})
     with pytest.raises(ValueError, match="has no option gamma: it takes first, own, alpha, beta"):
@@ -153,8 +155,97 @@ def test_flatten_gives_dotted_keys():
     assert flatten({"a": 1}, "x/") == {"x/a": 1}
 
 
-def test_keys_need_no_values():
-    assert config_keys(OmegaConf.create({"a": "${nowhere}", "b": {"c": "???"}})) == ["a", "b.c"]
+class Typed:
+    """Has options of several types."""
+
+    def __init__(
+        self,
+        *,
+        rows: int | None = None,
+        rate: float = 0.1,
+        quick: bool = False,
+        name: str = "",
+        folder: str | None = None,
+        anything=None,
+    ):
+        """Take anything; `check_types` looks at the types."""
+
+
+TYPED = f"{__name__}.Typed"
+
+
+@pytest.mark.parametrize(
+    ("key", "word", "expected"),
+    [
+        ("rows", "None", None),
+        ("rows", "none", None),
+        ("rows", "NONE", None),
+        ("folder", "None", None),
+        ("folder", "none", "none"),
+        ("name", "None", "None"),
+        ("anything", "None", None),
+        ("anything", "none", "none"),
+        ("rate", "None", "None"),
+    ],
+)
+def test_the_word_none_is_null_where_the_option_may_be_null(key, word, expected):
+    config = OmegaConf.create({"task": {"_target_": TYPED, key: word}})
+    assert to_plain(config)["task"][key] == expected
+
+
+def test_the_word_none_without_a_constructor():
+    config = {
+        "study": "None",
+        "compile": "none",
+        "certificate": {"baseline": "None", "rule": "none"},
+    }
+    assert to_plain(OmegaConf.create(config)) == {
+        "study": None,
+        "compile": None,
+        "certificate": {"baseline": None, "rule": "none"},
+    }
+    labels = {"task": {"labels": ["None", "Some"]}}
+    assert to_plain(OmegaConf.create(labels)) == labels
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("task.shots=None", ("task", "shots")),
+        ("task.train_examples=None", ("task", "train_examples")),
+        ("task.num_workers=None", ("task", "num_workers")),
+        ("trainer.gradient_clip_val=None", ("trainer", "gradient_clip_val")),
+        ("study=None", ("study",)),
+        ("ckpt_path=None", ("ckpt_path",)),
+    ],
+)
+def test_none_from_a_sweep_is_null(compose, override, key):
+    value = to_plain(OmegaConf.create(compose(override).config))
+    for part in key:
+        value = value[part]
+    assert value is None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rows": "abc"}, "task.rows='abc' is invalid: expected a whole number or null"),
+        ({"rows": 2.5}, "task.rows=2.5 is invalid: expected a whole number or null"),
+        ({"rows": True}, "task.rows=True is invalid: expected a whole number or null"),
+        ({"rate": None}, "task.rate=null is invalid: expected a number"),
+        ({"rate": "None"}, "task.rate='None' is invalid: expected a number"),
+        ({"quick": 3}, "task.quick=3 is invalid: expected true or false"),
+        ({"rows": 3, "rate": 1, "quick": True, "name": 7, "folder": 5, "anything": []}, None),
+    ],
+)
+def test_numbers_and_booleans_are_checked(monkeypatch, values, message):
+    monkeypatch.setitem(sys.modules, "rlora.typed", sys.modules[__name__])
+    config = {"task": {"_target_": "rlora.typed.Typed", **values}}
+    if message is None:
+        check_types(config)
+        return
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_types(config)
 
 
 def test_the_printed_config_names_groups_and_values():
@@ -167,107 +258,6 @@ def test_the_printed_config_names_groups_and_values():
     output = console.export_text()
     for text in ("adapter = lora", "rank: 8", "targets: ['q']", "seed: 5"):
         assert text in output
-
-
-# explain
-
-KEYS = [
-    "adapter.rank",
-    "adapter.alpha",
-    "optimizer.lr",
-    "optimizer.head_lr",
-    "task.batch_size",
-    "seed",
-]
-
-
-@pytest.fixture
-def error_of(compose):
-    """Function (*overrides): the error that composing raises."""
-
-    def catch(*overrides):
-        with pytest.raises(Exception, match=r"\S") as caught:
-            compose(*overrides)
-        assert is_config_error(caught.value)
-        return caught.value
-
-    return catch
-
-
-@pytest.fixture
-def explained(error_of):
-    """Function (*overrides, keys, swept): the sentence for the error that composing raises."""
-
-    def explain(*overrides, keys=KEYS, swept=()):
-        message = explain_config_error(error_of(*overrides), keys, set(swept))
-        assert len(message.splitlines()) == 1
-        return message
-
-    return explain
-
-
-@pytest.mark.parametrize(
-    ("override", "right"),
-    [
-        ("adapter=lorra", "lora"),
-        ("adapter=randlra", "randlora"),
-        ("task=mnlii", "mnli"),
-        ("model=roberta-base", "roberta_base"),
-        ("trainer=cpuu", "cpu"),
-        ("optimizer=adam", "adamw"),
-    ],
-)
-def test_an_unknown_option_suggests_the_closest(explained, override, right):
-    message = explained(override)
-    assert message.startswith(f"{override} is unknown: did you mean ")
-    assert right in message
-
-
-def test_an_option_unlike_any_other_lists_all(explained):
-    message = explained("adapter=zzzzzz")
-    assert message.startswith("adapter=zzzzzz is unknown: choose one of ")
-    assert all(name in message for name in ("lora", "rlora", "vera", "nola", "full"))
-
-
-@pytest.mark.parametrize(
-    ("override", "right"),
-    [
-        ("adapter.rnk=4", "adapter.rank"),
-        ("adapter.lr=4", "optimizer.lr"),
-        ("task.batchsize=4", "task.batch_size"),
-        ("optimizer.learning_rate=4", "optimizer"),
-        ("sed=4", "seed"),
-        ("rank=4", "adapter.rank"),
-    ],
-)
-def test_an_unknown_key_suggests_the_closest(explained, override, right):
-    key = override.partition("=")[0]
-    message = explained(override)
-    assert message.startswith(f"{key} is not a key of the config: ")
-    assert right in message
-    assert f"+{key}=" in message
-
-
-def test_a_key_that_not_every_swept_option_has(explained):
-    message = explained("adapter=lora", "adapter.num_bases=4", swept=["adapter"])
-    assert "adapter.num_bases is not a key of every adapter" in message
-    assert "recipe" in message
-
-
-@pytest.mark.parametrize("override", ["adapter=[lora", "seed", "task.path=a,b(", "seed=1 2]"])
-def test_a_syntax_error_recommends_quotes(explained, override):
-    assert "quote" in explained(override)
-
-
-def test_an_interpolation_of_an_unknown_key(explained):
-    message = explained("optimizer.lr=${nowhere}")
-    assert "nowhere" in message
-    assert "optimizer.lr" in message
-
-
-def test_other_errors_are_no_config_errors():
-    assert not is_config_error(ValueError("x"))
-    assert is_config_error(HydraException("x")) or not issubclass(HydraException, ValueError)
 
 
 def test_a_built_object_is_no_partial():

@@ -256,7 +256,10 @@ def test_a_killed_multirun_resumes_with_the_same_command(start, train, small, tm
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("--help",), ["Common commands", "== Groups ==", "adapter: bitfit", "max_epochs:"]),
+        (
+            ("--help",),
+            ["Common commands", "== Groups ==", "adapter: bitfit", "task: cola", "max_epochs:"],
+        ),
         (("--shell-completion", "install=bash"), ["complete"]),
     ],
 )
@@ -265,6 +268,7 @@ def test_help_and_completion(start, arguments, expected):
     for text in expected:
         assert text in output
     assert "Traceback" not in output
+    assert "_glue" not in output
 
 
 def test_precision_checkpointing_compiling_and_early_stopping_are_options(

@@ -9,6 +9,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from rlora.records.record import RECORD_FILE
+from rlora.runs.parent import COMMAND
 
 ROOT = Path(__file__).parents[2]
 TINY = "model=tiny_encoder"
@@ -22,6 +23,7 @@ def error_of(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "train_script", script)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.delenv("RLORA_DATA", raising=False)
+    monkeypatch.setenv(COMMAND, str(os.getpid()))  # main would set it for the whole test process
     spec.loader.exec_module(script)
 
     def run(*overrides):
@@ -58,6 +60,8 @@ def error_of(monkeypatch, tmp_path, capsys):
         (["optimizr.lr=1"], ["optimizer.lr"]),
         (["adapter=bitfit", "adapter.rank=4"], ["adapter.rank is not a key"]),
         (["adapter.targets=[q"], ["quote"]),
+        (["experiment=None", "adapter.rnk=4"], ["adapter.rnk", "adapter.rank"]),
+        (["task=e2e", "task.shots=4"], ["task.shots is not a key of task=e2e", "train_examples"]),
         (
             ["-m", "adapter=lora,nola", "adapter.num_bases=4"],
             ["adapter.num_bases", "every adapter of this sweep"],
@@ -80,6 +84,10 @@ def test_unknown_names(error_of, overrides, expected):
         (["adapter.targets=[qurey]", TINY], "attention.self.query"),
         (["+adapter.foo=3", TINY], "no option foo: it takes rank"),
         (["seed=-1"], "seed=-1"),
+        (["seed=None"], "seed=None"),
+        (["trainer.max_epochs=0", TINY], "trainer.max_epochs=0"),
+        (["optimizer.lr=None", TINY], "optimizer.lr='None' is invalid: expected a number"),
+        (["paths.cache=null", TINY], "paths.cache=null is invalid"),
         (["scheduler.shape=cosin", TINY, "task.train_size=64"], "linear, cosine, constant"),
         (["optimizer.lr=-1", TINY, "task.train_size=64"], "optimizer.lr=-1"),
         (["trainer.precision=77", TINY], "77"),
@@ -100,6 +108,15 @@ def test_unknown_names(error_of, overrides, expected):
 )
 def test_invalid_values(error_of, overrides, expected):
     assert expected in error_of(*overrides)
+
+
+@pytest.mark.parametrize("override", ["ckpt_path=nowhere", "seed=-1", "ckpt_path={tmp}/old"])
+def test_a_refused_run_leaves_no_files(error_of, tmp_path, override):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.yaml").write_text("choices: {task: sst2}")  # of rlora 0.1
+    error_of(override.format(tmp=tmp_path), TINY)
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert [path.name for path in (tmp_path / "old").iterdir()] == ["config.yaml"]
 
 
 def test_an_unreachable_hub(error_of, monkeypatch, tmp_path):

@@ -1,6 +1,7 @@
 """The console output of a run: the lines at its start, the progress line and the closing table."""
 
 import io
+import logging
 import os
 import pty
 import re
@@ -10,7 +11,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from rlora.runs.console import print_start, print_summary
+from rlora.runs.console import print_start, print_summary, quieten
 from rlora.training.callbacks.progress import ERASE, Progress
 
 LABELS = ["backbone", "adapter", "task", "regularizer", "device", "run folder"]
@@ -163,3 +164,9 @@ def test_a_terminal_has_one_progress_line(root, tmp_path, cache):
     assert "epoch 1/2  step 3/6" in progress
     assert "epoch 2/2  step 6/6" in progress.split(ERASE)[-1]
     assert lines[-1].endswith(f"{tmp_path}/run")
+
+
+def test_messages_of_lightning_are_printed_once():
+    quieten()
+    assert not logging.getLogger("lightning").handlers  # Hydra's handler of the root prints them
+    assert logging.getLogger("lightning").propagate

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from hydra.errors import (
     OverrideParseException,
 )
 from hydra.utils import get_object
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlora.config.build import constructor_options
@@ -74,6 +74,25 @@ def without_null_groups(arguments: Sequence[str], conf: Path) -> list[str]:
         for argument in arguments
         for group, _, option in [argument.partition("=")]
     ]
+
+
+def register_help() -> None:
+    """Register the resolver `${group_options:}`, with which the help lists the groups."""
+    OmegaConf.register_new_resolver("group_options", _group_options, replace=True)
+
+
+def _group_options(*, _root_: DictConfig) -> str:
+    """Return one line per group with its options; Hydra's own list has the shared files too."""
+    options: dict[str, set[str]] = {}
+    for source in _root_.hydra.runtime.config_sources:
+        folder = Path(source.path)
+        for file in folder.glob("*/**/*.yaml") if source.schema == "file" else ():
+            options.setdefault(str(file.parent.relative_to(folder)), set()).add(file.stem)
+    return "\n".join(
+        f"{group}: {', '.join(sorted(_public(names)))}"
+        for group, names in sorted(options.items())
+        if group.partition("/")[0] != "hydra"
+    )
 
 
 def compose_groups(arguments: Sequence[str], conf: Path) -> Composition:
@@ -163,7 +182,7 @@ def explain_config_error(error: Exception, composition: Composition) -> str:
     return text
 
 
-def _public(options: Sequence[str]) -> list[str]:
+def _public(options: Iterable[str]) -> list[str]:
     """Return options without the files that others share, whose names start with `_`."""
     return [option for option in options if not option.startswith("_")]
 

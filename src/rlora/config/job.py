@@ -71,7 +71,7 @@ def check_job(config: dict[str, Any], job: Job) -> None:
         check_trainer(config["trainer"])
     for name, folder in config["paths"].items():
         if not isinstance(folder, str) or not folder:
-            raise ValueError(f"paths.{name}={folder} is invalid: expected a folder")
+            raise ValueError(f"paths.{name}={_word(folder)} is invalid: expected a folder")
     dtype = config["model"].get("dtype", "float32")
     precision = _check_precision(config["trainer"].get("precision"))
     if dtype != "float32" and not precision.endswith("mixed"):

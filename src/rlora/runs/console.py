@@ -47,7 +47,7 @@ QUIET_LOGGERS = {
 def quieten() -> None:
     """Hide the messages of libraries that a user cannot act on; all others stay."""
     transformers.utils.logging.disable_progress_bar()
-    # Lightning prints through a handler of its own, and Hydra's handler prints the same once more
+    # Lightning adds a handler, and Hydra's handler prints the same message once more
     logging.getLogger("lightning").handlers.clear()
     for name, level in QUIET_LOGGERS.items():
         logging.getLogger(name).setLevel(level)

@@ -1,11 +1,8 @@
 """A run from the composed config to its record: resolve, assemble, execute."""
 
-import contextlib
 import logging
 import math
-import re
 import shutil
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ from rich.console import Console
 from rlora.adapters import checkpoint
 from rlora.config.allowlist import saved_config
 from rlora.config.build import print_config, to_plain
-from rlora.config.job import Job, how_to_rerun
+from rlora.config.job import Job
 from rlora.evaluation import certify, generate, prior_run
 from rlora.integrations import wandb_run
 from rlora.io.atomic import write_atomically
@@ -33,7 +30,7 @@ from rlora.records.record import (
 )
 from rlora.records.scores import defined, undefined
 from rlora.records.status import CONFIG, ERROR
-from rlora.runs import resume, weights
+from rlora.runs import resume, stopped, weights
 from rlora.runs.assemble import Moment, Parts, assemble
 from rlora.runs.console import print_start, print_summary, quieten
 from rlora.runs.plan import RunPlan, resolve
@@ -43,7 +40,6 @@ from rlora.training.module import write_predictions
 from rlora.training.trainer import GROUPS
 
 log = logging.getLogger(__name__)
-HYDRA_FILES = {".hydra", "train.log"}  # in a run folder before the run starts
 
 
 def run(config: DictConfig, job: Job) -> float:
@@ -68,11 +64,11 @@ def run(config: DictConfig, job: Job) -> float:
         record = earlier or run_plan(plan, job, console)
     except BaseException as error:
         if plan is None and not job.multirun:
-            _discard(job.directory, Path(str(values["paths"]["outputs"])))
+            stopped.discard(job.directory, Path(str(values["paths"]["outputs"])))
         else:
-            _write_error(job.directory)
+            stopped.write_error(job.directory)
         if isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt(_how_to_resume(job, values)) from error
+            raise KeyboardInterrupt(stopped.how_to_resume(job, values)) from error
         if job.multirun and isinstance(error, Exception):
             reason = " ".join(str(error).split()) or type(error).__name__
             log.error("failed, the other runs continue: %s", reason)
@@ -83,44 +79,6 @@ def run(config: DictConfig, job: Job) -> float:
     if is_first_process() and not earlier:
         print_summary(record, console)
     return _score_to_maximize(record)
-
-
-def _discard(directory: Path, outputs: Path) -> None:
-    """Remove the folder that Hydra made for a run which was refused before it started."""
-    if not is_first_process() or {file.name for file in directory.iterdir()} - HYDRA_FILES:
-        return
-    shutil.rmtree(directory, ignore_errors=True)
-    for folder in directory.resolve().parents:
-        if outputs.resolve() not in folder.parents:
-            return
-        with contextlib.suppress(OSError):  # not empty
-            folder.rmdir()
-
-
-def _how_to_resume(job: Job, config: dict[str, Any]) -> str:
-    """Return what to type after an interruption."""
-    if job.multirun:
-        return how_to_rerun(skips=config["skip_finished"] is not False)
-    if (job.directory / resume.LAST_CHECKPOINT).is_file():
-        return f"set {_argument('ckpt_path', job.directory)} to resume"
-    if not config["train"] or config["ckpt_path"]:
-        return "rerun the same command"
-    if (job.directory / prior_run.FOLDER / RECORD_FILE).is_file():
-        argument = _argument("hydra.run.dir", job.directory)
-        return f"rerun the same command with {argument} to reuse its prior"
-    return "there is nothing to resume, as no epoch was finished"
-
-
-def _argument(key: str, path: Path) -> str:
-    """Return `key=path` as a shell and Hydra read it."""
-    plain = re.fullmatch(r"[\w./+-]+", str(path))
-    return f"{key}={path}" if plain else f"'{key}=\"{path}\"'"
-
-
-def _write_error(directory: Path) -> None:
-    """Write the traceback of the current error to the run folder."""
-    with contextlib.suppress(OSError):  # a full disk must not hide the error itself
-        write_atomically(directory / ERROR, traceback.format_exc().encode())
 
 
 def _score_to_maximize(record: RunRecord) -> float:

@@ -18,6 +18,11 @@ from rlora.training.checkpoints import CHECKPOINT_FORMAT
 
 LAST_CHECKPOINT, BEST_CHECKPOINT = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 REGULARIZER = "regularizer.safetensors"  # in an adapter folder: a posterior and its prior
+# What reading a file raises that is no checkpoint: unpickling stumbles in many ways.
+UNREADABLE = (
+    *(RuntimeError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError),
+    pickle.UnpicklingError,
+)
 # The sections that an evaluation restores from the saved config, and those that resuming restores.
 EVALUATION_SECTIONS = ("model", "task", "adapter", "seed", "regularizer")
 TRAINING_SECTIONS = (*EVALUATION_SECTIONS, "optimizer", "scheduler", "trainer")
@@ -111,7 +116,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path} is damaged, truncated, or no checkpoint: {reason}") from error
     if not isinstance(state, dict) or not isinstance(state.get("rlora"), dict):
