@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from rlora.io.atomic import write_atomically
-from rlora.reports.names import ADAPTERS, color_of
 from rlora.io.command import run_command
+from rlora.reports.names import ADAPTERS, color_of
 
 TITLE = "Adapters compared"
 BY_ADAPTER = "by adapter"
