@@ -1,5 +1,6 @@
 """The identity of a run: every file that it reads counts, wherever the config names it."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,8 @@ def test_a_folder_that_the_config_names_counts(inputs, tmp_path, section, overri
     folder = tmp_path / "weights"
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"1")
+    config = {"peft_type": "LORA", "r": 2, "target_modules": ["query"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
     overrides = [*overrides, f"+{section}.path='{folder}'"]
     before = inputs(*overrides)
     assert set(before) == {"data", section}
