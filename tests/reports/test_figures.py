@@ -154,6 +154,23 @@ def test_epochs_are_whole_numbers_and_lines_have_their_names(report):
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
+def test_many_rows_have_a_legend_and_no_names_in_the_panels(make_record, write_runs):
+    records = [
+        with_history(make_record(task, "lora", rank=rank), [0.5, 0.6])
+        for task, ranks in (("rte", range(14)), ("mrpc", range(15)))
+        for rank in ranks
+    ]
+    spec = ReportSpec(pivot=PivotSpec(rows=("adapter", "rank")))
+    result = make_report(RunLoader().load([write_runs(records)]), spec)
+    drawn = matplotlib_plots.figures(result)
+    for name in ("learning_curves", "score_and_size"):
+        (legend,) = drawn[name].legends
+        names = [text.get_text() for text in legend.get_texts()]
+        assert names == [f"LoRA, {rank}" for rank in range(15)]
+    for chart in vega_charts.charts(result):
+        assert '"type": "text"' not in json.dumps(chart.panels)
+
+
 def test_an_adapter_has_one_color_in_every_report_file_and_page(report, study_folder):
     only_lora = make_report(RunLoader().load([study_folder]), ReportSpec(where={"adapter": "lora"}))
     color = color_of("lora")

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from rlora.records.record import RECORD_FILE, write_record
 from rlora.reports import wandb_runs
+from rlora.reports.__main__ import main
 from rlora.reports.load import RunLoader, SkippedRun
 from rlora.reports.report import ReportSpec, make_report
 from rlora.reports.watch import watch
@@ -106,6 +107,13 @@ def test_a_file_gets_each_update_as_it_comes(make_record, tmp_path):
     assert seen[1].count("1 finished, 0 unfinished, 0 skipped") == 1
     assert seen[2].count("1 finished, 0 unfinished, 0 skipped") == 2
     assert seen[2].count("70.0") == 1  # an unchanged table is not repeated
+
+
+@pytest.mark.parametrize("seconds", ["-1", "0", "nan", "inf", "soon"])
+def test_a_pause_is_a_number_of_seconds(seconds, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "--watch", seconds])
+    assert f"--watch: {seconds} is invalid: expected seconds above 0" in capsys.readouterr().err
 
 
 def test_the_view_waits_for_the_first_run(tmp_path):

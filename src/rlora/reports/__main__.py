@@ -1,6 +1,7 @@
 """Compare finished runs: print tables, and write Markdown, LaTeX, CSV, figures or an HTML page."""
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -180,8 +181,11 @@ def _write(report: Report, options: argparse.Namespace) -> None:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < float("inf"):
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is invalid: expected seconds above 0")
     return seconds
 

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 from rlora.io.atomic import write_atomically
 from rlora.reports.figures import series
 from rlora.reports.figures.size_plot import size_figure
-from rlora.reports.figures.style import FONT_SIZE, GRAY, label_lines, new_figure, row_colors
+from rlora.reports.figures.style import (
+    FONT_SIZE,
+    GRAY,
+    MOST_LABELS,
+    label_lines,
+    new_figure,
+    row_colors,
+    side_legend,
+)
 from rlora.reports.names import color_of, display_name
 from rlora.reports.report import Report
 
@@ -96,7 +104,10 @@ def _learning_curves(rows: series.Rows, colors: Mapping[str, str]) -> "Figure | 
         axis.set_xlabel("epoch", fontsize=FONT_SIZE)
         axis.set_ylabel(f"validation {series.axis_title(panel)}", fontsize=FONT_SIZE)
         lines.append((axis, ends))
-    label_lines(figure, lines)
+    if len(colors) > MOST_LABELS:
+        side_legend(figure, [display_name(name) for name in colors])
+    else:
+        label_lines(figure, lines)
     return figure
 
 

@@ -7,9 +7,11 @@ from rlora.reports.figures import series
 from rlora.reports.figures.style import (
     FONT_SIZE,
     GRAY,
+    MOST_LABELS,
     SizeAxis,
     label_points,
     new_figure,
+    side_legend,
     size_axis,
 )
 from rlora.reports.names import display_name
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 WIDTH = 8.0  # inches; at 100 pixels per inch, the width of a README
 LARGE, SMALL = 3.1, 1.7  # heights of panels in inches
 LARGE_COLUMNS, SMALL_COLUMNS = 2, 5
-MOST_LABELS = 14  # points of a panel; with more of them, a legend replaces the labels
 
 
 def size_figure(table: PivotTable, colors: Mapping[str, str]) -> "Figure | None":
@@ -50,8 +51,7 @@ def size_figure(table: PivotTable, colors: Mapping[str, str]) -> "Figure | None"
         _draw(axis, rows, colors, is_large=False)
     figure.supxlabel(ADAPTER_PARAMETERS, fontsize=FONT_SIZE)
     if len(colors) > MOST_LABELS:
-        handles, names = axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside right upper", fontsize=7, frameon=False)
+        side_legend(figure, [display_name(name) for name in colors])
         return figure
     figure.draw_without_rendering()  # fixes the layout, which the labels depend on
     for axis, rows, scale in zip(axes, large, scales, strict=False):
@@ -59,7 +59,8 @@ def size_figure(table: PivotTable, colors: Mapping[str, str]) -> "Figure | None"
             (display_name(row["row"]), scale.position(row["parameters"]), row["score"], row["sd"])
             for row in rows
         ]
-        label_points(axis, points, _pareto_front(rows, scale))
+        row_colors = [colors[row["row"]] for row in rows]
+        label_points(axis, points, row_colors, _pareto_front(rows, scale))
     return figure
 
 
@@ -109,7 +110,8 @@ def _draw(
     if is_large:
         runs = {row["n"] for row in rows}
         axis.set_ylabel(f"score, {rows[0]['unit']}", fontsize=FONT_SIZE)
-        note = f"mean ± sd, n = {runs.pop()}" if len(runs) == 1 else "mean ± sd"
+        shown = "single runs" if runs == {1} else "mean ± sd"
+        note = f"{shown}, n = {runs.pop()}" if len(runs) == 1 and runs != {1} else shown
         note += "; gray line: Pareto front"
         axis.text(0.99, 0.02, note, transform=axis.transAxes, ha="right", fontsize=8, color="0.4")
     return scale

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 GRAY = "#B8B8B8"
 FONT_SIZE = 9
+MOST_LABELS = 14  # names in a panel; with more of them, a legend replaces them
 DIGITS = (1, 2, 5)  # leading digits of ticks on a log axis
 HORIZONTAL = {0: "center", 1: "left", -1: "right"}
 VERTICAL = {0: "center", 1: "bottom", -1: "top"}
@@ -109,6 +110,7 @@ def new_figure(width: float, height: float) -> "Figure":
 def label_points(
     axis: "Axes",
     points: Sequence[tuple[str, float, float, float]],
+    colors: Sequence[str],
     line: Sequence[tuple[float, float]] = (),
 ) -> None:
     """Write a label next to each point, without overlap where there is room.
@@ -118,6 +120,7 @@ def label_points(
     Args:
         axis: Axes that show the points.
         points: Name, x, y and half the length of the error bar of each point.
+        colors: Color of each point.
         line: Corners of a line that labels do not cross.
     """
     pixels = axis.transData.transform
@@ -131,7 +134,7 @@ def label_points(
     corners = [(float(x), float(y)) for x, y in pixels(line)] if line else []
     scale = axis.figure.dpi / 72
     offsets = place_labels(placed, corners, axis.bbox.x0, axis.bbox.x1, scale)
-    for (name, x, y, _), offset in zip(points, offsets, strict=True):
+    for (name, x, y, _), color, offset in zip(points, colors, offsets, strict=True):
         shift = offset.side_x * offset.distance, offset.side_y * offset.distance
         axis.annotate(
             name,
@@ -140,8 +143,23 @@ def label_points(
             textcoords="offset points",
             ha=HORIZONTAL[offset.side_x],
             va=VERTICAL[offset.side_y],
+            color=color,
             fontsize=FONT_SIZE,
         )
+
+
+def side_legend(figure: "Figure", names: Sequence[str]) -> None:
+    """Add a legend right of the panels, which holds each name once, in this order."""
+    handles = [axis.get_legend_handles_labels() for axis in figure.axes]
+    lines = {name: line for pair in handles for line, name in zip(*pair, strict=True)}
+    shown = [name for name in names if name in lines]
+    figure.legend(
+        [lines[name] for name in shown],
+        shown,
+        loc="outside right upper",
+        fontsize=7,
+        frameon=False,
+    )
 
 
 def label_lines(

@@ -10,7 +10,7 @@ from typing import Any
 
 from rlora.reports.figures import series
 from rlora.reports.figures.labels import Offset, Point, place_labels, spread
-from rlora.reports.figures.style import GRAY, SizeAxis, row_colors, size_axis
+from rlora.reports.figures.style import GRAY, MOST_LABELS, SizeAxis, row_colors, size_axis
 from rlora.reports.figures.vega_parts import (
     FONT_SIZE,
     chart,
@@ -122,7 +122,8 @@ def _curve_panel(rows: series.Rows, colors: Mapping[str, str], title: str) -> di
         color=color(alt, colors),
     )
     names = names.mark_text(align="left", dx=8, fontSize=FONT_SIZE).encode(opacity=opacity(alt))
-    return specification(alt, alt.layer(band, line, names), title, HEIGHT, rows=rows, ends=ends)
+    layers = [band, line, names] if len(colors) <= MOST_LABELS else [band, line]
+    return specification(alt, alt.layer(*layers), title, HEIGHT, rows=rows, ends=ends)
 
 
 def _line_ends(rows: series.Rows, scale: Sequence[float]) -> series.Rows:
@@ -177,7 +178,7 @@ def _size_panel(
     tooltip = ["row:N", parameters, *two_digits("score", "sd"), "n:Q"]
     points = base.mark_point(filled=True, size=70).encode(y=y, tooltip=tooltip)
     layers = [front, bars, points]
-    if has_labels:
+    if has_labels and len(colors) <= MOST_LABELS:
         places = _label_places(rows, sizes, scale, height)
         layers += [_point_label(alt, base, y, name, place) for name, place in places.items()]
     return specification(alt, alt.layer(*layers), title, height, rows=rows)
