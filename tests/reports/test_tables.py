@@ -155,6 +155,13 @@ def test_published_rows_do_not_change_the_measured_ones(study_folder, tmp_path):
     assert CELLS in lines  # bold cells and ranks are the same as without them
 
 
+def test_a_run_that_did_not_train_has_no_speed(make_record, write_runs, tmp_path):
+    record = make_record()
+    record.run.trained, record.adapter_file_bytes = False, None
+    main([str(write_runs([record])), "--markdown", str(tmp_path / "table.md")])
+    assert "| lora | 1 | 73,728 | 66 | 0.48 | – | – | – | 10 |" in lines_of(tmp_path / "table.md")
+
+
 def test_certificates_are_shown_with_dev_errors(make_record, write_runs, tmp_path):
     certified = make_record()
     certified.certificate = {

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
+from rlora.records.record import RunRecord
 from rlora.reports.load import Score, SkippedRun, unique_runs
 from rlora.reports.paired import SIGNIFICANCE, Difference
 from rlora.reports.pivot import PivotTable
@@ -108,8 +109,7 @@ def cost_table(table: PivotTable) -> Table:
                 range_text([record.parameters.head for record in records]),
                 f"{fmean(record.parameters.percent for record in records):.3g}",
                 _file_text([record.adapter_file_bytes for record in records]),
-                f"{fmean(record.training.examples_per_second for record in records):,.0f}",
-                f"{fmean(record.training.seconds for record in records):,.1f}",
+                *_training_texts(records),
                 _memory_text(table.row_scores(row)),
             ]
         )
@@ -122,6 +122,15 @@ def cost_table(table: PivotTable) -> Table:
         f"device: {first_texts(sorted(devices))}"
     )
     return costs
+
+
+def _training_texts(records: Sequence[RunRecord]) -> list[str]:
+    """Return mean examples per second and seconds of training; dashes if no run trained."""
+    trained = [record.training for record in records if record.run.trained]
+    if not trained:
+        return [NONE, NONE]
+    speed = fmean(training.examples_per_second for training in trained)
+    return [f"{speed:,.0f}", f"{fmean(training.seconds for training in trained):,.1f}"]
 
 
 def _file_text(sizes: Sequence[int | None]) -> str:
