@@ -36,6 +36,8 @@ def test_an_evaluation_and_a_resumed_run_start_again(tmp_path, changes):
 
 
 def test_a_learned_prior_is_reused(tmp_path):
+    touch(tmp_path / "prior" / LAST_CHECKPOINT)
+    assert advice(tmp_path) == "rerun the same command, as the prior had not finished"
     touch(tmp_path / "prior" / "results.json")
     expected = f"rerun the same command with hydra.run.dir={tmp_path} to reuse its prior"
     assert advice(tmp_path) == expected

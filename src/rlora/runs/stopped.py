@@ -38,7 +38,10 @@ def how_to_resume(job: Job, config: dict[str, Any]) -> str:
         return f"set {_argument('ckpt_path', job.directory)} to resume"
     if not config["train"] or config["ckpt_path"]:
         return "rerun the same command"
-    if (job.directory / prior_run.FOLDER / RECORD_FILE).is_file():
+    prior = job.directory / prior_run.FOLDER
+    if prior.is_dir() and not (prior / RECORD_FILE).is_file():
+        return "rerun the same command, as the prior had not finished"
+    if prior.is_dir():
         argument = _argument("hydra.run.dir", job.directory)
         return f"rerun the same command with {argument} to reuse its prior"
     return "there is nothing to resume, as no epoch was finished"
