@@ -6,25 +6,19 @@ from typing import Any
 
 from benchmarks.results import Document
 from benchmarks.variants import LIMIT, PEFT, REDRAW
+from rlora.reports.names import color_of, display_name, shade
 
-# The palette of Okabe and Ito suits every color vision. Markers and hatches repeat the distinction.
-BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, BLACK = (
-    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000",
-)  # fmt: skip
+# Adapters have the colors of all reports. Markers and hatches repeat the distinction.
+BLUE, VERMILION, BLACK = "#0072B2", "#D55E00", "#000000"
+LIGHT, DARK = "#B8B8B8", "#555555"
+ADAPTERS = ("lora", "rlora", "nola", "vera", "randlora")
 LINES = {
-    "lora": (BLUE, "o"),
-    "rlora": (VERMILION, "s"),
-    "nola": (GREEN, "^"),
-    "nola (hadamard)": (SKY, "v"),
-    "vera": (PURPLE, "D"),
-    "randlora": (ORANGE, "P"),
-}
-ADAPTERS = {
-    "lora": "LoRA",
-    "rlora": "RLoRA",
-    "nola": "NOLA",
-    "vera": "VeRA",
-    "randlora": "RandLoRA",
+    "lora": (color_of("lora"), "o"),
+    "rlora": (color_of("rlora"), "s"),
+    "nola": (color_of("nola"), "^"),
+    "nola (hadamard)": (shade(color_of("nola"), 2), "v"),
+    "vera": (color_of("vera"), "D"),
+    "randlora": (color_of("randlora"), "P"),
 }
 HATCHES = ("", "///", "...")
 Panel = Callable[[Any, Mapping[str, Any]], None]
@@ -73,11 +67,13 @@ def _step_bars(axes: Any, result: Mapping[str, Any]) -> None:
 def _memory_bars(axes: Any, result: Mapping[str, Any]) -> None:
     _bars(axes, result, lambda facts, limit: (facts["saved_bytes"] - limit["saved_bytes"]) / 2**20)
     axes.axhline(0, color=BLACK, linewidth=1, linestyle="--")
-    axes.set(title="Saved for backward, beyond the model without an adapter", ylabel="MiB")
+    axes.set(title="Saved for backward, added by the adapter", ylabel="MiB")
 
 
 def _bars(axes: Any, result: Mapping[str, Any], height: Callable[[Any, Any], float]) -> None:
     """Draw a group per adapter, with rlora and the other implementation per selection of layers."""
+    from matplotlib.patches import Patch
+
     others = {"nola": REDRAW} | {name: f"{PEFT}{name}" for name in ADAPTERS if name != "nola"}
     series = [(package, label) for label in result for package in ("rlora", "other")]
     width = 0.8 / len(series)
@@ -94,15 +90,23 @@ def _bars(axes: Any, result: Mapping[str, Any], height: Callable[[Any, Any], flo
             [i + (position - (len(series) - 1) / 2) * width for i in measured],
             heights,
             width,
-            color=BLUE if package == "rlora" else ORANGE,
+            color=[color_of(ADAPTERS[i]) if package == "rlora" else LIGHT for i in measured],
             hatch=HATCHES[list(result).index(label) % len(HATCHES)],
             edgecolor="white",
-            label=f"{'PEFT*' if package == 'other' else package}: {label}",
         )
-    axes.set_xticks(range(len(ADAPTERS)), list(ADAPTERS.values()))
+    handles = [
+        Patch(
+            facecolor=DARK if package == "rlora" else LIGHT,
+            hatch=HATCHES[list(result).index(label) % len(HATCHES)],
+            edgecolor="white",
+            label=f"{'PEFT*' if package == 'other' else 'rlora, in color'}: {label}",
+        )
+        for package, label in series
+    ]
+    axes.set_xticks(range(len(ADAPTERS)), [display_name(name) for name in ADAPTERS])
     axes.set_xlabel("* NOLA: bases regenerated in every layer, as in its official code", fontsize=8)
     axes.set_ylim(top=axes.get_ylim()[1] * 1.3)  # room for the legend
-    axes.legend(fontsize=8, ncols=2, loc="upper center")
+    axes.legend(handles=handles, fontsize=8, ncols=2, loc="upper center")
     axes.grid(axis="y", alpha=0.3)
 
 
@@ -112,7 +116,7 @@ def _growth_lines(axes: Any, result: Mapping[str, Any]) -> None:
     for name, (color, marker) in LINES.items():
         ratios = [point[name]["ratio"] for point in points.values() if name in point]
         if ratios:
-            axes.plot(tokens, ratios, color=color, marker=marker, label=name)
+            axes.plot(tokens, ratios, color=color, marker=marker, label=display_name(name))
     axes.axhline(1, color=BLACK, linewidth=1, linestyle="--")
     axes.set_xscale("log", base=2)
     axes.set_xticks(tokens, [f"{value:,}" for value in tokens])
