@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from rlora.config.build import build
 from rlora.export.__main__ import main
 from rlora.export.hub import push
+from rlora.export.merged import make_savable
 from rlora.runs.load import load_run
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -168,3 +169,14 @@ def test_a_merged_model_keeps_its_dtype(trained, tmp_path):
     merged.save_pretrained(tmp_path / "out")
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert loaded.dtype == torch.bfloat16
+
+
+def test_a_sampling_temperature_without_do_sample_is_exported(trained, tmp_path):
+    model = trained("gpt2", "lora", kind="text").adapters.unwrap()
+    model.generation_config.temperature = 0.6  # as Llama 2 was published
+    with pytest.raises(ValueError, match="temperature"):
+        model.save_pretrained(tmp_path / "refused")
+    make_savable(model.generation_config)
+    model.save_pretrained(tmp_path / "out")
+    saved = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert (saved["temperature"], saved["do_sample"]) == (0.6, True)

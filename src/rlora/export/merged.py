@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from rlora.export.card import label_names
 from rlora.models import quantization
@@ -30,5 +31,20 @@ def write_merged(run: TrainedRun, folder: Path) -> None:
     if names := label_names(run):
         model.config.id2label = dict(enumerate(names))  # type: ignore[union-attr]
         model.config.label2id = {name: i for i, name in enumerate(names)}  # type: ignore[union-attr]
+    make_savable(getattr(model, "generation_config", None))
     model.save_pretrained(folder)  # type: ignore[operator]
     run.backbone.processor.save_pretrained(folder)
+
+
+def make_savable(options: Any) -> None:
+    """Say in a model's decoding options that it samples, where they set how.
+
+    transformers loads a temperature without `do_sample`, as some published models have it, but
+    refuses to write it.
+    """
+    if options is None:
+        return
+    try:
+        options.validate(strict=True)
+    except ValueError:
+        options.do_sample = True
