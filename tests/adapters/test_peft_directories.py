@@ -7,7 +7,7 @@ import peft
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_peft_method import ENCODER, HEAD, TOKENS
 
 from rlora.adapters import checkpoint, inject
@@ -51,8 +51,6 @@ def written(net, config, folder):
 
 def export(adapters, folder, kind="classification"):
     """Write an adapter set as `python -m rlora.export` does."""
-    from safetensors.torch import save_file
-
     config, tensors = peft_format(adapters, kind=kind, base="")
     folder.mkdir()
     (folder / "adapter_config.json").write_text(json.dumps(config))
@@ -109,8 +107,6 @@ def test_biases_of_a_directory_train_and_come_back(tmp_path, bias, modules):
 def test_old_names_of_biases_are_read(tmp_path):
     expected = written(encoder(), peft.LoraConfig(bias="lora_only", **QV), tmp_path / "peft")
     file = tmp_path / "peft" / "adapter_model.safetensors"
-    from safetensors.torch import save_file
-
     old = {key.replace(".base_layer.", "."): value for key, value in load_file(file).items()}
     save_file(old, file)
     net = encoder()
@@ -249,6 +245,27 @@ def test_an_unwrapped_model_can_be_adapted_again():
     inject(net, Peft({"peft_type": "LORA"})).unwrap()
     inject(net, LoRA(rank=2)).unwrap()
     inject(net, Peft({"peft_type": "LORA"}))
+
+
+def test_a_refusal_leaves_a_model_that_can_be_adapted(tmp_path):
+    written(encoder(), peft.LoraConfig(**QV), tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(file)
+    save_file({**tensors, next(iter(tensors)): torch.zeros(3, 3)}, file)
+    net = encoder()
+    expected = net(TOKENS).logits
+    names = [name for name, _ in net.named_modules()]
+    refused = [
+        Peft(path=tmp_path),  # after all layers are in the model
+        Peft({"peft_type": "LORA", "rank_pattern": {"layer.1.*value": 0}}),  # after some
+    ]
+    for method in refused:
+        with pytest.raises(ValueError, match=r"."):
+            inject(net, method, head=HEAD)
+        assert [name for name, _ in net.named_modules()] == names
+        assert all(parameter.requires_grad for parameter in net.parameters())
+        close(net(TOKENS).logits, expected)
+    inject(net, LoRA(rank=2), head=HEAD)
 
 
 @pytest.mark.parametrize("training", [False, True])

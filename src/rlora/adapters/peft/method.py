@@ -123,8 +123,21 @@ class Peft(Method):
         """Freeze a model and let PEFT put its layers into it, in place.
 
         Raises:
-            ValueError: PEFT refuses a layer or an option, or a target is a part of a layer.
+            ValueError: PEFT refuses a layer or an option, or a target is a part of a layer; the
+                model has its own layers again.
         """
+        flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+        try:
+            return self._inject(model, seed, head, fingerprint)
+        except BaseException:
+            _remove_layers(model)
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
+            raise
+
+    def _inject(
+        self, model: nn.Module, seed: int, head: Sequence[str], fingerprint: str
+    ) -> PeftAdapterSet:
         values = self._values([] if self.saved is not None else self._modules(model))
         config = files.config_object(values)
         if hasattr(config, "fan_in_fan_out"):
@@ -227,6 +240,15 @@ def _insert_layers(model: nn.Module, config: Any, seed: int) -> None:
     )
     if any(True for _ in shared.parameters()):
         model.add_module(PEFT_SHARED, shared)
+
+
+def _remove_layers(model: nn.Module) -> None:
+    """Put the layers back that PEFT has wrapped before it failed."""
+    for name, layer in tuner_layers(model).items():
+        model.set_submodule(name, layer.get_base_layer())
+    for name in (PEFT_SHARED, "peft_config"):
+        if hasattr(model, name):
+            delattr(model, name)
 
 
 def _follow_mode(model: nn.Module, modes: Mapping[int, bool]) -> None:
