@@ -102,7 +102,7 @@ RULES = {
     "rlora.runs": ({"rlora"}, ANY),
     "rlora.runs.experiment": ({"rlora"}, "with hydra"),
     "rlora.runs.folder_names": ({"rlora.records"}, "with hydra"),
-    "rlora.runs.multirun": ({"rlora.records"}, "with hydra"),
+    "rlora.runs.multirun": ({"rlora.records", "rlora.config"}, "with hydra"),
     "rlora.export": (
         {
             "rlora.export",

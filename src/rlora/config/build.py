@@ -176,4 +176,15 @@ def hydra_job() -> Job:
         if option is not None and not str(group).startswith("hydra/")
     }
     multirun = hydra.mode == RunMode.MULTIRUN
-    return Job(Path(hydra.runtime.output_dir), choices, list(hydra.overrides.task), multirun)
+    return Job(
+        Path(hydra.runtime.output_dir),
+        choices,
+        list(hydra.overrides.task),
+        multirun,
+        search=multirun and is_search(hydra.sweeper),
+    )
+
+
+def is_search(sweeper: Any) -> bool:
+    """Return whether a sweeper of Hydra is a search, which learns from the scores of its runs."""
+    return "n_trials" in (sweeper or {})  # Optuna's

@@ -23,12 +23,14 @@ class Job:
         choices: Config group to option.
         overrides: The `key=value` arguments of the command line.
         multirun: Whether this is one job of a multirun.
+        search: Whether a search chose the options and needs the score to choose the next.
     """
 
     directory: Path
     choices: dict[str, str]
     overrides: list[str]
     multirun: bool = False
+    search: bool = False
 
 
 def how_to_rerun(*, skips: bool) -> str:
@@ -40,6 +42,11 @@ def how_to_rerun(*, skips: bool) -> str:
     if skips:
         return "rerun the same command: runs that finished are skipped"
     return "rerun the same command with skip_finished=same_code, which skips runs that finished"
+
+
+def number_of_tasks() -> int:
+    """Return the number of processes of this job that torchrun or Slurm has started."""
+    return int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1)
 
 
 def check_job(config: dict[str, Any], job: Job) -> None:
@@ -56,8 +63,7 @@ def check_job(config: dict[str, Any], job: Job) -> None:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed!r} is invalid: expected a whole number in 0..{2**32 - 1}")
     devices = config["trainer"].get("devices", 1)
-    launched = any(name in os.environ for name in ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS"))
-    if job.multirun and devices not in (1, "1") and not launched:
+    if job.multirun and devices not in (1, "1") and number_of_tasks() == 1:
         raise ValueError(
             f"trainer.devices={devices} is invalid in a multirun, as each process would repeat the "
             "whole sweep: set trainer.devices=1, or start the processes with torchrun or Slurm"

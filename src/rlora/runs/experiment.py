@@ -3,6 +3,7 @@
 import logging
 import math
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.console import Console
 from rlora.adapters import checkpoint
 from rlora.config.allowlist import saved_config
 from rlora.config.build import print_config, to_plain
-from rlora.config.job import Job
+from rlora.config.job import Job, number_of_tasks
 from rlora.evaluation import certify, generate, prior_run
 from rlora.integrations import wandb_run
 from rlora.io.atomic import write_atomically
@@ -32,6 +33,7 @@ from rlora.records.scores import defined, undefined
 from rlora.records.status import CONFIG, ERROR
 from rlora.runs import resume, stopped, weights
 from rlora.runs.assemble import Moment, Parts, assemble
+from rlora.runs.claims import claim
 from rlora.runs.console import print_start, print_summary, quieten
 from rlora.runs.plan import RunPlan, resolve
 from rlora.tasks.base import GenerationTask, TextScores
@@ -60,8 +62,7 @@ def run(config: DictConfig, job: Job) -> float:
     plan = None
     try:
         plan = resolve(values, job)
-        earlier = study.finished_record(plan.config, job, plan.identity)
-        record = earlier or run_plan(plan, job, console)
+        record = _finished_or_run(plan, job, console)
     except BaseException as error:
         if plan is None and not job.multirun:
             stopped.discard(job.directory, Path(str(values["paths"]["outputs"])))
@@ -76,9 +77,33 @@ def run(config: DictConfig, job: Job) -> float:
         if isinstance(error, MisconfigurationException):  # Lightning's error for invalid settings
             raise ValueError(str(error)) from error
         raise
-    if is_first_process() and not earlier:
+    return -math.inf if record is None else _score_to_maximize(record)
+
+
+def _finished_or_run(plan: RunPlan, job: Job, console: Console) -> RunRecord | None:
+    """Return the record of the run, which is executed unless it has finished before.
+
+    None if another process executes the same run of a multirun.
+    """
+    with _claimed(plan, job) as ours:
+        if earlier := study.finished_record(plan.config, job, plan.identity):
+            return earlier
+        if not ours:
+            log.info("not started: another process executes the same run")
+            return None
+        record = run_plan(plan, job, console)
+    if is_first_process():
         print_summary(record, console)
-    return _score_to_maximize(record)
+    return record
+
+
+def _claimed(plan: RunPlan, job: Job) -> AbstractContextManager[bool]:
+    """Return the claim on a run of a multirun; other runs need none."""
+    # the processes of one distributed run share its folder, and none of them may be left out
+    if not job.multirun or number_of_tasks() > 1:
+        return nullcontext(True)
+    outputs = Path(plan.config["paths"]["outputs"])
+    return claim(plan.identity.config_hash, outputs, wait=job.search)
 
 
 def _score_to_maximize(record: RunRecord) -> float:

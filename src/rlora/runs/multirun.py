@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from rlora.config.build import is_search
 from rlora.records.status import (
     FAILED,
     FINISHED,
@@ -86,7 +87,10 @@ class MultirunSummary(Callback):
         if not statuses:  # a cluster has not started them yet
             return
         console = Console()
-        console.print(f"runs in {folder}: {_counts(statuses)}", highlight=False, soft_wrap=True)
+        counts = _counts(statuses)
+        if self._total and (elsewhere := self._total - len(statuses)) > 0:
+            counts += f", {elsewhere} executed by other processes"
+        console.print(f"runs in {folder}: {counts}", highlight=False, soft_wrap=True)
         failed = [status for status in statuses if status.state == FAILED]
         if failed and len(failed) == len(statuses):
             # a search writes the options of its best trial, and none has a result
@@ -96,14 +100,15 @@ class MultirunSummary(Callback):
             sys.exit(f"error: {reason if same else f'all runs failed, the first one: {reason}'}")
         if failed:
             console.print(_table(failed))
-        if failed and not _is_search(config):
+        # options that fail are among what a search tries
+        if failed and not is_search(config.hydra.sweeper):
             sys.exit("error: some runs failed; rerun the same command to repeat only those")
 
 
 def count_runs(config: DictConfig) -> int | None:
     """Return the number of runs of a sweep; None for a sweeper that does not say."""
     sweeper = config.hydra.sweeper
-    if _is_search(config):
+    if is_search(sweeper):
         return int(sweeper.n_trials)
     if not str(sweeper.get("_target_", "")).endswith(f".{BasicSweeper.__name__}"):
         return None
@@ -113,11 +118,6 @@ def count_runs(config: DictConfig) -> int | None:
         parsed = OverridesParser.create().parse_overrides(overrides)
         return sum(map(len, BasicSweeper.split_arguments(parsed, None)))
     return None
-
-
-def _is_search(config: DictConfig) -> bool:
-    """Return whether Optuna chooses the runs: options that fail are among what it tries."""
-    return "n_trials" in (config.hydra.get("sweeper") or {})
 
 
 def constant_keys(overrides: Sequence[str]) -> set[str]:
