@@ -151,6 +151,14 @@ def test_published_runs_on_other_data_are_noted(make_record, published, tmp_path
     assert "the data of task rte differ from those of the published runs" in table.read_text()
 
 
+def test_published_runs_that_no_key_tells_apart_are_named(make_record, study_folder, tmp_path):
+    file = tmp_path / "published" / "records.jsonl"
+    for rank in (1, 4):
+        append_record(make_record(adapter="lora", seed=1, rank=rank), file)
+    with pytest.raises(SystemExit, match="--reference: several runs have adapter=lora"):
+        main([str(study_folder), "--reference", str(file)])
+
+
 def test_a_reference_without_records_is_one_sentence(study_folder, tmp_path):
     with pytest.raises(SystemExit, match="nowhere does not exist"):
         main([str(study_folder), "--reference", str(tmp_path / "nowhere")])

@@ -57,6 +57,12 @@ def test_a_search_without_test_scores_reports_validation(make_record, write_runs
     assert "Choices on the validation split" in output
 
 
+def test_the_mark_of_a_choice_is_no_markup(make_record, write_runs, tmp_path):
+    records = [trial(make_record, lr, lr) for lr in (0.1, 0.2)]
+    main([str(write_runs(records)), "--markdown", str(tmp_path / "table.md")])
+    assert r"| lora | 0.2 | **20.0 (1) \*** |" in (tmp_path / "table.md").read_text()
+
+
 def test_a_grid_gets_rows_by_the_keys_that_differ(make_record, write_runs):
     records = [
         trial(make_record, lr, 0.5, seed=seed, hparams=None) for lr in (0.1, 0.2) for seed in (1, 2)

@@ -103,6 +103,9 @@ def reference_rows(
         own: Scores of the user's runs.
         where: Conditions that the user's runs meet too, see `filter_scores`.
         table: The user's scores. Only their columns and metrics are shown.
+
+    Raises:
+        ValueError: Several published runs share a row, a column and a pair.
     """
     scores = [
         score
@@ -114,7 +117,10 @@ def reference_rows(
     scores = matching_scores(scores, where)
     if not scores:
         return [], ["--reference: no published run fits the columns and conditions of this table"]
-    published = pivot(scores, table.spec)
+    try:
+        published = pivot(scores, table.spec)
+    except ValueError as error:
+        raise ValueError(f"--reference: {error}") from None
     rows = []
     for row in published.rows:
         labels = [value_text(value) for value in row] or ["all"]

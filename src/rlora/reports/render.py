@@ -18,7 +18,8 @@ def markdown(tables: Sequence[Table], heading: str = "##") -> str:
 
 def _markdown_section(table: Table, heading: str) -> str:
     rule = ["---" if n < table.text_columns else "--:" for n in range(len(table.header))]
-    rows = [marked(table, number, row, "**{}**") for number, row in enumerate(table.rows)]
+    texts = [[text.replace("*", r"\*") for text in row] for row in table.rows]
+    rows = [marked(table, number, row, "**{}**") for number, row in enumerate(texts)]
     lines = [
         "| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |"
         for line in (table.header, rule, *rows)

@@ -87,8 +87,8 @@ def choice_table(
         cells.setdefault(place, []).append(score)
     chosen = {id(score) for score in kept}
     names = short_names((*spec.rows, *keys))
-    table = Table("Choices on the validation split", names, [], len(names), name="choices")
-    table.header += [group_label(column) for column in columns]
+    header = [*names, *map(group_label, columns)]
+    table = Table("Choices on the validation split", header, [], len(names), name="choices")
     for number, row in enumerate(rows):
         found = [cells.get((row, column), []) for column in columns]
         is_chosen = [any(id(score) in chosen for score in runs) for runs in found]
