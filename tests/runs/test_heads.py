@@ -60,10 +60,17 @@ def test_a_checkpoint_with_other_labels_is_not_evaluated(tiny_run, trained, tmp_
         evaluate(tiny_run, other, tmp_path / "run")
 
 
-@pytest.mark.parametrize("part", ["", "checkpoints/best.ckpt"])
-@pytest.mark.parametrize("train", ["train=false", "train=true"])
+@pytest.mark.parametrize(
+    ("train", "part"),
+    [
+        ("train=false", ""),
+        ("train=false", "checkpoints/best.ckpt"),
+        ("train=true", "adapter"),
+        ("train=true", ""),
+    ],
+)
 def test_a_saved_head_is_not_loaded_under_other_labels(tiny_run, trained, tmp_path, part, train):
-    with pytest.raises(ValueError, match=r"task\.labels=.*positive.* is invalid: expected"):
+    with pytest.raises(ValueError, match=r"task\.labels=.*positive.* is invalid"):
         tiny_run(
             train,
             f"ckpt_path='{trained[0] / part}'",

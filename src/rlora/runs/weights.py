@@ -26,7 +26,6 @@ def train(parts: Parts) -> dict[str, float]:
     if saved and saved.adapter:
         _load_adapter(parts, saved.adapter)
     if resumed:
-        _check_labels(parts)
         state = resume.read_checkpoint(resumed)
         _check_unfinished(parts, state)
         _check_data(parts, state)
