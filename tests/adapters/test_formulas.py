@@ -7,7 +7,7 @@ import torch
 from torch.autograd import gradcheck
 from torch.func import functional_call
 
-from rlora.adapters import Site
+from rlora.adapters import Site, rlora
 from rlora.ops.philox import RandomSource
 
 
@@ -136,3 +136,17 @@ def test_dropout_acts_on_the_input_in_training_only(name):
     assert 0.3 < (kept == 0).double().mean() < 0.7
     torch.testing.assert_close(dropped, (x * kept) @ layer.delta().T, rtol=1e-9, atol=1e-11)
     assert layers(name)[1][0].train()(x).allclose(full)  # without dropout, training changes nothing
+
+
+@pytest.mark.parametrize("kind", ["rlora-srht", "rlora-srht-core"])
+def test_kept_and_generated_rows_of_rlora_are_equal_to_the_bit(kind, monkeypatch):
+    """S H D is kept up to a rank, and generated in forward and backward above it."""
+    results = []
+    for limit in (64, 0):
+        monkeypatch.setattr(rlora, "KEPT_ROWS", limit)
+        _, (layer,) = layers(kind, [site("layer", 40, 24)])
+        assert (layer.right.kept is None) == (limit == 0)
+        layer.delta().square().sum().backward()
+        results.append([layer.delta(), *(each.grad for each in layer.parameters())])
+    for kept, generated in zip(*results, strict=True):
+        assert torch.equal(kept, generated)

@@ -29,6 +29,9 @@ from rlora.ops.philox import RandomSource
 
 TRANSFORMS = ("srht", "fastfood")
 FEW_ROWS = 16  # up to this rank, a product with the rows of H costs less than a whole transform
+# Up to this rank S H D is kept, one byte per entry: generating it in forward and backward takes a
+# dozen small kernels, on a GPU longer than the products with it.
+KEPT_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,7 @@ class SRHT(DeclaredTensors):
     transforms = 1
     rows: Tensor
     signs: Tensor
+    kept: Tensor | None
 
     def __init__(self, size: int, rank: int, source: RandomSource, tag: str) -> None:
         super().__init__()
@@ -149,11 +153,21 @@ class SRHT(DeclaredTensors):
         self.diagonal_size = size
         self.regenerate("rows", source.subset(f"{tag}/rows", self.order, rank))
         self.regenerate("signs", source.signs(f"{tag}/signs", (size,)))
+        # computed from the declared tensors, so that it is neither saved nor in the digest
+        self.register_buffer("kept", self._signed_rows(), persistent=False)
 
     def forward(self, v: Tensor) -> Tensor:
         """Return the matrix, (r, d)."""
+        if self.kept is not None:
+            return self.kept * v
         matrix: Tensor = _SignedRows.apply(v * self.signs, self.rows, self.order)
         return matrix
+
+    def _signed_rows(self) -> Tensor | None:
+        """Return S H D, (r, d) int8; None for a rank at which it is generated on need."""
+        if len(self.rows) > KEPT_ROWS:
+            return None
+        return (hadamard_rows(self.rows, self.order)[:, : self.size] * self.signs).to(torch.int8)
 
     def apply_to(self, x: Tensor, v: Tensor) -> Tensor:
         """Return the matrix times x: (..., d) to (..., r)."""
