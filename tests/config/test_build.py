@@ -110,6 +110,15 @@ def test_an_unknown_option_is_refused(node):
     assert allowed == "first, size, options, inner"  # runtime is passed by the framework
 
 
+@pytest.mark.parametrize("target", ["nowhere.Adapter", "rlora.adapters.lora.Nothing", "nothing"])
+def test_a_target_that_cannot_be_imported_is_named_in_one_sentence(target):
+    with pytest.raises(
+        ValueError, match=f"^_target_={target} is invalid: expected a class"
+    ) as caught:
+        build({"_target_": target})
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_a_function_with_open_options_takes_any():
     assert build({"_target_": f"{__name__}.collect", "surplus": 1}, other=2) == {
         "surplus": 1,

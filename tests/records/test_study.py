@@ -7,12 +7,14 @@ import pytest
 from omegaconf import OmegaConf
 
 from rlora.config.allowlist import saved_config
+from rlora.config.build import to_plain
 from rlora.config.config_hash import config_hash, hashed_config
 from rlora.records import study
 from rlora.records.identity import Identity
 from rlora.records.record import STUDY_FILE, read_record, write_record
 from rlora.records.study_file import read_study
 from rlora.runs import experiment, identity
+from rlora.runs.plan import resolve
 
 OVERRIDES = ("adapter=rlora", "adapter.rank=2", "trainer.max_epochs=1")
 
@@ -73,10 +75,21 @@ def test_skip_finished_false_repeats_the_run(again, tmp_path):
     assert again("skip_finished=false", folder=tmp_path / "new")[1] == [tmp_path / "new"]
 
 
-def test_another_value_of_skip_finished_is_refused(tiny_job, tmp_path):
-    config, job = tiny_job("skip_finished=true", folder=tmp_path)
-    with pytest.raises(ValueError, match="skip_finished=True is invalid: expected same_code, same"):
-        study.finished_record(config, job, Identity(""))
+@pytest.mark.parametrize(("value", "word"), [("true", "True"), ("null", "null"), ("None", "null")])
+def test_another_value_of_skip_finished_is_refused_before_the_run(tiny_job, tmp_path, value, word):
+    config, job = tiny_job(f"skip_finished={value}", folder=tmp_path)
+    with pytest.raises(ValueError, match=f"skip_finished={word} is invalid: expected same_code, s"):
+        resolve(to_plain(config), job)
+
+
+def test_a_skip_names_the_folder_of_the_run_and_not_of_an_earlier_skip(
+    again, finished, tmp_path, caplog
+):
+    outputs = finished.parents[1]
+    again(folder=outputs / "multiruns" / "0-skipped")
+    with caplog.at_level("INFO"):
+        again(folder=tmp_path / "new")
+    assert f"({finished / 'results.json'};" in caplog.text
 
 
 def test_a_skip_names_the_record_its_file_commit_and_machine(again, finished, tmp_path, caplog):

@@ -29,7 +29,7 @@ def build(node: Any, *args: Any, **runtime: Any) -> Any:
     Raises:
         ValueError: the constructor does not take the node's options, or lacks one.
     """
-    target = get_object(node["_target_"])
+    target = _target(node["_target_"])
     options, open_ended = constructor_options(target)
     unknown = [key for key in node if not str(key).startswith("_") and key not in options]
     if unknown and not open_ended:
@@ -44,6 +44,22 @@ def build(node: Any, *args: Any, **runtime: Any) -> Any:
     except TypeError as error:
         raise ValueError(f"{node['_target_']} lacks an option: {error}") from None
     return factory(*args, **runtime)
+
+
+def _target(name: str) -> Any:
+    """Return the class or function at a dotted name.
+
+    Raises:
+        ValueError: It cannot be imported.
+    """
+    try:
+        return get_object(name)
+    except (ImportError, ValueError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise ValueError(
+            f"_target_={name} is invalid: expected a class or function that can be imported: "
+            f"{reason}"
+        ) from error
 
 
 def constructor_options(target: Any) -> tuple[dict[str, Any], bool]:

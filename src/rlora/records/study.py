@@ -46,7 +46,7 @@ def finished_record(config: dict[str, Any], job: Job, identity: Identity) -> Run
     Raises:
         ValueError: `skip_finished` is none of its values.
     """
-    policy, study = _policy(config), study_path(config)
+    policy, study = check_policy(config), study_path(config)
     if not (job.multirun and policy):
         return None
     found = latest_finished(identity.config_hash, Path(config["paths"]["outputs"]), study)
@@ -71,15 +71,20 @@ def is_finished_in(folder: Path, identity: Identity) -> bool:
     return run.config_hash == identity.config_hash and not identity.changes(run)
 
 
-def _policy(config: dict[str, Any]) -> str | None:
-    """Return which finished runs a multirun skips; None for none of them."""
+def check_policy(config: dict[str, Any]) -> str | None:
+    """Return which finished runs a multirun skips; None for none of them.
+
+    Raises:
+        ValueError: `skip_finished` is none of its values.
+    """
     policy = config["skip_finished"]
     if policy in (SAME_CODE, SAME_CONFIG):
         return str(policy)
     if policy is False:
         return None
+    word = "null" if policy is None else policy
     raise ValueError(
-        f"skip_finished={policy} is invalid: expected {SAME_CODE}, {SAME_CONFIG} or false"
+        f"skip_finished={word} is invalid: expected {SAME_CODE}, {SAME_CONFIG} or false"
     )
 
 
@@ -101,8 +106,12 @@ def latest_finished(wanted: str, outputs: Path, study: Path | None = None) -> Fi
     found = list(_finished_in(wanted, outputs))
     if study:
         found += [Finished(record, study) for record in records_of(study, wanted)]
-    # of one execution the record in its folder comes first, as it has the folder's full path
-    return max(found, key=lambda each: each.record.run.started, default=None)
+    return max(found, key=_rank, default=None)
+
+
+def _rank(found: Finished) -> tuple[str, bool]:
+    """Return the rank of a record: the latest, and of one execution that in the run's folder."""
+    return found.record.run.started, found.file.parent == Path(found.record.run.directory)
 
 
 def _finished_in(wanted: str, outputs: Path) -> Iterator[Finished]:

@@ -12,6 +12,7 @@ from rlora.config.job import Job, check_job
 from rlora.evaluation import prior_run
 from rlora.records.identity import Identity
 from rlora.records.status import original_path
+from rlora.records.study import check_policy
 from rlora.regularizers.certificate import CertificateOptions
 from rlora.runs.identity import identify
 from rlora.runs.resume import EVALUATION_SECTIONS, TRAINING_SECTIONS, SavedRun, find_saved
@@ -69,6 +70,7 @@ def resolve(config: dict[str, Any], job: Job) -> RunPlan:
     if config["train"] or config["certify"]:
         config = prior_run.with_part(config)
     check_job(config, job)
+    check_policy(config)
     certificate = CertificateOptions(**config["certificate"])  # before a prior is learned for it
     identity = identify(composed, config, saved, str(job.directory))
     return RunPlan(config, choices, identity, certificate, saved)
