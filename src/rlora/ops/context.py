@@ -6,12 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Asked once: torch 2.11's compiler cannot trace the question, and the meta device raises on others.
+WITH_AUTOCAST = frozenset(
+    kind for kind in ("cpu", "cuda", "mps", "xpu", "hpu") if torch.amp.is_autocast_available(kind)
+)
+
 
 def compute_dtype(x: Tensor) -> torch.dtype:
     """Return the dtype in which a product with `x` runs: autocast's dtype if active, else x's."""
     device_type = x.device.type
     if (
-        torch.amp.is_autocast_available(device_type)  # False on the meta device: asking would raise
+        device_type in WITH_AUTOCAST
         and torch.is_autocast_enabled(device_type)
         and x.dtype != torch.float64  # autocast leaves float64 alone, and so do we
     ):
@@ -29,6 +34,6 @@ def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     device_type = x.device.type
     return (
         torch.autocast(device_type, enabled=False)
-        if torch.amp.is_autocast_available(device_type)
+        if device_type in WITH_AUTOCAST
         else nullcontext()
     )
