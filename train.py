@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from omegaconf import DictConfig
@@ -33,7 +34,13 @@ def job(config: DictConfig) -> float | None:
     end_with_command()  # launchers start processes that call this function only
     from rlora.runs import experiment
 
-    return experiment.run(config, hydra_job())
+    this = hydra_job()
+    try:
+        return experiment.run(config, this)
+    except Exception as error:
+        if not this.multirun:  # Hydra would print a line before our sentence
+            fail(error)
+        raise
 
 
 def describe(error: Exception) -> str:
@@ -46,6 +53,13 @@ def describe(error: Exception) -> str:
         file = error.filename or "while writing the run"
         return f"the disk is full ({file}): free some space or set paths.outputs"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def fail(error: Exception) -> NoReturn:
+    """Exit with one sentence on an error, or raise it where its traceback is wanted."""
+    if WANTS_TRACEBACK or (isinstance(error, BrokenPipeError) and reader_has_gone()):
+        raise error
+    sys.exit(f"error: {describe(error)}")
 
 
 def after_interrupt() -> str:
@@ -67,9 +81,7 @@ def main() -> None:
     except KeyboardInterrupt as error:  # says how to resume, once a run has started
         sys.exit(": ".join(filter(None, ["interrupted", str(error) or after_interrupt()])))
     except Exception as error:
-        if WANTS_TRACEBACK or (isinstance(error, BrokenPipeError) and reader_has_gone()):
-            raise
-        sys.exit(f"error: {describe(error)}")
+        fail(error)
 
 
 if __name__ == "__main__":
