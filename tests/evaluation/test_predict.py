@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rlora.config.build import build
-from rlora.evaluation.predict import Predictor
+from rlora.evaluation.predict import PredictedRow, Predictor, RowScores, as_columns
 from rlora.runs.load import load_run
 
 WORDS = ("good", "terrible", "so and so")
@@ -48,3 +48,34 @@ def test_a_task_that_predicts_nothing_is_refused(build_task):
 def test_a_generation_task_samples_no_posterior(build_task):
     with pytest.raises(ValueError, match="generates texts by its mean"):
         Predictor(None, None, build_task("e2e"), torch.device("cpu"), posterior=object(), draws=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "columns"),
+    [
+        ("e2e", {"MR": "a", " Ref": "b"}, ["mr", "ref"]),  # the official testset.csv has MR
+        ("gsm8k", {"Question": "a", "Answer": "b"}, ["question", "answer"]),
+        ("stsb", {"Sentence1": "a", "SENTENCE2 ": "b", "Score": "1"}, None),
+        ("mrpc", {"#1 string": "a", "#2 String": "b", "quality": "1"}, None),
+        ("lexicon", {"Text": "a", "text": "b", "LABEL": ""}, ["Text", "text", "label"]),
+    ],
+)
+def test_case_and_blanks_of_columns_do_not_count(build_task, name, row, columns):
+    known = build_task(name).row_columns
+    assert list(as_columns(row, known)) == (list(known) if columns is None else columns)
+    assert list(as_columns(row, known).values()) == list(row.values())
+
+
+def test_an_undefined_score_has_a_reason(build_task):
+    scores = RowScores(build_task("stsb"))
+    scores.add(PredictedRow("in", {}, ("a", "b"), 1.0, None), {"prediction": 2.0})
+    assert scores.text().startswith("scores of 1 labeled rows: pearson not computed (it is nan")
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [("lexicon", "label"), ("stsb", "score"), ("gsm8k", "answer"), ("e2e", "ref")],
+)
+@pytest.mark.parametrize("value", [None, "", "  "])
+def test_a_blank_label_is_none(build_task, name, column, value):
+    assert build_task(name).row_target({column: value}, "in") is None

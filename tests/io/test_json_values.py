@@ -23,6 +23,11 @@ def test_unicode_separators_end_no_line(write):
     ]
 
 
+def test_cr_alone_ends_a_line(write):
+    path = write('{"a": 1}\r{"a": 2}\r')
+    assert read_json_lines(path) == [(f"{path}, line 1", {"a": 1}), (f"{path}, line 2", {"a": 2})]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

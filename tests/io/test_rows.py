@@ -1,6 +1,7 @@
 """Lines and tables: encodings, line ends, quotation marks, wide fields and malformed rows."""
 
 import csv
+import gzip
 import io
 import threading
 
@@ -44,6 +45,17 @@ def test_unicode_separators_end_no_line(write):
     text = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg"
     assert read_csv(write(f"text,n\n{text},1\n")) == [(2, {"text": text, "n": "1"})]
     assert read_lines(write(f"{text}\r\n{text}")) == [(1, text), (2, text)]
+
+
+def test_the_byte_order_mark_of_a_joined_file_is_dropped(write):
+    path = write("\ufeff\ufefftext\none\n\ufefftwo\ufeff\n")
+    assert read_csv(path, ["text"]) == [(2, {"text": "one"}), (3, {"text": "two\ufeff"})]
+
+
+def test_cr_alone_ends_the_lines_of_a_file_without_lf(write):
+    assert read_lines(write("a\rb\r\r")) == [(1, "a"), (2, "b"), (3, "")]
+    assert read_lines(write("a\rb\nc\n")) == [(1, "a\rb"), (2, "c")]
+    assert read_lines(write("a\rb\n")) == [(1, "a\rb")]
 
 
 def test_fields_may_be_wider_than_the_limit_of_csv(write):
@@ -115,7 +127,13 @@ def test_a_quoted_field_that_spans_rows_is_reported(write, caplog):
         (b"id,label\n1,yes\n", "has no column text: it has id, label"),
         (b"text,id,text\na,1,b\n", "line 1: the column 'text' occurs twice"),
         (b"text\ncaf\xe9\n", r"line 2: byte 4 of the line \(0xe9\) is not UTF-8"),
-        ("text\na\n".encode("utf-16"), "line 1: byte 1 .* is not UTF-8"),
+        ("text\na\n".encode("utf-16"), r"is UTF-16, .*: save it as UTF-8 \(in Excel: CSV UTF-8\)"),
+        ("text\na\n".encode("utf-32"), "is UTF-32, expected text in UTF-8"),
+        (gzip.compress(b"text\na\n"), "is compressed by gzip, .*: decompress it"),
+        (b"PK\x03\x04\x14\0", "is a ZIP archive or an Excel workbook, .* as CSV UTF-8"),
+        (b"id;text\n1;a\n", "line 1: its columns are separated by ';': save it as CSV"),
+        (b"sep=;\nid;text\n1;a\n", "line 1: its columns are separated by ';'"),
+        (b'id\ttext\n1\t"a, b"\n', r"line 1: its columns are separated by '\\t'"),
         (b"text\na\0b\n", "line 2: it has a NUL byte"),
     ],
 )
@@ -135,6 +153,12 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path):
         with pytest.raises(ValueError, match="cannot be read: ") as error:
             read_text(path)
         assert str(path) in str(error.value)
+
+
+def test_commas_in_a_tab_separated_header_are_named():
+    rows = tsv_rows([b"id,text\n", b"1,a\n"], "in")
+    with pytest.raises(ValueError, match="in, line 1: its columns are separated by ','"):
+        list(table_rows(rows, "in"))
 
 
 def test_tab_separated_rows_have_no_quotation():

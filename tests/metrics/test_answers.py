@@ -94,10 +94,37 @@ def test_a_reference_is_finite(text):
         ("3/4", "8/0", 0.0),
         ("\u22125", "it is \u22125", -5.0),
         ("$18", "36/2", 2.0),
+        ("1e3", "about 1e3 of them", 1000.0),
+        ("18", "about 1e3 of them", 3.0),
+        ("-.5", "it is -.5", -0.5),
+        ("-$5", "a loss: -$5", -5.0),
+        ("-$5", "a loss of $5", 5.0),
     ],
 )
 def test_outputs_are_read_in_the_notation_of_the_reference(reference, text, expected):
     assert number_like(reference, text) == expected
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "18",
+        "-5",
+        "+5",
+        "1,234.5",
+        "12,34,567",
+        "$18",
+        "-$5",
+        "$-5",
+        "$ 5",
+        "18 \u20ac",
+        "50 %",
+        "1e3",
+    ]
+    + ["1.5E-3", "2e-5", ".5", "-.5", "5.", "3/4", "-3 / 4", "1,000/4", ".5/.25", "6/6", "\u22125"],
+)
+def test_a_reference_is_a_correct_answer_to_itself(reference):
+    assert is_correct(number_like(reference, f"It is {reference}"), parse_number(reference))
 
 
 @pytest.mark.parametrize(
@@ -138,6 +165,7 @@ def test_the_first_letter(text, expected):
         ("solution 1", ("solution1", "solution2"), None),
         ("True", ("true", "false"), None),
         ("ending4ending1", [f"ending{i}" for i in range(1, 5)], "ending4"),
+        ("it is answer10", [f"answer{i}" for i in range(1, 11)], "answer10"),
         ("", ("true", "false"), None),
     ],
 )

@@ -179,6 +179,11 @@ def test_labels_are_kept_and_scored(trained, tmp_path, capsys):
     right = [row["prediction"] == row["label"] for row in predictions if row["label"]]
     message = f"scores of 2 labeled rows: accuracy {sum(right) / 2:.4f}"
     assert capsys.readouterr().err.strip() == message
+    file.write_text("Text, LABEL\ngood,positive\nbad,  \n")
+    assert [[*row][:2] for row in answers(tmp_path, f"run={trained}", f"input={file}")] == [
+        ["Text", " LABEL"]
+    ] * 2
+    assert "scores of 1 labeled rows: accuracy" in capsys.readouterr().err
     file.write_text("text,label\ngood,positive\nbad,sad\n")
     answers(tmp_path, f"run={trained}", f"input={file}")
     assert f"no scores: {file}, line 3: label 'sad', expected one of" in capsys.readouterr().err
@@ -206,6 +211,7 @@ def test_columns_of_later_rows_are_columns_of_the_csv_file(trained, tmp_path, ca
         ("rows.jsonl", '{"text": 5}', "line 1 has no text under text: its text is 5"),
         ("rows.json", '[{"text": "a"}, 5]', "entry 2 is not an object with the keys text"),
         ("rows.json", '{"text": "a"}', "holds no list"),
+        ("rows.json", '{"text": "a"}\n{"text": "b"}', "for an object per line set format=jsonl"),
         ("rows.tsv", "text\tid\na\n", "line 2: 1 columns, expected 2"),
         ("rows.txt", b"a\0b\n", "line 1: it has a NUL byte"),
     ],

@@ -69,7 +69,7 @@ def test_three_labels_with_binary_accuracy_raise_when_the_task_is_built(build_ta
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("rte", {"labels": ["a"]}, "task.labels=['a'] is invalid: expected two or more"),
+        ("rte", {"labels": ["a"]}, "task.labels=['a'] is invalid: expected a list of two"),
         ("rte", {"labels": []}, "task.labels=[]"),
         ("rte", {"labels": ["a", "a"]}, "task.labels=['a', 'a']"),
         ("rte", {"labels": ["a", ""]}, "task.labels=['a', '']"),
@@ -77,6 +77,8 @@ def test_three_labels_with_binary_accuracy_raise_when_the_task_is_built(build_ta
         ("rte", {"labels": [True, False]}, "each in quotes"),
         ("rte", {"labels": [0, "0"]}, "task.labels=['0', '0']"),
         ("rte", {"labels": "ab"}, "task.labels=ab is invalid"),
+        ("rte", {"labels": {0: "no", 1: "yes"}}, "task.labels={0: 'no', 1: 'yes'} is invalid"),
+        ("rte", {"labels": {"yes": 1, "no": 0}}, "expected a list"),
         ("rte", {"mode": "min"}, "task.mode=min is invalid: expected max"),
         ("stsb", {"score_range": [5, 0]}, "task.score_range=[5, 0] is invalid"),
         ("stsb", {"score_range": [0, 0]}, "two increasing numbers"),

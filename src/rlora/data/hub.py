@@ -1,5 +1,6 @@
 """GLUE from the Hugging Face hub, at a pinned revision and without remote code."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from huggingface_hub import constants
 from rlora.data.examples import Examples
 from rlora.integrations.hf_hub import hub_answers
 
+log = logging.getLogger(__name__)
 HUB_ID = "nyu-mll/glue"
 HUB_REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
 
@@ -90,12 +92,26 @@ def _label_names(data: Any) -> list[str] | None:
 def _in_order(
     values: list[Any], names: list[str] | None, labels: Sequence[str] | None
 ) -> list[Any]:
-    """Return class ids in the task's order; the names "0", "1", ... mean the hub's ids."""
-    if not names or labels is None or len(labels) != len(names):
+    """Return class ids in the task's order.
+
+    The names "0", "1", ... mean the hub's ids. Names are compared without case; others count by
+    position, and a warning says so.
+
+    Raises:
+        ValueError: The task has another number of labels.
+    """
+    if not names or labels is None:
         return values
+    if len(labels) != len(names):
+        raise ValueError(
+            f"task.labels={list(labels)} is invalid: the hub's labels are {names}; name as many"
+        )
     numbers = list(map(str, range(len(names))))
-    for known in (names, numbers):
-        if sorted(known) == sorted(labels):
-            order = [list(labels).index(name) for name in known]
+    ours = [label.casefold() for label in labels]
+    for known in ([name.casefold() for name in names], numbers):
+        if sorted(known) == sorted(ours):
+            order = [ours.index(name) for name in known]
             return [order[value] if value >= 0 else value for value in values]
+    pairs = ", ".join(f"{label} = {name}" for label, name in zip(labels, names, strict=True))
+    log.warning("task.labels are not the hub's names and count by position: %s", pairs)
     return values

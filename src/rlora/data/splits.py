@@ -73,8 +73,9 @@ def grouped_split(
     picked = chosen[np.searchsorted(names, groups)]
     if not picked.any() or picked.all():
         raise ValueError(
-            f"{len(groups)} training rows allow no validation split of {size} rows; "
-            "raise task.validation_fraction or set task.validation=dev."
+            f"{len(groups)} training rows in {len(names)} groups of a common text allow no "
+            f"validation split of {size} rows without part of a group: raise "
+            "task.validation_fraction, or give a validation set."
         )
     return np.flatnonzero(~picked), np.flatnonzero(picked)
 

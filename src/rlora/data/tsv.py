@@ -18,7 +18,7 @@ def class_label(labels: Sequence[str]) -> ParseLabel:
 
     def parse(text: str) -> int:
         if text not in ids:
-            raise ValueError(f"label {text!r}, expected one of {list(labels)}")
+            raise ValueError(f"label {text!r}, expected one of {list(labels)} (task.labels)")
         return ids[text]
 
     return parse
@@ -33,7 +33,9 @@ def score_label(low: float, high: float) -> ParseLabel:
         except ValueError:
             score = float("nan")
         if not low <= score <= high:
-            raise ValueError(f"score {text!r}, expected a number from {low:g} to {high:g}")
+            raise ValueError(
+                f"score {text!r}, expected a number from {low:g} to {high:g} (task.score_range)"
+            )
         return score
 
     return parse
@@ -136,4 +138,4 @@ def located_label(text: str, parse: ParseLabel, location: str) -> int | float:
     try:
         return parse(text)
     except ValueError as error:
-        raise ValueError(f"{location}: {error}; correct the file or task.labels.") from None
+        raise ValueError(f"{location}: {error}; correct the file.") from None

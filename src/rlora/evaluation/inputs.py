@@ -69,7 +69,11 @@ def _text_row(text: str, fields: Sequence[str], location: str) -> dict[str, str]
 
 
 def _json_list(stream: Iterable[bytes], name: str) -> Iterator[Located]:
-    value = parse_json("".join(line for _, line in decode_lines(stream, name)), name)
+    try:
+        value = parse_json("".join(line for _, line in decode_lines(stream, name)), name)
+    except ValueError as error:
+        hint = "; for an object per line set format=jsonl" if "Extra data" in str(error) else ""
+        raise ValueError(f"{error}{hint}") from error
     if not isinstance(value, list):
         raise ValueError(f"{name} holds no list; for an object per line set format=jsonl")
     return ((f"{name}, entry {number}", row) for number, row in enumerate(value, start=1))

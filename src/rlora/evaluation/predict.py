@@ -17,6 +17,7 @@ from rlora.data.examples import Examples
 from rlora.data.tokenize import tokenize
 from rlora.evaluation.generate import Generator
 from rlora.models.backbone import Backbone
+from rlora.records.scores import defined, undefined
 from rlora.regularizers.noise import sample_per_step
 from rlora.regularizers.posterior import GaussianPosterior
 from rlora.tasks.base import GenerationTask, Task
@@ -109,7 +110,8 @@ class Predictor:
                 those of an answer; the message starts with its location.
         """
         for location, values in rows:
-            inputs = self.task.row_inputs(values, location)
+            known = as_columns(values, self.task.row_columns)
+            inputs = self.task.row_inputs(known, location)
             if taken := [name for name in values if name.partition(".")[0] in self.columns]:
                 raise ValueError(
                     f"{location}: its column {taken[0]!r} has the name of a predicted one; rename "
@@ -118,7 +120,7 @@ class Predictor:
             if isinstance(self.task, GenerationTask):
                 self.task.encode_prompt(inputs[0], location)
             try:
-                target, error = self.task.row_target(values, location), None
+                target, error = self.task.row_target(known, location), None
             except ValueError as reason:
                 target, error = None, str(reason)
             yield PredictedRow(location, values, inputs, target, error)
@@ -194,9 +196,16 @@ class RowScores:
         if not self._targets:
             return None
         scores = self.task.score_rows(self._inputs, self._targets, self._predictions)
-        values = [f"{name} {value:.4f}" for name, value in scores.values.items()]
-        values += [f"{name} not computed ({reason})" for name, reason in scores.missing.items()]
+        missing = {**undefined(scores.values), **scores.missing}
+        values = [f"{name} {value:.4f}" for name, value in defined(scores.values).items()]
+        values += [f"{name} not computed ({reason})" for name, reason in missing.items()]
         return f"scores of {len(self._targets)} labeled rows: {', '.join(values)}"
+
+
+def as_columns(values: Mapping[str, Any], columns: Sequence[str]) -> Mapping[str, Any]:
+    """Return a row whose columns have the task's spelling, where blanks or case alone differ."""
+    spelling = {name.strip().casefold(): name for name in columns if name not in values}
+    return {spelling.get(name.strip().casefold(), name): each for name, each in values.items()}
 
 
 def _answers(task: TextClassification, scores: Tensor) -> list[Answer]:

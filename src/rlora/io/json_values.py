@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rlora.io.rows import decode_lines, open_input, read_text
+from rlora.io.rows import open_input, read_text, split_lines
 
 _SURROGATE_OR_NUL = re.compile("[\ud800-\udfff\0]")
 _ESCAPED = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
@@ -17,7 +17,7 @@ Located = tuple[str, Any]
 
 def json_lines(stream: Iterable[bytes], name: str) -> Iterator[Located]:
     """Yield location and value of each line that is not blank; see `parse_json`."""
-    for number, line in decode_lines(stream, name):
+    for number, line in split_lines(stream, name):  # JSON has no CR inside a text
         if line.strip():
             location = f"{name}, line {number}"
             yield location, parse_json(line, location)

@@ -1,9 +1,10 @@
 """Readers of lines and tables: strict UTF-8, and errors that name file and line.
 
-A byte order mark is dropped. Nothing but LF, CRLF and CR ends a line: a text may hold U+2028 or
-U+0085, at which `str.splitlines` would cut it.
+A byte order mark is dropped, also where files were joined. Nothing but LF, CRLF and CR ends a line:
+a text may hold U+2028 or U+0085, at which `str.splitlines` would cut it.
 """
 
+import codecs
 import csv
 import logging
 import re
@@ -15,8 +16,19 @@ from typing import BinaryIO
 
 log = logging.getLogger(__name__)
 
-_MARK = b"\xef\xbb\xbf"
+_MARK = "\ufeff"
+# First bytes of files that are no UTF-8 text, longer ones first: what they are, and the remedy.
+_SAVE = "save it as UTF-8 (in Excel: CSV UTF-8)"
+_OTHER_FILES = {
+    codecs.BOM_UTF32_LE: ("UTF-32", _SAVE),
+    codecs.BOM_UTF32_BE: ("UTF-32", _SAVE),
+    codecs.BOM_UTF16_LE: ("UTF-16", _SAVE),
+    codecs.BOM_UTF16_BE: ("UTF-16", _SAVE),
+    b"\x1f\x8b": ("compressed by gzip", "decompress it"),
+    b"PK\x03\x04": ("a ZIP archive or an Excel workbook", "extract it, or save it as CSV UTF-8"),
+}
 _WIDEST = 2**31 - 1  # characters of a CSV field; the largest limit on every platform
+_SEPARATOR = re.compile(r"[;\t|]|,(?! )")  # in a header of one column: of another format
 _LONE_CR = re.compile(r"(?<=\r)(?!\n)")
 
 Numbered = tuple[int, str]
@@ -44,9 +56,15 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path) -> list[Numbered]:
-    """Return the lines of a file with their numbers, without their line ends."""
+    """Return the lines of a file with their numbers, without their line ends.
+
+    CR alone ends them only in a file without LF: in others it is part of a text.
+    """
     with open_input(path) as stream:
-        return [(number, strip_end(line)) for number, line in decode_lines(stream, str(path))]
+        lines = list(decode_lines(stream, str(path)))
+    if len(lines) == 1 and not lines[0][1].endswith("\n"):
+        lines = list(split_lines([lines[0][1].encode()], str(path)))
+    return [(number, strip_end(line)) for number, line in lines]
 
 
 def decode_lines(stream: Iterable[bytes], name: str) -> Iterator[Numbered]:
@@ -59,10 +77,12 @@ def decode_lines(stream: Iterable[bytes], name: str) -> Iterator[Numbered]:
     Raises:
         ValueError: A line is not UTF-8 or has a NUL byte.
     """
-    for number, line in enumerate(stream, start=1):
-        raw = line.removeprefix(_MARK) if number == 1 else line
+    for number, raw in enumerate(stream, start=1):
+        for start, (kind, remedy) in _OTHER_FILES.items() if number == 1 else ():
+            if raw.startswith(start):
+                raise ValueError(f"{name} is {kind}, expected text in UTF-8: {remedy}")
         try:
-            text = raw.decode()
+            text = raw.decode().lstrip(_MARK)
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{name}, line {number}: byte {error.start + 1} of the line "
@@ -211,6 +231,11 @@ def table_rows(
     if header is None:
         raise ValueError(f"{name} is empty")
     names = header[1]
+    if len(names) == 1 and (separator := _SEPARATOR.search(names[0])):
+        raise ValueError(
+            f"{name}, line {header[0]}: its columns are separated by {separator[0]!r}: save it as "
+            "CSV with commas, or as TSV with tabs"
+        )
     if missing := [column for column in columns if column not in names]:
         raise ValueError(f"{name} has no column {missing[0]}: it has {', '.join(names)}")
     if twice := [column for column in names if names.count(column) > 1]:

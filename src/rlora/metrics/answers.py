@@ -2,8 +2,9 @@
 
 Source: AGI-Edgerunners/LLM-Adapters@8166572, evaluate.py lines 68 (marker), 94-118 (comparison) and
 272-298 (numbers, letters), and commonsense_evaluate.py lines 67 and 265-296 (choices). That
-evaluator reads reference numbers by `float`; `parse_number` reads more notations. Only where a
-reference is a fraction or has U+2212, which `float` refuses, are outputs read with these as well.
+evaluator reads reference numbers by `float`; `parse_number` reads more notations. Outputs are read in
+them only where the evaluator's reading of the reference itself, as an output, is another number: a
+fraction, "1e3", ".5", "-$5" or U+2212. Else such a reference would be no correct answer to itself.
 """
 
 import math
@@ -14,14 +15,20 @@ TOLERANCE = 1e-3  # largest error of a correct number
 LETTERS = ("A", "B", "C", "D", "E")
 _RESPONSE = "### Response:"  # ends the prompt; a model that repeats it starts another task
 _NUMBER = re.compile(r"-?\d+\.?\d*")
-_FRACTION_OR_NUMBER = re.compile(r"-?\d+\.?\d*(?:\s*/\s*\d+\.?\d*)?")
 _MINUS = "\u2212"
 _LETTER = re.compile("[A-E]")
 _CURRENCY = "[$\u00a3\u20ac\u00a5\u20b9]"
 _PLAIN = r"(?:\d{1,3}(?:,\d{2,3})*,\d{3}|\d+)(?:\.\d*)?|\.\d+"
 _REFERENCE = re.compile(
-    rf"(?P<sign>[+-]?){_CURRENCY}?\s*(?P<inner>[+-]?)(?P<value>{_PLAIN})(?P<exponent>[eE][+-]?\d+)?"
+    rf"(?P<sign>[+-]?)(?:{_CURRENCY}\s*)?(?P<inner>[+-]?)(?P<value>{_PLAIN})"
+    r"(?P<exponent>[eE][+-]?\d+)?"
     rf"(?:\s*/\s*(?P<divisor>{_PLAIN}))?\s*(?:%|{_CURRENCY})?\.?",
+    re.ASCII,
+)
+_DIGITS = r"(?:\d+\.?\d*|\.\d+)"
+_EXTENDED = re.compile(
+    rf"(?P<sign>-?)(?:{_CURRENCY}\s*)?(?P<inner>-?)(?P<value>{_DIGITS})(?P<exponent>[eE][+-]?\d+)?"
+    rf"(?:\s*/\s*(?P<divisor>{_DIGITS}))?",
     re.ASCII,
 )
 
@@ -48,19 +55,21 @@ def number(text: str) -> float | None:
 
 def number_like(reference: str, text: str) -> float | None:
     """Return the last number of a text, in the notation of the reference answer."""
-    extended = "/" in reference or _MINUS in reference
-    return number_or_fraction(text) if extended else number(text)
+    plain = "/" not in reference and is_correct(number(reference), parse_number(reference))
+    return number(text) if plain else extended_number(text)
 
 
-def number_or_fraction(text: str) -> float | None:
-    """Return the last number as `number` does, where "3/4" gives 0.75 and U+2212 is a minus."""
-    found = _FRACTION_OR_NUMBER.findall(text.replace(",", "").replace(_MINUS, "-"))
-    if not found:
+def extended_number(text: str) -> float | None:
+    """Return the last number of a text in the notations of `parse_number`.
+
+    Units do not count. "3/4" gives 0.75, and the number in "8/0" is 0.
+    """
+    matches = list(_EXTENDED.finditer(text.replace(",", "").replace(_MINUS, "-")))
+    if not matches:
         return None
-    numerator, _, divisor = found[-1].partition("/")
-    if not divisor:
-        return _finite(float(numerator))
-    return _finite(float(numerator) / float(divisor)) if float(divisor) else float(divisor)
+    if (value := _value(matches[-1])) is None:
+        return 0.0
+    return _finite(value)
 
 
 def parse_number(text: str) -> float:
@@ -75,13 +84,10 @@ def parse_number(text: str) -> float:
     match = _REFERENCE.fullmatch(text.strip().replace(_MINUS, "-"))
     if match is None or (match["sign"] and match["inner"]):
         raise ValueError(f"the answer {shortened(text)!r} is no number")
-    value = float(match["value"].replace(",", "") + (match["exponent"] or ""))
-    if match["divisor"] is not None:
-        divisor = float(match["divisor"].replace(",", ""))
-        value = value / divisor if divisor else math.inf
-    if not math.isfinite(value):
+    value = _value(match)
+    if value is None or not math.isfinite(value):
         raise ValueError(f"the answer {shortened(text)!r} is no finite number")
-    return -value if "-" in match["sign"] + match["inner"] else value
+    return value
 
 
 def shortened(text: str) -> str:
@@ -101,9 +107,10 @@ def letter(text: str) -> str | None:
 def choice(text: str, choices: Sequence[str]) -> str | None:
     """Return the choice that occurs first in the text, with this spelling, or None.
 
-    Where one choice is a prefix of another ("answer1" and "answer10"), the first in `choices` wins.
+    Where one choice is a prefix of another ("answer1" and "answer10"), the longer one wins.
     """
-    match = re.search("|".join(map(re.escape, choices)), text)
+    longest_first = sorted(choices, key=len, reverse=True)
+    match = re.search("|".join(map(re.escape, longest_first)), text)
     return match.group() if match else None
 
 
@@ -114,6 +121,17 @@ def is_correct(answer: float | str | None, expected: float | str) -> bool:
     if isinstance(expected, str) or isinstance(answer, str):
         return answer == expected
     return abs(answer - expected) <= TOLERANCE
+
+
+def _value(match: re.Match[str]) -> float | None:
+    """Return the value of a match of sign, value, exponent and divisor; None for a divisor of 0."""
+    value = float(match["value"].replace(",", "") + (match["exponent"] or ""))
+    if match["divisor"] is not None:
+        divisor = float(match["divisor"].replace(",", ""))
+        if not divisor:
+            return None
+        value /= divisor
+    return -value if "-" in match["sign"] + match["inner"] else value
 
 
 def _finite(value: float) -> float | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from rlora.io.rows import read_text, wide_fields
+from rlora.io.rows import read_lines, wide_fields
 
 _SOURCE = re.compile(
     r"(mr|src|source|meaning([_ .-]rep(resentation)?)?|da|dial(ogue)?[_ .-]act)s?", re.IGNORECASE
@@ -150,9 +150,7 @@ def _plain_rows(path: Path) -> list[Row]:
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     """Return the lines with their numbers, without white space around them; tabs stay."""
-    lines = read_text(path).split("\n")
-    lines = lines if lines[-1] else lines[:-1]
-    return [(number, line.strip(" \r\f\v")) for number, line in enumerate(lines, start=1)]
+    return [(number, line.strip(" \r\f\v")) for number, line in read_lines(path)]
 
 
 def _repair(line: str) -> str:

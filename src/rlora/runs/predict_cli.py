@@ -105,6 +105,9 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
             f"{missing[0]}= is missing: python predict.py run=<run folder> input=FILE, or input=-"
         )
     values: dict[str, Any] = dict(pairs)
+    for key in ("run", "input", "output"):  # not every shell expands a ~ after the =
+        if key in values:
+            values[key] = os.path.expanduser(values[key])
     for key in ("batch_size", "draws"):
         if key in values and not values[key].isdecimal():
             raise ValueError(f"{key}={values[key]} is invalid: expected a whole number")

@@ -72,6 +72,12 @@ class TextScores:
     missing: dict[str, str] = field(default_factory=dict)
 
 
+def has_value(row: Mapping[str, Any], column: str) -> bool:
+    """Return whether a row has a value in a column: neither none nor blanks alone."""
+    value = row.get(column)
+    return value is not None and not (isinstance(value, str) and not value.strip())
+
+
 class Task(ABC):
     """One problem to learn.
 
@@ -92,6 +98,11 @@ class Task(ABC):
     trained_modules: tuple[str, ...]
     has_bounded_loss: bool = False
     fields: tuple[str, ...] = ("text",)
+
+    @property
+    def row_columns(self) -> tuple[str, ...]:
+        """Names of the columns of a row to predict that the task reads."""
+        return self.fields
 
     @abstractmethod
     def head(self) -> dict[str, Any]:

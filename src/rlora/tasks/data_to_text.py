@@ -16,7 +16,7 @@ from rlora.data.locations import data_folder
 from rlora.io.json_values import read_json
 from rlora.io.rows import read_csv
 from rlora.metrics import nlg
-from rlora.tasks.base import TextScores
+from rlora.tasks.base import TextScores, has_value
 from rlora.tasks.generation import Prompt, PromptedGeneration
 from rlora.tasks.language_modeling import Pair
 from rlora.tasks.submissions import write_outputs, write_references
@@ -115,9 +115,14 @@ class DataToText(PromptedGeneration):
         """Return the files of all splits."""
         return [self._folder() / name for name in self.files.values()]
 
+    @property
+    def row_columns(self) -> tuple[str, ...]:
+        """Names of the columns of sources and texts."""
+        return (*self.fields, "ref")
+
     def row_target(self, row: Mapping[str, Any], location: str) -> str | None:
         """Return the reference text, the column `ref`."""
-        return _clean_text(row["ref"], location) if row.get("ref") else None
+        return _clean_text(row["ref"], location) if has_value(row, "ref") else None
 
     def score_rows(
         self, inputs: Sequence[tuple[str, ...]], targets: Sequence[str], predictions: Sequence[str]
@@ -164,6 +169,11 @@ class E2E(DataToText):
     def prompt_text(self, source: str, location: str) -> str:
         """Return the linearized meaning representation."""
         return linearize(source, location)
+
+    @property
+    def row_columns(self) -> tuple[str, ...]:
+        """Names of the columns of the official files, and `input`."""
+        return ("mr", *super().row_columns)
 
     def row_inputs(self, row: Mapping[str, Any], location: str) -> tuple[str, ...]:
         """Return the meaning representation, the column `mr` or `input`."""

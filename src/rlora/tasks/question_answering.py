@@ -18,7 +18,7 @@ from rlora.data.split_plan import SplitResult
 from rlora.data.splits import normalize
 from rlora.io.atomic import write_atomically
 from rlora.metrics import answers
-from rlora.tasks.base import TextScores
+from rlora.tasks.base import TextScores, has_value
 from rlora.tasks.generation import Prompt, PromptedGeneration
 from rlora.tasks.language_modeling import Pair
 
@@ -101,6 +101,11 @@ class QuestionAnswering(PromptedGeneration):
         """Return a question in its prompt."""
         return self._prompt(Question(source, "", "", "", location))
 
+    @property
+    def row_columns(self) -> tuple[str, ...]:
+        """Names of the columns of both kinds of rows."""
+        return ("question", "instruction", "input", "answer")
+
     def row_inputs(self, row: Mapping[str, Any], location: str) -> tuple[str, ...]:
         """Return the question: the column `question`, `instruction` or `input`."""
         if "instruction" in row and row.get("input"):
@@ -116,7 +121,7 @@ class QuestionAnswering(PromptedGeneration):
 
     def row_target(self, row: Mapping[str, Any], location: str) -> str | None:
         """Return the final answer, from the column `answer`; it has the form of a test set."""
-        if row.get("answer") in (None, ""):
+        if not has_value(row, "answer"):
             return None
         answer = final_answer(row, location)
         self._form(answer, location)

@@ -21,10 +21,12 @@ def checked_labels(labels: Any) -> list[str] | None:
     # Whole numbers lose their quotes on the command line. YAML reads yes and no as true and false.
     names = [str(name) if type(name) is int else name for name in list(labels)]
     valid = all(isinstance(name, str) and name.strip() for name in names)
-    if not valid or len(names) < 2 or len(set(names)) < len(names) or isinstance(labels, str):
+    # a mapping would give its keys, which may be ids, in any order
+    no_list = isinstance(labels, str | Mapping)
+    if not valid or len(names) < 2 or len(set(names)) < len(names) or no_list:
         raise ValueError(
-            f"task.labels={labels if isinstance(labels, str) else names} is invalid: expected two "
-            "or more different names; set them in id order, each in quotes."
+            f"task.labels={labels if no_list else names} is invalid: expected a list of two or "
+            "more different names; set them in id order, each in quotes."
         )
     return names
 

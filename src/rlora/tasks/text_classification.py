@@ -20,7 +20,7 @@ from rlora.data.split_plan import SplitPlan, SplitResult
 from rlora.data.splits import normalize
 from rlora.data.tokenize import cached_tokens
 from rlora.data.tsv import ParseLabel, class_label, located_label, score_label
-from rlora.tasks.base import TextScores
+from rlora.tasks.base import TextScores, has_value
 from rlora.tasks.submissions import format_prediction, write_table
 from rlora.tasks.supervised import SupervisedTask
 from rlora.tasks.text_task import TextTask
@@ -152,6 +152,11 @@ class TextClassification(SupervisedTask, TextTask):
         }
 
     @property
+    def row_columns(self) -> tuple[str, ...]:
+        """Names of the columns of texts and labels."""
+        return (*self.fields, self.label_column)
+
+    @property
     def label_column(self) -> str:
         """Name of the column of the labels in a file to predict."""
         return "label"
@@ -165,9 +170,9 @@ class TextClassification(SupervisedTask, TextTask):
 
     def row_target(self, row: Mapping[str, Any], location: str) -> float | int | None:
         """Return the class id or the score of a row to predict, or None where it has none."""
-        value = row.get(self.label_column)
-        if value is None or value == "":
+        if not has_value(row, self.label_column):
             return None
+        value = row[self.label_column]
         text = value if isinstance(value, str) else json.dumps(value)
         return located_label(text, self.parse_label(), location)
 
