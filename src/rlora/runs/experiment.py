@@ -38,6 +38,7 @@ from rlora.runs.console import print_start, print_summary, quieten
 from rlora.runs.plan import RunPlan, resolve
 from rlora.tasks.base import GenerationTask, TextScores
 from rlora.training.allocator import keep_freed_memory
+from rlora.training.callbacks.finite import NotFiniteError
 from rlora.training.module import write_predictions
 from rlora.training.trainer import GROUPS
 
@@ -176,7 +177,12 @@ def execute(parts: Parts, job: Job) -> RunRecord:
     else:
         weights.load(parts)
     if config["test"]:
-        tested = _test(parts, directory)
+        try:
+            tested = _test(parts, directory)
+        except NotFiniteError:
+            if config["train"]:  # steps after the last validation diverged
+                shutil.rmtree(directory / "adapter", ignore_errors=True)
+            raise
         scores |= tested.values
         missing = tested.missing
     if config["predict"]:

@@ -35,11 +35,13 @@ def adamw(
     Raises:
         ValueError: A value is negative, outside the range of float32, or not a number.
     """
+    # the first step divides the rate by this, in float32
+    largest = LARGEST * (1 - betas[0])
     for key, value in (("lr", lr), ("head_lr", head_lr), ("weight_decay", weight_decay)):
-        if not 0 <= value <= LARGEST:
+        if not 0 <= value < largest:
             raise ValueError(
-                f"optimizer.{key}={value} is invalid: expected a number of at least 0 in the range "
-                "of float32"
+                f"optimizer.{key}={value} is invalid: expected a number of at least 0 and below "
+                f"{largest:.3g}, the range of float32"
             )
     groups = []
     for group, rate in (("adapter", lr), ("head", head_lr)):

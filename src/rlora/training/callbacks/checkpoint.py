@@ -1,4 +1,4 @@
-"""Checkpoints that are written atomically, and a best epoch that survives resuming."""
+"""Checkpoints that are written atomically, and callbacks whose state survives resuming."""
 
 import shutil
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from rlora.io.atomic import open_atomically
 
@@ -30,6 +30,17 @@ class BestCheckpoint(ModelCheckpoint):
                 shutil.copyfileobj(source, copy)
             state_dict = _moved(state_dict, str(state_dict["dirpath"]), str(self.dirpath))
         super().load_state_dict(state_dict)
+
+
+class PatientStopping(EarlyStopping):
+    """Early stopping whose patience is that of the config, also in a resumed run.
+
+    Lightning restores the patience of the checkpoint.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the best score and the epochs without improvement."""
+        super().load_state_dict({**state_dict, "patience": self.patience})
 
 
 def _moved(value: Any, old: str, new: str) -> Any:

@@ -11,6 +11,10 @@ from torch import Tensor
 from rlora.regularizers.base import Regularizer
 
 
+class NotFiniteError(ValueError):
+    """The loss of an evaluation is not finite."""
+
+
 class StopNonFinite(L.Callback):
     """Raise where a loss, a trained parameter or a posterior's sigma is nan or infinite.
 
@@ -69,7 +73,7 @@ class StopNonFinite(L.Callback):
         """Read the losses of the evaluation."""
         for name, value in trainer.callback_metrics.items():
             if name.endswith("/loss") and not name.startswith("train/") and not value.isfinite():
-                raise ValueError(_describe(trainer, name, float(value)))
+                raise NotFiniteError(_describe(trainer, name, float(value)))
 
     on_test_end = on_validation_end
 
@@ -106,7 +110,7 @@ class StopNonFinite(L.Callback):
 
 def _describe(trainer: L.Trainer, name: str, value: float) -> str:
     """Return one sentence on the loss of an evaluation that is not finite."""
-    if trainer.state.fn == TrainerFn.FITTING:
+    if trainer.global_step:  # this process has trained; the test follows
         return (
             f"training diverged: {name} is {value} after step {trainer.global_step}; "
             f"{_advice(trainer)}"

@@ -33,6 +33,7 @@ class Recorder(L.Callback):
         self._fit_started = 0.0
         self._validation_started = 0.0
         self._validation_seconds = 0.0
+        self._validated = -1  # the epoch of the last validation
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clocks: resuming within an epoch skips `on_train_epoch_start`."""
@@ -64,13 +65,16 @@ class Recorder(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the epoch's clock again."""
         self._validation_seconds += time.perf_counter() - self._validation_started
+        self._validated = trainer.current_epoch
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Add the epoch to the history."""
+        """Add the epoch to the history, with validation scores if it was validated."""
         # Reading the scores waits for the device, so that the clock stops after its last step.
         scores = {
             k: float(v) for k, v in trainer.callback_metrics.items() if not k.endswith("_step")
         }
+        if self._validated != trainer.current_epoch:  # Lightning keeps the scores of an earlier one
+            scores = {k: v for k, v in scores.items() if not k.startswith("validation/")}
         now = time.perf_counter()
         self.step_seconds += now - self._epoch_started - self._validation_seconds
         self.seconds += now - self._fit_started
