@@ -40,5 +40,5 @@ def test_other_names_than_the_hubs_count_by_position_and_are_told(build_task, mo
     assert "count by position: bad = negative, good = positive" in caplog.text
     names = ["a", "b", "c"]
     metric = MulticlassAccuracy(num_classes=3, average="micro")
-    with pytest.raises(ValueError, match="the hub's labels are .*negative.*; name as many"):
+    with pytest.raises(ValueError, match=r"the hub's labels are .*negative.*; name as many"):
         build_task("sst2", labels=names, metrics={"accuracy": metric}).read()
