@@ -4,7 +4,7 @@ Source: AGI-Edgerunners/LLM-Adapters@8166572, evaluate.py lines 68 (marker), 94-
 272-298 (numbers, letters), and commonsense_evaluate.py lines 67 and 265-296 (choices). That
 evaluator reads reference numbers by `float`; `parse_number` reads more notations. Outputs are read
 in them only where the evaluator's reading of the reference itself, as an output, is another number:
-a fraction, "1e3", ".5", "-$5" or U+2212. Else such a reference would be no correct answer to itself.
+a fraction, "1e3", ".5", "-$5" or U+2212. Otherwise such a reference would not match itself.
 """
 
 import math
