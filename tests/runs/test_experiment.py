@@ -271,6 +271,37 @@ def test_a_resumed_run_keeps_its_callbacks(tiny_run, tiny_job, tmp_path):
     assert config["callbacks"]["best"]["dirpath"] == f"{resumed}/checkpoints"
 
 
+def test_a_resumed_run_stops_after_the_patience_of_the_command_line(tiny_run, tmp_path):
+    """The config of the run says 10, and Lightning would restore 1."""
+    first, resumed = tmp_path / "first", tmp_path / "resumed"
+    early = ("callbacks=early_stopping", "optimizer.lr=0", "optimizer.head_lr=0", "test=false")
+    tiny_run(*early, "callbacks.early_stopping.patience=1", folder=first)
+    more = ("callbacks=early_stopping", "callbacks.early_stopping.patience=10", "test=false")
+    tiny_run(f"ckpt_path='{first}'", *more, "trainer.max_epochs=6", folder=resumed)
+    assert read_record(resumed).training.epochs == 6
+
+
+@pytest.mark.parametrize("steps", [5, 6, 8])
+def test_a_run_resumed_to_a_number_of_steps_has_no_empty_epoch(tiny_run, tmp_path, steps):
+    first, resumed = tmp_path / "first", tmp_path / "resumed"
+    tiny_run("trainer.max_epochs=1", "test=false", folder=first)  # 3 steps per epoch
+    limits = (f"+trainer.max_steps={steps}", "trainer.max_epochs=-1", "callbacks=early_stopping")
+    tiny_run(f"ckpt_path='{first}'", *limits, "test=false", folder=resumed)
+    history = read_record(resumed).training.history
+    expected = [(0, 3), (1, min(steps, 6)), (2, 8)][: 2 + (steps > 6)]
+    assert [(row["epoch"], row["step"]) for row in history] == expected
+    scored = ["validation/accuracy" in row for row in history]
+    assert scored == [row["step"] % 3 == 0 for row in history]
+
+
+def test_an_epoch_without_validation_has_no_scores(tiny_run, tmp_path):
+    options = ("+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3", "test=false")
+    tiny_run(*options, "callbacks=early_stopping", folder=tmp_path)
+    history = read_record(tmp_path).training.history
+    assert ["validation/accuracy" in row for row in history] == [False, True, False]
+    assert all("train/loss" in row for row in history)
+
+
 def test_a_run_resumed_with_more_epochs_follows_the_longer_schedule(
     tiny_run, tmp_path, finished, monkeypatch
 ):

@@ -73,6 +73,21 @@ def test_an_evaluation_without_finite_outputs_leaves_no_record(tiny_run, tmp_pat
     assert not (tmp_path / "again" / "results.json").exists()
 
 
+def test_a_run_that_diverges_after_its_last_validation_leaves_no_adapter(tiny_run, tmp_path):
+    """The first step makes numbers that are finite and outputs that are not."""
+    message = "training diverged: test/loss is nan after step 1; lower optimizer.lr"
+    with pytest.raises(ValueError, match=message):
+        tiny_run("optimizer.lr=1e30", "+trainer.max_steps=1", "adapter=lora", folder=tmp_path)
+    assert not (tmp_path / "adapter").exists()
+    assert not (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize("key", ["lr", "head_lr"])
+def test_a_rate_that_overflows_in_the_first_step_is_refused(tiny_run, tmp_path, key):
+    with pytest.raises(ValueError, match=rf"optimizer.{key}=1e\+38 is invalid: expected a number"):
+        tiny_run(f"optimizer.{key}=1e38", folder=tmp_path)
+
+
 # scores that are undefined
 
 

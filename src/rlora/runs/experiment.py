@@ -161,12 +161,7 @@ def prepare_folder(plan: RunPlan, directory: Path) -> None:
 
 
 def execute(parts: Parts, job: Job) -> RunRecord:
-    """Train or load, test, predict and certify as the plan says, and write the record.
-
-    Args:
-        parts: The run's parts.
-        job: Folder and overrides of the run.
-    """
+    """Train or load, test, predict and certify as the plan says, and write the record."""
     config, directory = parts.plan.config, job.directory
     scores: dict[str, float] = {}
     missing: dict[str, str] = {}

@@ -33,7 +33,7 @@ def adamw(
         eps: Added to the root of the second moment estimate.
 
     Raises:
-        ValueError: A value is negative, outside the range of float32, or not a number.
+        ValueError: A value is negative, too large for a step in float32, or not a number.
     """
     # the first step divides the rate by this, in float32
     largest = LARGEST * (1 - betas[0])

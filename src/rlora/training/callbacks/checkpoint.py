@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
@@ -33,10 +34,23 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class PatientStopping(EarlyStopping):
-    """Early stopping whose patience is that of the config, also in a resumed run.
+    """Early stopping that counts validated epochs, with the patience of the config.
 
-    Lightning restores the patience of the checkpoint.
+    Lightning restores the patience of the checkpoint. An epoch without validation, such as one that
+    `trainer.max_steps` ends, has no score: Lightning raises an error, or counts the previous score.
     """
+
+    _validated = -1  # the epoch of the last validation
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remember the epoch."""
+        self._validated = trainer.current_epoch
+        super().on_validation_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Compare the score of the epoch with the best one, if it has one."""
+        if self._validated == trainer.current_epoch:
+            super().on_train_epoch_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best score and the epochs without improvement."""

@@ -82,6 +82,22 @@ class Recorder(L.Callback):
         scores = {k.removesuffix("_epoch"): v for k, v in scores.items()}
         self.history.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **scores})
 
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Make a run with `trainer.max_steps` resume at the start of the next epoch.
+
+        Lightning would first end the last epoch again, without steps and scores.
+        """
+        loop = checkpoint["loops"]["fit_loop"]
+        epochs, batches = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
+        if trainer.max_steps == -1 or epochs["current"]["processed"] < epochs["current"]["ready"]:
+            return
+        for progress in epochs.values():
+            progress["completed"] = progress["processed"]
+        batches["current"] = dict.fromkeys(batches["current"], 0)
+        batches["is_last_batch"] = False
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a checkpoint."""
         state = {name: getattr(self, name) for name in SAVED}
