@@ -94,13 +94,13 @@ def test_each_item_is_in_one_bin_and_no_bin_overflows(seed):
 @pytest.mark.parametrize(
     "config",
     [
-        GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=64, vocab_size=50),
+        GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=64, vocab_size=300),
         LlamaConfig(
             hidden_size=16,
             num_hidden_layers=2,
             num_attention_heads=2,
             intermediate_size=32,
-            vocab_size=50,
+            vocab_size=300,
         ),
     ],
     ids=["gpt2", "llama"],

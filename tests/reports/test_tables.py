@@ -11,7 +11,8 @@ def lines_of(file):
     return file.read_text().splitlines()
 
 
-def test_scores_differences_and_costs_as_markdown(study_folder, tmp_path, capsys):
+def test_scores_differences_and_costs_as_markdown(study_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
     main([str(study_folder), "--markdown", str(tmp_path / "table.md"), "--baseline", "lora"])
     lines = lines_of(tmp_path / "table.md")
     assert [line for line in lines if line.startswith("##")] == [

@@ -4,6 +4,7 @@ torch and Lightning are imported where they are needed, so that reading records 
 """
 
 import contextlib
+import gc
 import platform
 import re
 import resource
@@ -71,6 +72,7 @@ def reset_peak_memory() -> None:
     """Restart the peak memory measurements, as a multirun runs several jobs in one process."""
     import torch
 
+    gc.collect()  # models of earlier jobs stay alive in reference cycles
     with contextlib.suppress(OSError):  # only Linux can
         Path("/proc/self/clear_refs").write_text("5")
     if torch.cuda.is_initialized():

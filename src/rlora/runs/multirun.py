@@ -101,7 +101,7 @@ class MultirunSummary(Callback):
         if failed:
             console.print(_table(failed))
         # options that fail are among what a search tries
-        if failed and not is_search(config.hydra.sweeper):
+        if failed and not is_search(config.hydra.get("sweeper")):
             sys.exit("error: some runs failed; rerun the same command to repeat only those")
 
 
