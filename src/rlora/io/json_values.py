@@ -9,6 +9,7 @@ from typing import Any
 
 from rlora.io.rows import open_input, read_text, split_lines
 
+DEEPEST = 100  # containers in each other: whatever walks through a value may recurse
 _SURROGATE_OR_NUL = re.compile("[\ud800-\udfff\0]")
 _ESCAPED = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
 
@@ -38,8 +39,8 @@ def parse_json(text: str, location: str) -> Any:
     """Return a JSON value.
 
     Raises:
-        ValueError: The text is not JSON, a key occurs twice, a number is not finite, or a text has
-            a lone surrogate or a NUL, which tokenizers and files cannot hold.
+        ValueError: The text is not JSON or nested too deeply, a key occurs twice, a number is not
+            finite, or a text has a lone surrogate or a NUL, which tokenizers and files cannot hold.
     """
     try:
         value = json.loads(
@@ -50,12 +51,30 @@ def parse_json(text: str, location: str) -> Any:
         )
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{location} is not valid JSON: {error}") from error
+    if _is_deep(value):
+        raise ValueError(f"{location} is nested more than {DEEPEST} levels deep")
     if _ESCAPED.search(text) and (path := _wrong_text(value)) is not None:
         raise ValueError(
             f"{location}: its text{path and f' under {path}'} has a lone surrogate or a NUL, which "
             "is no character; correct the text"
         )
     return value
+
+
+def _is_deep(value: Any) -> bool:
+    """Return whether containers are nested more than `DEEPEST` levels deep."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
