@@ -12,7 +12,6 @@ from rlora.io.foreign import (
     read_small_file,
 )
 
-
 pytestmark = pytest.mark.timeout(30)  # a pipe or an endless file would block for ever
 
 
@@ -95,7 +94,7 @@ def test_reads_the_aliases_that_yaml_writes_for_shared_values():
     assert parse_foreign_yaml(text, "config.yaml") == {"one": shared, "two": shared}
 
 
-@pytest.mark.parametrize("open_, close", [("[", "]"), ('{"a": ', "}")])
+@pytest.mark.parametrize(("open_", "close"), [("[", "]"), ('{"a": ', "}")])
 @pytest.mark.parametrize("depth", [101, 900, 3_000, 100_000])
 def test_refuses_deep_json(open_, close, depth):
     with pytest.raises(ValueError, match=r"^results\.json ") as error:
