@@ -47,6 +47,8 @@ RULES = {
     "rlora.io.atomic": (set(), set()),
     "rlora.io.rows": (set(), set()),
     "rlora.io.json_values": ({"rlora.io.rows"}, set()),
+    "rlora.io.yaml_values": ({"rlora.io.json_values"}, {"yaml"}),
+    "rlora.io.foreign": (set(), set()),
     "rlora.io.command": (set(), set()),
     "rlora.ops": ({"rlora.ops"}, {"torch", "numpy", "triton"}),
     "rlora.metrics": (

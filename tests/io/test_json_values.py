@@ -57,3 +57,16 @@ def test_a_latin_1_file_is_named(write):
 
 def test_escapes_of_characters_stay():
     assert parse_json('["\\\\ud800", "\\u00e9"]', "in") == ["\\ud800", "é"]
+
+
+@pytest.mark.parametrize(("open_", "close"), [("[", "]"), ('{"a": ', "}")])
+@pytest.mark.parametrize("depth", [101, 900, 3_000, 100_000])
+def test_refuses_deep_json(open_, close, depth):
+    with pytest.raises(ValueError, match=r"^results\.json ") as error:
+        parse_json(open_ * depth + "1" + close * depth, "results.json")
+    assert "\n" not in str(error.value)
+
+
+def test_reads_nested_json():
+    text = "[" * 100 + "]" * 100
+    assert parse_json(text, "results.json")
